@@ -1,0 +1,1 @@
+//! The composition root: threads, start order, drain order.

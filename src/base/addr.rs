@@ -1,0 +1,1 @@
+//! Addresses as the configuration writes them and as sockets need them.

@@ -1,0 +1,1 @@
+//! Draining: take no new work, finish what is under way.

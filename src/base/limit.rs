@@ -1,0 +1,1 @@
+//! Permits that give back what they took when dropped.

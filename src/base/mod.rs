@@ -1,0 +1,9 @@
+//! Words every room shares; no I/O.
+pub mod addr;
+pub mod backoff;
+pub mod drain;
+pub mod error;
+pub mod id;
+pub mod limit;
+pub mod template;
+pub mod units;

@@ -1,0 +1,1 @@
+//! Byte sizes and durations as the configuration writes them.

@@ -1,0 +1,38 @@
+//! Tidegate: a forwarding proxy for HTTP/1.1 and HTTP/2 with one thread, one runtime and one set of sockets and
+//! pools per core.
+//!
+//! The rooms below are declared bottom-up: a room imports only rooms declared above its own line, and rooms on the
+//! same level never import each other. `tests/architecture.rs` holds that. `docs/ARCHITECTURE.md` tells the life of a
+//! request.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+// level 0
+pub mod base;
+// level 1
+pub mod config;
+// level 2
+pub mod telemetry;
+// level 3
+pub mod net;
+// level 4
+pub mod transport;
+// level 5½
+pub mod body;
+// level 6, siblings
+pub mod protocol;
+pub mod upstream;
+// level 7
+pub mod route;
+// level 8
+pub mod snapshot;
+// level 9
+pub mod proxy;
+// level 10
+pub mod serve;
+// level 11
+pub mod control;
+// level 12
+pub mod app;
+// level 13
+pub mod cli;

@@ -1,0 +1,5 @@
+//! Bytes to messages, generic over the service.
+pub mod detect;
+pub mod h2_frames;
+pub mod http;
+pub mod wire;

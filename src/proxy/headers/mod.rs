@@ -1,0 +1,4 @@
+//! Header rules of a proxy.
+pub mod forwarded;
+pub mod hop_by_hop;
+pub mod via;

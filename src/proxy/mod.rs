@@ -1,0 +1,9 @@
+//! One HTTP exchange.
+pub mod context;
+pub mod forward;
+pub mod headers;
+pub mod normalize;
+pub mod rescue;
+pub mod retry;
+pub mod stack;
+pub mod upgrade;

@@ -1,0 +1,7 @@
+//! Which upstream, and what to change.
+pub mod action;
+pub mod host_index;
+pub mod matcher;
+pub mod path_index;
+pub mod rewrite;
+pub mod table;

@@ -1,0 +1,3 @@
+//! Logs and counters.
+pub mod counters;
+pub mod log;

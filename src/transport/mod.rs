@@ -1,0 +1,2 @@
+//! Secure channels.
+pub mod tls;
