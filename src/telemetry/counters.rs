@@ -1,1 +1,182 @@
-//! Single-writer counters per worker.
+//! What a worker counts. Every cell has one writer, its worker's thread, and any number of readers, so that counting
+//! is a plain load and store; whoever reads sums the workers. A cell never goes back, except the gauges.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::error::Kind;
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Cell64(AtomicU64);
+
+impl Cell64 {
+    /// Adds `n`. Only the thread that owns the cell may call it: two writers would lose counts.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes `n` off a gauge; as [`Cell64::add`], for the owner alone.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// The number, from any thread.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Defines [`Counters`] and [`Totals`] with the same fields, and the sum of one into the other.
+macro_rules! cells {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// What one worker counted; see [`Totals`] for the sum. Two lines apart from any neighbour, since the
+        /// processor fetches lines in pairs.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Cell64,)+
+            /// Exchanges that ended in an error, by the number of its kind.
+            pub outcomes: [Cell64; Kind::ALL.len()],
+        }
+
+        /// What all workers counted.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Totals {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Exchanges that ended in an error, by the number of its kind.
+            pub outcomes: [u64; Kind::ALL.len()],
+        }
+
+        impl Totals {
+            fn take_in(&mut self, counters: &Counters) {
+                $(self.$name += counters.$name.value();)+
+                for (total, cell) in self.outcomes.iter_mut().zip(&counters.outcomes) {
+                    *total += cell.value();
+                }
+            }
+        }
+    };
+}
+
+cells! {
+    /// Requests whose head was read.
+    requests,
+    /// Final answers with a status below 200 that end an exchange (101).
+    responses_1xx,
+    /// Answers 200 to 299.
+    responses_2xx,
+    /// Answers 300 to 399.
+    responses_3xx,
+    /// Answers 400 to 499.
+    responses_4xx,
+    /// Answers 500 and above.
+    responses_5xx,
+    /// Exchanges that ended without an error.
+    outcome_ok,
+    /// Bytes read from clients, after TLS.
+    bytes_downstream_in,
+    /// Bytes written to clients, before TLS.
+    bytes_downstream_out,
+    /// Bytes read from endpoints, after TLS.
+    bytes_upstream_in,
+    /// Bytes written to endpoints, before TLS.
+    bytes_upstream_out,
+    /// Connections made to endpoints.
+    upstream_connects,
+    /// Requests that met a pooled connection.
+    upstream_reuses,
+    /// Requests sent again.
+    retries,
+    /// Connections accepted from clients.
+    connections_accepted,
+    /// Connections of clients that are open (a gauge).
+    connections_open,
+    /// Connections given to another worker at accept.
+    connections_handed_over,
+    /// Connections closed at accept because their address had too many.
+    connections_refused,
+    /// TLS handshakes with clients that succeeded.
+    handshakes,
+    /// Of these, the resumed ones.
+    handshakes_resumed,
+    /// Idle connections that hold nothing but their socket (a gauge).
+    parked,
+}
+
+impl Counters {
+    /// Counts an answer by the class of its status.
+    pub fn response(&self, status: u16) {
+        match status / 100 {
+            0 | 1 => self.responses_1xx.add(1),
+            2 => self.responses_2xx.add(1),
+            3 => self.responses_3xx.add(1),
+            4 => self.responses_4xx.add(1),
+            _ => self.responses_5xx.add(1),
+        }
+    }
+
+    /// Counts how an exchange ended: `None` is well.
+    pub fn outcome(&self, kind: Option<Kind>) {
+        match kind {
+            None => self.outcome_ok.add(1),
+            Some(kind) => self.outcomes[kind as usize].add(1),
+        }
+    }
+
+    /// What these workers counted together.
+    pub fn sum(workers: &[Arc<Counters>]) -> Totals {
+        let mut totals = Totals::default();
+        workers.iter().for_each(|counters| totals.take_in(counters));
+        totals
+    }
+}
+
+impl Totals {
+    /// Exchanges that ended in an error of this kind.
+    pub fn outcome(&self, kind: Kind) -> u64 {
+        self.outcomes[kind as usize]
+    }
+}
+
+/// What the control thread counts; it is its only writer.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ControlCounters {
+    /// Configurations swapped in after the first.
+    pub reloads: Cell64,
+    /// Reloads that changed nothing because of a fault.
+    pub reload_failures: Cell64,
+    /// The number of the generation in force (a gauge).
+    pub generation: Cell64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_summed() {
+        let workers = [Arc::new(Counters::default()), Arc::new(Counters::default())];
+        workers[0].requests.add(2);
+        workers[1].requests.add(3);
+        workers[0].response(204);
+        workers[1].response(503);
+        workers[0].outcome(None);
+        workers[1].outcome(Some(Kind::ConnectionRefused));
+        workers[0].connections_open.add(2);
+        workers[0].connections_open.sub(1);
+        let totals = Counters::sum(&workers);
+        assert_eq!(totals.requests, 5);
+        assert_eq!((totals.responses_2xx, totals.responses_5xx), (1, 1));
+        assert_eq!(totals.outcome_ok, 1);
+        assert_eq!(totals.outcome(Kind::ConnectionRefused), 1);
+        assert_eq!(totals.connections_open, 1);
+    }
+
+    #[test]
+    fn workers_never_share_a_line() {
+        assert_eq!(align_of::<Counters>(), 128);
+        assert_eq!(size_of::<Counters>() % 128, 0);
+    }
+}
