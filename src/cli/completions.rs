@@ -1,0 +1,23 @@
+//! `tidegate completions SHELL`: a completion script on stdout, made from the command line's own definition.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, Exit, terminal};
+
+/// Arguments of `tidegate completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell to write for
+    shell: Shell,
+}
+
+impl Completions {
+    /// Prints the script.
+    pub fn run(&self) -> Exit {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "tidegate", &mut script);
+        terminal::print(&String::from_utf8_lossy(&script));
+        Exit::Done
+    }
+}
