@@ -201,6 +201,12 @@ impl Error {
         self
     }
 
+    /// The same kind, side, retry and reason once more, without the cause: for whoever finds an error inside another's
+    /// chain of causes and must pass its meaning on.
+    pub fn restated(&self) -> Self {
+        Self::new(self.0.kind, self.0.side, self.0.retry, self.0.reason)
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> Kind {
         self.0.kind
