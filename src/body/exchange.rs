@@ -1,0 +1,329 @@
+//! One request and its answer on a downstream connection: which side is waited for and until when, and how it ended.
+//! The request's future, its answer's body and the task that drives them share it; it is `!Send` and costs plain stores.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::error::{Error, Kind, Retry};
+use crate::base::in_flight::InFlight;
+use crate::net::timer::Timer;
+use crate::telemetry::counters::Counters;
+
+/// The exchanges of one downstream connection.
+pub struct Load {
+    open: Cell<u32>,
+    idle_since: Cell<Instant>,
+    served: Cell<u64>,
+    counters: Arc<Counters>,
+}
+
+impl Load {
+    /// A connection without exchanges.
+    pub fn new(counters: Arc<Counters>) -> Rc<Self> {
+        Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()), served: Cell::new(0), counters })
+    }
+
+    /// Exchanges under way.
+    pub fn open(&self) -> u32 {
+        self.open.get()
+    }
+
+    /// Exchanges that have begun so far.
+    pub fn served(&self) -> u64 {
+        self.served.get()
+    }
+
+    /// When the last exchange ended.
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since.get()
+    }
+
+    /// The worker's counters.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+}
+
+/// Who is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// Nobody: bytes move, or the proxy itself is at work.
+    Nobody,
+    /// The endpoint, for the head of its answer.
+    Answer,
+    /// The endpoint, for more of its body.
+    Origin,
+    /// The client, to take what there is for it.
+    Client,
+}
+
+/// How far the request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// There is none, or it was sent whole.
+    Done,
+    /// The client has yet to send what we want.
+    AwaitsClient,
+    /// The endpoint has yet to take what we have.
+    AwaitsEndpoint,
+}
+
+/// One request and its answer.
+pub struct Exchange {
+    load: Rc<Load>,
+    timer: Timer,
+    waiting: Cell<Waiting>,
+    until: Cell<Option<Instant>>,
+    limits: Cell<Limits>,
+    total_until: Cell<Option<Instant>>,
+    upload: Cell<Upload>,
+    upload_moved: Cell<Instant>,
+    began: Cell<Instant>,
+    open: Cell<bool>,
+    finished: Cell<bool>,
+    failed: Cell<Option<Kind>>,
+    status: Cell<u16>,
+    in_flight: RefCell<Option<InFlight>>,
+}
+
+/// The deadlines of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The client neither sends what we want nor takes what we have.
+    pub client_stall: Duration,
+    /// Silence of the origin inside a body.
+    pub stream_idle: Duration,
+    /// Whether the client's taking is judged here, by stream; otherwise the connection judges it.
+    pub judge_client: bool,
+}
+
+impl Exchange {
+    /// An exchange that begins now.
+    pub fn begin(load: &Rc<Load>, limits: Limits) -> Rc<Self> {
+        let now = Instant::now();
+        let exchange = Self {
+            load: Rc::clone(load),
+            timer: Timer::new(),
+            waiting: Cell::new(Waiting::Nobody),
+            until: Cell::new(None),
+            limits: Cell::new(limits),
+            total_until: Cell::new(None),
+            upload: Cell::new(Upload::Done),
+            upload_moved: Cell::new(now),
+            began: Cell::new(now),
+            open: Cell::new(false),
+            finished: Cell::new(false),
+            failed: Cell::new(None),
+            status: Cell::new(0),
+            in_flight: RefCell::new(None),
+        };
+        exchange.open();
+        Rc::new(exchange)
+    }
+
+    /// Uses the exchange of an earlier request on the same connection again, where nobody holds it any more: it keeps
+    /// its place in the timer wheel.
+    pub fn begin_again(self: Rc<Self>, limits: Limits) -> Rc<Self> {
+        if Rc::strong_count(&self) > 1 || self.open.get() {
+            return Self::begin(&self.load, limits);
+        }
+        let now = Instant::now();
+        self.waiting.set(Waiting::Nobody);
+        self.until.set(None);
+        self.limits.set(limits);
+        self.total_until.set(None);
+        self.upload.set(Upload::Done);
+        self.upload_moved.set(now);
+        self.began.set(now);
+        self.finished.set(false);
+        self.failed.set(None);
+        self.status.set(0);
+        self.open();
+        self
+    }
+
+    fn open(&self) {
+        self.open.set(true);
+        self.load.open.set(self.load.open.get() + 1);
+        self.load.served.set(self.load.served.get() + 1);
+        self.load.counters.requests.add(1);
+    }
+
+    /// When it began.
+    pub fn began(&self) -> Instant {
+        self.began.get()
+    }
+
+    /// Bounds the whole exchange, from its beginning.
+    pub fn limit_total(&self, total: Duration) {
+        self.total_until.set(Some(self.began.get() + total));
+    }
+
+    /// Sets the origin's deadline inside bodies.
+    pub fn limit_stream_idle(&self, stream_idle: Duration) {
+        self.limits.set(Limits { stream_idle, ..self.limits.get() });
+    }
+
+    /// Whether the client's taking is judged by stream.
+    pub fn judges_client(&self) -> bool {
+        self.limits.get().judge_client
+    }
+
+    /// How long the client may stall.
+    pub fn client_stall(&self) -> Duration {
+        self.limits.get().client_stall
+    }
+
+    /// Holds what counts a request as under way at an endpoint until the exchange ends.
+    pub fn hold(&self, in_flight: Option<InFlight>) {
+        self.in_flight.replace(in_flight);
+    }
+
+    /// Notes where the request's body stands.
+    pub fn note_upload(&self, upload: Upload) {
+        self.upload.set(upload);
+        self.upload_moved.set(Instant::now());
+    }
+
+    /// Notes the status that the client gets.
+    pub fn note_status(&self, status: u16) {
+        self.status.set(status);
+    }
+
+    /// Notes why the exchange fails; the first word stands.
+    pub fn note_failure(&self, kind: Kind) {
+        if self.failed.get().is_none() {
+            self.failed.set(Some(kind));
+        }
+    }
+
+    /// Everything of the answer was handed on.
+    pub fn finish(&self) {
+        self.finished.set(true);
+        self.waiting.set(Waiting::Nobody);
+        self.end();
+    }
+
+    /// Waits for the head of an answer, `limit` from now or from the last byte of the body that the endpoint took.
+    pub fn await_answer(&self) {
+        self.upload_moved.set(Instant::now());
+        self.waiting.set(Waiting::Answer);
+        self.until.set(None);
+    }
+
+    /// Whether the answer's head is overdue. Keeps the task's waker otherwise.
+    pub fn poll_answer_overdue(&self, limit: Duration, cx: &mut Context<'_>) -> Poll<Error> {
+        loop {
+            if self.until.get().is_none() {
+                self.arm(self.upload_moved.get() + limit);
+            }
+            if self.timer.poll_expired(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if self.total_until.get().is_some_and(|total| total <= now) {
+                return Poll::Ready(overdue());
+            }
+            match self.upload.get() {
+                // The client's own deadline is kept where its body is read.
+                Upload::AwaitsClient => self.arm(now + limit),
+                _ if self.upload_moved.get() + limit > now => self.arm(self.upload_moved.get() + limit),
+                Upload::AwaitsEndpoint => {
+                    let reason = "the endpoint took no more of the request's body in time";
+                    return Poll::Ready(Error::upstream(Kind::ConnectionWriteTimeout, Retry::Never, reason));
+                }
+                Upload::Done => {
+                    let reason = "the endpoint did not begin its answer in time";
+                    return Poll::Ready(Error::upstream(Kind::HttpResponseTimeout, Retry::Never, reason));
+                }
+            }
+        }
+    }
+
+    /// Whether the whole exchange took too long; for phases that keep their own deadline.
+    pub fn poll_total_overdue(&self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(total) = self.total_until.get() else { return Poll::Pending };
+        self.timer.set(total);
+        self.timer.poll_expired(cx).map(|()| overdue())
+    }
+
+    /// Notes that the origin's next bytes are awaited, and says whether they are overdue.
+    pub fn poll_origin_overdue(&self, cx: &mut Context<'_>) -> Poll<Error> {
+        if self.waiting.get() != Waiting::Origin {
+            self.waiting.set(Waiting::Origin);
+            self.arm(Instant::now() + self.limits.get().stream_idle);
+        }
+        if self.timer.poll_expired(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.total_until.get().is_some_and(|total| total <= Instant::now()) {
+            return Poll::Ready(overdue());
+        }
+        let reason = "the endpoint fell silent inside its body";
+        Poll::Ready(Error::upstream(Kind::HttpResponseStalled, Retry::Never, reason))
+    }
+
+    /// Notes that bytes were handed on and the client is to take them.
+    pub fn note_handed_on(&self) {
+        if self.limits.get().judge_client || self.total_until.get().is_some() {
+            self.waiting.set(Waiting::Client);
+            self.arm(Instant::now() + self.limits.get().client_stall);
+        } else {
+            self.waiting.set(Waiting::Nobody);
+        }
+    }
+
+    /// For the task that drives the exchange: whether the client took nothing for too long, or the whole is overdue
+    /// while nobody polls the body. Then the stream is to be reset.
+    pub fn poll_client_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.get() != Waiting::Client || self.timer.poll_expired(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.total_until.get().is_some_and(|total| total <= Instant::now()) {
+            self.note_failure(Kind::ExchangeTimeout);
+        } else if self.limits.get().judge_client {
+            self.note_failure(Kind::ClientStall);
+        } else {
+            self.arm(Instant::now() + self.limits.get().client_stall);
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn arm(&self, until: Instant) {
+        let until = self.total_until.get().map_or(until, |total| total.min(until));
+        self.until.set(Some(until));
+        self.timer.set(until);
+    }
+
+    /// Counts the exchange once: when its answer was handed on, or when it is dropped before.
+    fn end(&self) {
+        if !self.open.replace(false) {
+            return;
+        }
+        self.in_flight.replace(None);
+        let load = &self.load;
+        load.open.set(load.open.get() - 1);
+        load.idle_since.set(Instant::now());
+        let failed = self.failed.get().or((!self.finished.get()).then_some(Kind::ClientGone));
+        if self.status.get() != 0 {
+            load.counters.response(self.status.get());
+        }
+        load.counters.outcome(failed);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn overdue() -> Error {
+    Error::upstream(Kind::ExchangeTimeout, Retry::Never, "the exchange took longer than its route allows")
+}

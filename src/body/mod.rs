@@ -1,0 +1,80 @@
+//! The one body type of the data plane, and the exchange that watches its bodies: bytes are counted, limits and stall
+//! deadlines are kept where the bytes pass, so they hold alike whatever protocol is on either side. Nothing is buffered
+//! here but what a retry may need, and that is bounded.
+
+pub mod exchange;
+pub mod request;
+pub mod response;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::base::error::Error;
+use request::RequestBody;
+use response::ResponseBody;
+
+/// A body.
+pub enum Body {
+    /// No bytes at all.
+    Empty,
+    /// These bytes, once.
+    Full(Bytes),
+    /// What a client sends.
+    Request(RequestBody),
+    /// What an endpoint answers.
+    Response(ResponseBody),
+    /// An answer of our own, with the exchange it ends.
+    Own(Bytes, std::rc::Rc<exchange::Exchange>),
+}
+
+impl Body {
+    /// No bytes at all.
+    pub fn empty() -> Self {
+        Self::Empty
+    }
+
+    /// These bytes.
+    pub fn full(bytes: Bytes) -> Self {
+        Self::Full(bytes)
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) | Self::Own(bytes, _) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Own(bytes, exchange) => {
+                exchange.finish();
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
+            }
+            Self::Request(body) => body.poll_frame(cx),
+            Self::Response(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) | Self::Own(bytes, _) => bytes.is_empty(),
+            Self::Request(body) => body.is_end_stream(),
+            Self::Response(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) | Self::Own(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Request(body) => body.size_hint(),
+            Self::Response(body) => body.size_hint(),
+        }
+    }
+}

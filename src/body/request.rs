@@ -1,0 +1,247 @@
+//! What a client sends, on its way to an endpoint. The bytes come from a `Source` that outlives one attempt, so that a
+//! request can be sent again: from the beginning while what was read is still kept (`replay` bytes at the most), never
+//! otherwise. The client's stall deadline and the body's limit are kept here.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::exchange::{Exchange, Upload};
+use crate::base::error::{Error, Kind};
+use crate::net::timer::Timer;
+
+/// The body of one request, for as many attempts as may be made.
+pub struct Source {
+    incoming: RefCell<Incoming>,
+    exchange: Rc<Exchange>,
+    timer: Timer,
+    /// Whether the timer runs.
+    armed: Cell<bool>,
+    kept: RefCell<Kept>,
+    /// Bytes that the client sent.
+    received: Cell<u64>,
+    max: u64,
+    trailers: fn(&mut HeaderMap),
+    abandoned: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What was read, as long as it may be needed again.
+struct Kept {
+    frames: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    room: u64,
+    /// More was read than is kept.
+    overflowed: bool,
+    /// The client's body ended.
+    ended: bool,
+}
+
+impl Source {
+    /// The body of a request. `max` is the limit in bytes, `replay` how many are kept for another attempt, `trailers`
+    /// takes away the trailer fields that must not pass.
+    pub fn new(
+        incoming: Incoming,
+        exchange: Rc<Exchange>,
+        max: Option<u64>,
+        replay: u64,
+        trailers: fn(&mut HeaderMap),
+    ) -> Rc<Self> {
+        exchange.note_upload(Upload::AwaitsEndpoint);
+        Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            exchange,
+            timer: Timer::new(),
+            armed: Cell::new(false),
+            kept: RefCell::new(Kept {
+                frames: Vec::new(),
+                trailers: None,
+                room: replay,
+                overflowed: replay == 0,
+                ended: false,
+            }),
+            received: Cell::new(0),
+            max: max.unwrap_or(u64::MAX),
+            trailers,
+            abandoned: Cell::new(false),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Whether nothing of it was read yet.
+    pub fn is_untouched(&self) -> bool {
+        let kept = self.kept.borrow();
+        self.received.get() == 0 && !kept.ended
+    }
+
+    /// Whether another attempt can send it from the beginning.
+    pub fn is_replayable(&self) -> bool {
+        self.is_untouched() || !self.kept.borrow().overflowed
+    }
+
+    /// A body that reads it from the beginning.
+    pub fn attempt(self: &Rc<Self>) -> RequestBody {
+        RequestBody { source: Rc::clone(self), at: 0, trailers_sent: false }
+    }
+
+    /// Nobody wants the rest: the answer is complete, or the exchange over. A body that is still being sent fails.
+    pub fn abandon(&self) {
+        self.abandoned.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.armed.set(false);
+                self.exchange.note_upload(Upload::AwaitsEndpoint);
+                Poll::Ready(self.take_in(frame).transpose())
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                self.kept.borrow_mut().ended = true;
+                self.exchange.note_upload(Upload::Done);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                if !self.armed.replace(true) {
+                    self.exchange.note_upload(Upload::AwaitsClient);
+                    self.timer.set(Instant::now() + self.exchange.client_stall());
+                }
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+                self.timer.poll_expired(cx).map(|()| {
+                    let reason = "the client stopped sending its body";
+                    Some(Err(Error::downstream(Kind::ClientStall, reason)))
+                })
+            }
+        }
+    }
+
+    fn take_in(&self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, Error> {
+        let mut kept = self.kept.borrow_mut();
+        match frame.into_data() {
+            Ok(data) => {
+                let received = self.received.get() + data.len() as u64;
+                self.received.set(received);
+                if received > self.max {
+                    let reason = "the request's body is larger than allowed";
+                    return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
+                }
+                if !kept.overflowed {
+                    kept.keep(&data);
+                }
+                if self.incoming.borrow().is_end_stream() {
+                    kept.ended = true;
+                    self.exchange.note_upload(Upload::Done);
+                }
+                Ok(Some(Frame::data(data)))
+            }
+            Err(frame) => {
+                kept.ended = true;
+                self.exchange.note_upload(Upload::Done);
+                let Ok(mut fields) = frame.into_trailers() else { return Ok(None) };
+                (self.trailers)(&mut fields);
+                if fields.is_empty() {
+                    return Ok(None);
+                }
+                kept.trailers = Some(fields.clone());
+                Ok(Some(Frame::trailers(fields)))
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, data: &Bytes) {
+        match self.room.checked_sub(data.len() as u64) {
+            Some(room) => {
+                self.room = room;
+                self.frames.push(data.clone());
+            }
+            None => {
+                self.overflowed = true;
+                self.frames = Vec::new();
+            }
+        }
+    }
+}
+
+/// One attempt at sending a request's body.
+pub struct RequestBody {
+    source: Rc<Source>,
+    /// Kept frames that this attempt has sent.
+    at: usize,
+    trailers_sent: bool,
+}
+
+impl RequestBody {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.source.abandoned.get() {
+            let error = Error::internal("the rest of the request's body is not wanted any more");
+            return Poll::Ready(Some(Err(error)));
+        }
+        if let Some(frame) = self.replayed() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if self.source.kept.borrow().ended {
+            return Poll::Ready(None);
+        }
+        let frame = self.source.poll_incoming(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.at += usize::from(frame.is_data());
+            self.trailers_sent |= frame.is_trailers();
+        }
+        if let Poll::Ready(Some(Err(error))) = &frame {
+            self.source.exchange.note_failure(error.kind());
+        }
+        frame
+    }
+
+    /// What an earlier attempt has read and this one has not sent.
+    fn replayed(&mut self) -> Option<Frame<Bytes>> {
+        let kept = self.source.kept.borrow();
+        if let Some(data) = kept.frames.get(self.at) {
+            self.at += 1;
+            return Some(Frame::data(data.clone()));
+        }
+        if !self.trailers_sent && kept.ended {
+            self.trailers_sent = true;
+            return kept.trailers.clone().map(Frame::trailers);
+        }
+        None
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let kept = self.source.kept.borrow();
+        let all_sent = self.at >= kept.frames.len() && (self.trailers_sent || kept.trailers.is_none());
+        all_sent && (kept.ended || self.source.incoming.borrow().is_end_stream())
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let rest = self.source.incoming.borrow().size_hint();
+        let kept: u64 = self.source.kept.borrow().frames.iter().skip(self.at).map(|data| data.len() as u64).sum();
+        match rest.exact() {
+            Some(exact) => SizeHint::with_exact(exact + kept),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // The client need not hurry while nobody reads.
+        self.source.armed.set(false);
+    }
+}
