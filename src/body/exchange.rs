@@ -1,6 +1,7 @@
 //! One request and its answer on a downstream connection: which side is waited for and until when, and how it ended.
 //! The request's future, its answer's body and the task that drives them share it; it is `!Send` and costs plain stores.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::error::{Error, Kind, Retry};
-use crate::base::in_flight::InFlight;
 use crate::net::timer::Timer;
 use crate::telemetry::counters::Counters;
 
@@ -88,7 +88,7 @@ pub struct Exchange {
     finished: Cell<bool>,
     failed: Cell<Option<Kind>>,
     status: Cell<u16>,
-    in_flight: RefCell<Option<InFlight>>,
+    in_flight: RefCell<Option<Box<dyn Any>>>,
 }
 
 /// The deadlines of an exchange.
@@ -180,7 +180,7 @@ impl Exchange {
     }
 
     /// Holds what counts a request as under way at an endpoint until the exchange ends.
-    pub fn hold(&self, in_flight: Option<InFlight>) {
+    pub fn hold(&self, in_flight: Option<Box<dyn Any>>) {
         self.in_flight.replace(in_flight);
     }
 

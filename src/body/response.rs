@@ -41,8 +41,7 @@ impl ResponseBody {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(self.hand_on(frame)),
             Poll::Ready(Some(Err(error))) => {
                 let reason = "the endpoint's answer ended before it was complete";
-                let error =
-                    Error::upstream(Kind::HttpResponseIncomplete, Retry::Never, reason).because(error);
+                let error = Error::upstream(Kind::HttpResponseIncomplete, Retry::Never, reason).because(error);
                 self.exchange.note_failure(error.kind());
                 Poll::Ready(Some(Err(error)))
             }
