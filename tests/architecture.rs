@@ -21,7 +21,7 @@ const WRAPPED: [(&str, &[&str]); 13] = [
     ("rustls_pki_types", &["transport", "cli"]),
     ("rustls_native_certs", &["transport"]),
     ("x509_parser", &["transport"]),
-    ("rcgen", &["cli"]),
+    ("rcgen", &["transport"]),
     ("quinn", &["transport", "http3", "protocol"]),
     ("mio", &["l4"]),
     ("socket2", &["net"]),

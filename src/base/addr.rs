@@ -1,7 +1,7 @@
 //! Where an endpoint is reached, as sockets need it: names are resolved before one of these is made.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,5 +33,32 @@ impl From<SocketAddr> for Address {
 impl From<&Path> for Address {
     fn from(path: &Path) -> Self {
         Address::Unix(path.into())
+    }
+}
+
+/// An IPv4 client of a dual-stack socket shows up as `::ffff:a.b.c.d`; everyone who compares addresses wants `a.b.c.d`.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        // As it was: a link-local client is only reachable with its scope.
+        IpAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_the_configuration_writes_it() {
+        assert_eq!(Address::Socket("[::1]:80".parse().unwrap()).to_string(), "[::1]:80");
+        assert_eq!(Address::from(Path::new("/run/app.sock")).to_string(), "unix:/run/app.sock");
+    }
+
+    #[test]
+    fn a_mapped_client_becomes_ipv4_and_others_stay() {
+        assert_eq!(canonical("[::ffff:10.0.0.1]:7".parse().unwrap()), "10.0.0.1:7".parse().unwrap());
+        assert_eq!(canonical("[2001:db8::1]:7".parse().unwrap()), "[2001:db8::1]:7".parse().unwrap());
+        assert_eq!(canonical("10.0.0.1:7".parse().unwrap()), "10.0.0.1:7".parse().unwrap());
     }
 }

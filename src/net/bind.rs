@@ -1,1 +1,223 @@
-//! bind
+//! Listening sockets. Runtime-free: who accepts turns a [`BoundSocket`] into a [`Listener`] on its own thread, who
+//! watches over reloads keeps a clone, so that a socket is not closed while it is wanted.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::accept::Listener;
+use super::socket::{self, Granted};
+use crate::base::addr::Address;
+use crate::config::model::{Bind, SocketOptions};
+
+/// A socket that listens, nonblocking.
+#[derive(Debug)]
+pub struct BoundSocket {
+    inner: Inner,
+    local: Address,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Tcp(std::net::TcpListener),
+    Unix(UnixListener),
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    /// As the configuration writes it.
+    pub address: String,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl BindError {
+    /// What can be done about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => Some("another process listens there"),
+            io::ErrorKind::PermissionDenied => Some("ports below 1024 need the capability CAP_NET_BIND_SERVICE"),
+            io::ErrorKind::AddrNotAvailable => Some("no interface of this machine has the address"),
+            _ => None,
+        }
+    }
+}
+
+/// Opens `members` sockets that share one address: connections are spread over them by the kernel (SO_REUSEPORT). With
+/// port 0 the first picks the port and the others join. A Unix socket is one socket with `members` descriptors.
+///
+/// # Errors
+/// The address is taken, not ours, or not permitted, or an option was refused.
+pub fn bind(bind: &Bind, options: &SocketOptions, members: usize) -> Result<Vec<BoundSocket>, BindError> {
+    let sockets = match bind {
+        Bind::AnyAddress(port) => bind_any(*port, options, members),
+        Bind::Address(address) => bind_tcp(*address, true, options, members),
+        Bind::Unix(path) => bind_unix(path, options, members),
+    };
+    sockets.map_err(|source| BindError { address: name(bind), source })
+}
+
+/// Whether nobody listens on `bind`. A member of a SO_REUSEPORT group joins whoever else has that option set under the
+/// same user, another instance of this program included, so a start asks first.
+///
+/// # Errors
+/// The address is taken, not ours, or not permitted.
+pub fn ensure_free(bind: &Bind) -> Result<(), BindError> {
+    let address = match bind {
+        Bind::AnyAddress(0) | Bind::Unix(_) => return Ok(()),
+        Bind::AnyAddress(port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+        Bind::Address(address) if address.port() == 0 => return Ok(()),
+        Bind::Address(address) => *address,
+    };
+    let probe = || {
+        let socket = new_socket(address, true)?;
+        socket.bind(&address.into())
+    };
+    probe().map_err(|source| BindError { address: name(bind), source })
+}
+
+/// The address as the configuration writes it.
+fn name(bind: &Bind) -> String {
+    match bind {
+        Bind::AnyAddress(port) => format!(":{port}"),
+        Bind::Address(address) => address.to_string(),
+        Bind::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+fn bind_any(port: u16, options: &SocketOptions, members: usize) -> io::Result<Vec<BoundSocket>> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match bind_tcp(both, false, options, members) {
+        Err(error) if is_without_ipv6(&error) => {
+            bind_tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), true, options, members)
+        }
+        sockets => sockets,
+    }
+}
+
+/// The kernel was built or started without IPv6, or has it off on every interface.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+fn bind_tcp(
+    mut address: SocketAddr,
+    only_v6: bool,
+    options: &SocketOptions,
+    members: usize,
+) -> io::Result<Vec<BoundSocket>> {
+    let mut sockets = Vec::with_capacity(members);
+    for _ in 0..members {
+        let socket = new_socket(address, only_v6)?;
+        socket.set_reuse_port(true)?;
+        socket::prepare_listener(&socket, options)?;
+        socket.bind(&address.into())?;
+        // Port 0 was picked by the first; the others have to join it.
+        address = socket.local_addr()?.as_socket().unwrap_or(address);
+        sockets.push(socket);
+    }
+    // Only when all of them are bound: a failure half-way must not have taken a client's connection.
+    let listen = |socket: Socket| {
+        socket.listen(socket::backlog(options))?;
+        Ok(BoundSocket { inner: Inner::Tcp(socket.into()), local: Address::Socket(address) })
+    };
+    sockets.into_iter().map(listen).collect()
+}
+
+fn new_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]:80` means IPv6; `:80` means both.
+        socket.set_only_v6(only_v6)?;
+    }
+    // Connections of the last process in TIME_WAIT shall not keep the address.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, options: &SocketOptions, members: usize) -> io::Result<Vec<BoundSocket>> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(socket::backlog(options))?;
+    let first = BoundSocket { inner: Inner::Unix(socket.into()), local: Address::from(path) };
+    let mut sockets = Vec::with_capacity(members);
+    for _ in 1..members {
+        sockets.push(first.try_clone()?);
+    }
+    sockets.push(first);
+    Ok(sockets)
+}
+
+/// Removes the file that a process left behind, and only that: not one that somebody listens on, nor one that is no
+/// socket.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is no socket"));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        // Somebody listens, or nobody can tell.
+        Ok(_) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+impl BoundSocket {
+    /// Where it listens, with the port the kernel picked.
+    pub fn local_address(&self) -> &Address {
+        &self.local
+    }
+
+    /// A second descriptor of the same socket.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let inner = match &self.inner {
+            Inner::Tcp(listener) => Inner::Tcp(listener.try_clone()?),
+            Inner::Unix(listener) => Inner::Unix(listener.try_clone()?),
+        };
+        Ok(Self { inner, local: self.local.clone() })
+    }
+
+    /// Registers it with the runtime of this thread.
+    ///
+    /// # Errors
+    /// When the runtime cannot take it.
+    pub fn into_listener(self) -> io::Result<Listener> {
+        match self.inner {
+            Inner::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Listener::Tcp),
+            Inner::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Listener::Unix),
+        }
+    }
+
+    /// What the kernel granted of `asked`; `None` for a Unix socket, which has none of the options.
+    pub fn granted(&self, asked: &SocketOptions) -> Option<Granted> {
+        match &self.inner {
+            Inner::Tcp(listener) => Granted::of_listener(listener, asked).ok(),
+            Inner::Unix(_) => None,
+        }
+    }
+}
+
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.inner {
+            Inner::Tcp(listener) => listener.as_fd(),
+            Inner::Unix(listener) => listener.as_fd(),
+        }
+    }
+}

@@ -1,1 +1,79 @@
-//! connect
+//! A connection to the first of several addresses that takes one. The deadline is the caller's.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Type};
+use tokio::net::{TcpSocket, UnixStream};
+
+use super::io::Socket;
+use super::socket::{self, Granted};
+use crate::base::addr::Address;
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::SocketOptions;
+
+/// Connects to the first of `addresses` that answers, one after the other.
+///
+/// Cancel-safe: dropped, it closes what it opened.
+///
+/// # Errors
+/// Why the last one failed; always worth another endpoint, as nothing was sent.
+pub async fn connect(addresses: &[Address], options: &SocketOptions) -> Result<Socket, Error> {
+    let mut last = None;
+    for address in addresses {
+        let connected = match address {
+            Address::Socket(address) => connect_tcp(*address, options).await,
+            Address::Unix(path) => UnixStream::connect(&**path).await.map(Socket::Unix),
+        };
+        match connected {
+            Ok(socket) => return Ok(socket),
+            Err(error) => {
+                tracing::debug!(%address, %error, "cannot connect");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.map_or_else(
+        || Error::upstream(Kind::DestinationUnavailable, Retry::Always, "the endpoint has no address"),
+        explain,
+    ))
+}
+
+async fn connect_tcp(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket::prepare_connection(&socket, options)?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+    if tracing::enabled!(tracing::Level::DEBUG)
+        && let Ok(granted) = Granted::of_connection(&stream, options)
+    {
+        tracing::debug!(%address, %granted, "connected");
+    }
+    Ok(Socket::Tcp(stream))
+}
+
+fn explain(error: io::Error) -> Error {
+    use io::ErrorKind as Is;
+    let (kind, reason) = match error.kind() {
+        Is::ConnectionRefused | Is::ConnectionReset | Is::ConnectionAborted => {
+            (Kind::ConnectionRefused, "the endpoint refused the connection")
+        }
+        Is::NotFound => (Kind::ConnectionRefused, "the endpoint's socket file does not exist"),
+        // A Unix socket whose accept queue is full.
+        Is::WouldBlock => (Kind::ConnectionRefused, "the endpoint's accept queue is full"),
+        Is::TimedOut => (Kind::ConnectionTimeout, "the endpoint did not answer the connection attempt"),
+        Is::HostUnreachable | Is::NetworkUnreachable | Is::NetworkDown => {
+            (Kind::DestinationUnavailable, "no way leads to the endpoint")
+        }
+        Is::AddrNotAvailable | Is::AddrInUse => {
+            (Kind::ConnectionLimitReached, "no local port is free for a connection to the endpoint")
+        }
+        Is::PermissionDenied => (Kind::DestinationUnavailable, "the connection to the endpoint is not permitted"),
+        _ if is_exhausted(&error) => return Error::internal("out of descriptors or memory").because(error),
+        _ => (Kind::DestinationUnavailable, "the connection to the endpoint failed"),
+    };
+    Error::upstream(kind, Retry::Always, reason).because(error)
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

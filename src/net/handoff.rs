@@ -1,1 +1,82 @@
-//! handoff
+//! Which worker a new connection should live on. A long-lived connection stays with its worker, and the kernel spreads
+//! by hash, not by load: a worker that holds clearly more than the least loaded one gives new connections away, before
+//! TLS, as raw sockets in the other worker's command queue.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::io::RawSocket;
+
+/// A connection on its way from the worker that accepted it to the one that will serve it, with its permit.
+#[derive(Debug)]
+pub struct HandedOver<P> {
+    /// The socket, in no runtime.
+    pub socket: RawSocket,
+    /// The client's address; a Unix socket has none.
+    pub remote: Option<SocketAddr>,
+    /// What the accepting worker took for it.
+    pub permit: P,
+}
+
+/// The open connections of every worker.
+#[derive(Debug)]
+pub struct Loads(Box<[Load]>);
+
+/// On cache lines of its own: it is written at every accept and close of one worker.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Load {
+    /// Written by its worker alone.
+    open: AtomicU32,
+    /// Sent to the worker and not yet taken; written by whoever sends, which is rare.
+    arriving: AtomicU32,
+}
+
+impl Loads {
+    /// For `workers` workers, none with a connection.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Load::default()).collect())
+    }
+
+    /// Counts a connection that `me` serves from now on. To be called on the thread of worker `me` alone.
+    pub fn opened(&self, me: usize) {
+        let open = &self.0[me].open;
+        open.store(open.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Takes one away. To be called on the thread of worker `me` alone.
+    pub fn closed(&self, me: usize) {
+        let open = &self.0[me].open;
+        open.store(open.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// Counts a connection sent to `other`, so that the next worker that looks does not send there as well.
+    pub fn sent_to(&self, other: usize) {
+        self.0[other].arriving.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that was sent to `me` is here; [`Loads::opened`] counts it from now on.
+    pub fn arrived(&self, me: usize) {
+        self.0[me].arriving.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What `worker` holds, with what is on its way to it.
+    pub fn of(&self, worker: usize) -> u32 {
+        let load = &self.0[worker];
+        load.open.load(Ordering::Relaxed).saturating_add(load.arriving.load(Ordering::Relaxed))
+    }
+
+    /// The least loaded worker, where `me` holds clearly more: by 8 connections and by an eighth. The slack keeps
+    /// short connections, which even out by themselves, where they were accepted.
+    pub fn better_worker(&self, me: usize) -> Option<usize> {
+        let mine = self.of(me);
+        // The usual case of a quiet worker reads no other's cache line.
+        if mine <= SLACK {
+            return None;
+        }
+        let (least, load) = (0..self.0.len()).map(|worker| (worker, self.of(worker))).min_by_key(|(_, load)| *load)?;
+        (mine > load.saturating_add(SLACK.max(load / 8))).then_some(least)
+    }
+}
+
+const SLACK: u32 = 8;

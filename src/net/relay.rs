@@ -1,1 +1,233 @@
-//! relay
+//! Bytes both ways between two streams that have nothing more to say to the proxy (WebSocket after its 101): with
+//! half-close, back-pressure, an idle deadline, and a buffer only while bytes are on their way.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::timer::{Instant, Timer};
+
+/// What a relay moved, and why it ended.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Bytes from downstream to upstream.
+    pub up: u64,
+    /// Bytes from upstream to downstream.
+    pub down: u64,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Why a relay ended. After anything but `Closed` the caller resets what is still open: a clean end would pass a
+/// truncated stream on as a complete one.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides ended their streams, and everything they sent was passed on.
+    Closed,
+    /// Nothing moved for the idle time.
+    Idle,
+    /// The stop signal came.
+    Stopped,
+    /// The client's side failed.
+    DownstreamFailed(io::Error),
+    /// The endpoint's side failed.
+    UpstreamFailed(io::Error),
+}
+
+/// Relays until both sides have ended, one fails, nothing moves for `idle`, or `stop` is ready.
+///
+/// Not cancel-safe: dropped, it may lose bytes on their way.
+pub async fn relay<D, U>(
+    downstream: &mut D,
+    upstream: &mut U,
+    idle: Duration,
+    stop: impl Future<Output = ()>,
+) -> Relayed
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut up, mut down) = (Flow::default(), Flow::default());
+    let timer = Timer::new();
+    let mut last = Instant::now();
+    let mut stop = pin!(stop);
+    timer.set(last + idle);
+    let end = poll_fn(|cx| {
+        let before = (up.progress, down.progress);
+        let upward = up.poll(cx, downstream, upstream).map_err(|fault| match fault {
+            Fault::Source(error) => End::DownstreamFailed(error),
+            Fault::Sink(error) => End::UpstreamFailed(error),
+        });
+        if let Poll::Ready(Err(end)) = upward {
+            return Poll::Ready(end);
+        }
+        let downward = down.poll(cx, upstream, downstream).map_err(|fault| match fault {
+            Fault::Source(error) => End::UpstreamFailed(error),
+            Fault::Sink(error) => End::DownstreamFailed(error),
+        });
+        if let Poll::Ready(Err(end)) = downward {
+            return Poll::Ready(end);
+        }
+        if upward.is_ready() && downward.is_ready() {
+            return Poll::Ready(End::Closed);
+        }
+        if stop.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Stopped);
+        }
+        if before != (up.progress, down.progress) {
+            last = Instant::now();
+        }
+        // The timer is only moved when it fires, not for every byte that moves.
+        while timer.poll_expired(cx).is_ready() {
+            if Instant::now() >= last + idle {
+                return Poll::Ready(End::Idle);
+            }
+            timer.set(last + idle);
+        }
+        Poll::Pending
+    })
+    .await;
+    Relayed { up: up.moved, down: down.moved, end }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    buffer: Option<Buffer>,
+    start: usize,
+    end: usize,
+    /// Bytes the sink took.
+    moved: u64,
+    /// Counts whatever moved, so that the idle deadline sees it.
+    progress: u64,
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Open,
+    Closing,
+    Closed,
+}
+
+enum Fault {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+impl Flow {
+    /// Ready when the source has ended and the sink knows it.
+    fn poll<S, T>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut T) -> Poll<Result<(), Fault>>
+    where
+        S: AsyncRead + Unpin,
+        T: AsyncWrite + Unpin,
+    {
+        loop {
+            match self.state {
+                State::Open => {
+                    ready!(self.poll_write(cx, sink)).map_err(Fault::Sink)?;
+                    match self.poll_read(cx, source) {
+                        Poll::Ready(Ok(0)) => self.state = State::Closing,
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Source(error))),
+                        Poll::Pending => {
+                            ready!(self.poll_flush(cx, sink)).map_err(Fault::Sink)?;
+                            return Poll::Pending;
+                        }
+                    }
+                }
+                State::Closing => {
+                    match ready!(Pin::new(&mut *sink).poll_shutdown(cx)) {
+                        // It has gone already and misses nothing: all it was to get was taken.
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                            return Poll::Ready(Err(Fault::Sink(error)));
+                        }
+                        _ => self.state = State::Closed,
+                    }
+                    self.progress += 1;
+                }
+                State::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, sink: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
+        while self.start < self.end {
+            let written = ready!(Pin::new(&mut *sink).poll_write(cx, &buffer[self.start..self.end]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.start += written;
+            self.moved += written as u64;
+            self.progress += 1;
+            self.unflushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, source: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<usize>> {
+        let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
+        let mut read = ReadBuf::new(&mut buffer[..]);
+        let polled = Pin::new(source).poll_read(cx, &mut read);
+        let length = read.filled().len();
+        if matches!(polled, Poll::Ready(Ok(()))) && length > 0 {
+            (self.start, self.end) = (0, length);
+            self.progress += 1;
+            self.buffer = Some(buffer);
+        } else {
+            return_buffer(buffer);
+        }
+        polled.map_ok(|()| length)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
+        if self.unflushed {
+            ready!(Pin::new(sink).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            return_buffer(buffer);
+        }
+    }
+}
+
+/// One TLS record of the largest kind (RFC 8446 §5.1).
+const BUFFER_SIZE: usize = 16 * 1024;
+/// Buffers kept for later on one thread: half a megabyte.
+const SPARE_BUFFERS: usize = 32;
+
+type Buffer = Box<[u8; BUFFER_SIZE]>;
+
+thread_local! {
+    // A read that finds nothing gives its buffer back, so idle tunnels hold none and a busy worker needs few.
+    static SPARE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_buffer() -> Buffer {
+    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
+    spare.unwrap_or_else(|| Box::new([0; BUFFER_SIZE]))
+}
+
+fn return_buffer(buffer: Buffer) {
+    // The thread's locals may be gone already when a runtime is torn down with the thread.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(buffer);
+        }
+    });
+}

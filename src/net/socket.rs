@@ -1,1 +1,166 @@
-//! socket
+//! The socket options of the configuration, set with socket2 on listeners and on connections to endpoints, and what
+//! the kernel made of them. Runtime-free. An accepted connection inherits all of them from its listener (Linux copies
+//! the socket), so the accept path spends no system call on options; a test holds that.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::sys;
+use crate::config::model::{Keepalive, SocketOptions};
+
+/// Sets the options on a socket that is to listen; before `listen`, so that the buffer sizes are known when a window
+/// scale is agreed.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn prepare_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    prepare(socket, options)?;
+    if options.fast_open {
+        sys::set_fast_open(socket, backlog(options))?;
+    }
+    Ok(())
+}
+
+/// Sets the options on a socket that is to connect; before `connect`, for the same reason.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn prepare_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    prepare(socket, options)?;
+    if options.fast_open {
+        sys::set_fast_open_connect(socket, true)?;
+    }
+    Ok(())
+}
+
+/// The backlog as `listen` takes it.
+pub fn backlog(options: &SocketOptions) -> i32 {
+    i32::try_from(options.backlog).unwrap_or(i32::MAX)
+}
+
+fn prepare(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if options.nodelay {
+        socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(Keepalive { idle, interval, count }) = options.keepalive {
+        let times = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
+        socket.set_tcp_keepalive(&times)?;
+    }
+    if let Some(bytes) = options.recv_buffer {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    if options.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(options.user_timeout)?;
+    }
+    Ok(())
+}
+
+/// What the kernel granted, for the log: it doubles buffer sizes for its own bookkeeping, caps them at
+/// `net.core.{r,w}mem_max`, and caps the backlog at `net.core.somaxconn`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// TCP_NODELAY.
+    pub nodelay: bool,
+    /// SO_KEEPALIVE with its times.
+    pub keepalive: Option<Keepalive>,
+    /// SO_RCVBUF in bytes.
+    pub recv_buffer: usize,
+    /// SO_SNDBUF in bytes.
+    pub send_buffer: usize,
+    /// TCP_USER_TIMEOUT; `None`: the system's.
+    pub user_timeout: Option<Duration>,
+    /// TCP_FASTOPEN or TCP_FASTOPEN_CONNECT.
+    pub fast_open: bool,
+    /// The listen backlog; `None` for a connection.
+    pub backlog: Option<u32>,
+    asked: SocketOptions,
+}
+
+impl Granted {
+    /// Reads back what a listening TCP socket has.
+    ///
+    /// # Errors
+    /// What the kernel refused to tell.
+    pub fn of_listener(socket: &impl AsFd, asked: &SocketOptions) -> io::Result<Self> {
+        let mut granted = Self::of_connection(socket, asked)?;
+        granted.fast_open = sys::fast_open(socket)? > 0;
+        granted.backlog = Some(asked.backlog.min(somaxconn().unwrap_or(asked.backlog)));
+        Ok(granted)
+    }
+
+    /// Reads back what a TCP connection has.
+    ///
+    /// # Errors
+    /// What the kernel refused to tell.
+    pub fn of_connection(socket: &impl AsFd, asked: &SocketOptions) -> io::Result<Self> {
+        let reference = SockRef::from(socket);
+        let keepalive = if reference.keepalive()? {
+            Some(Keepalive {
+                idle: reference.tcp_keepalive_time()?,
+                interval: reference.tcp_keepalive_interval()?,
+                count: reference.tcp_keepalive_retries()?,
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            nodelay: reference.tcp_nodelay()?,
+            keepalive,
+            recv_buffer: reference.recv_buffer_size()?,
+            send_buffer: reference.send_buffer_size()?,
+            user_timeout: reference.tcp_user_timeout()?,
+            fast_open: sys::fast_open_connect(socket)?,
+            backlog: None,
+            asked: asked.clone(),
+        })
+    }
+}
+
+impl fmt::Display for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nodelay {}", on(self.nodelay))?;
+        match &self.keepalive {
+            Some(Keepalive { idle, interval, count }) => write!(f, ", keepalive {idle:?}/{interval:?}/{count}")?,
+            None => f.write_str(", keepalive off")?,
+        }
+        if let Some(backlog) = self.backlog {
+            write!(f, ", backlog {backlog}")?;
+            if backlog < self.asked.backlog {
+                write!(f, " (asked {}, net.core.somaxconn)", self.asked.backlog)?;
+            }
+        }
+        buffer(f, "recv buffer", self.recv_buffer, self.asked.recv_buffer)?;
+        buffer(f, "send buffer", self.send_buffer, self.asked.send_buffer)?;
+        write!(f, ", fast open {}", on(self.fast_open))?;
+        match self.user_timeout {
+            Some(timeout) => write!(f, ", user timeout {timeout:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn on(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}
+
+fn buffer(f: &mut fmt::Formatter<'_>, name: &str, granted: usize, asked: Option<u32>) -> fmt::Result {
+    write!(f, ", {name} {granted}")?;
+    match asked {
+        // The kernel doubles what it is asked for; less than that is a cap the operator wants to hear of.
+        Some(asked) if granted < 2 * asked as usize => write!(f, " (asked {asked}, capped by the kernel)"),
+        Some(asked) => write!(f, " (asked {asked})"),
+        None => Ok(()),
+    }
+}
+
+fn somaxconn() -> Option<u32> {
+    std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
+}

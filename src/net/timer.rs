@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::time::Instant;
+pub use tokio::time::Instant;
 
 /// A tick is 2^24 ns, 16.8 ms: a shift instead of a division.
 const TICK_SHIFT: u32 = 24;

@@ -1,1 +1,230 @@
-//! cert_store
+//! The certificates of one listener, chosen by the name the client asks for (SNI, RFC 6066 §3): the exact name, then
+//! the wildcard of one label, then the first certificate.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustc_hash::FxHashMap;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error as TlsError, InconsistentKeys};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
+
+pub use super::pem::CertFault;
+use super::pem::{read_certificates, read_key};
+use super::provider::provider;
+use crate::config::model::{CertificateFiles, Place};
+
+/// The certificates of one listener.
+#[derive(Debug)]
+pub struct CertStore {
+    /// Never empty; the first is the fallback.
+    entries: Vec<Entry>,
+    exact: FxHashMap<Box<str>, usize>,
+    /// `example.org` for `*.example.org`.
+    wildcard: FxHashMap<Box<str>, usize>,
+    warnings: Vec<CertFault>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Arc<CertifiedKey>,
+    certificate: Certificate,
+}
+
+/// What `check` and the status page tell of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The names it is for, lowercased; wildcards as `*.example.org`.
+    pub names: Vec<String>,
+    /// The addresses it is for.
+    pub addresses: Vec<IpAddr>,
+    /// When it ends.
+    pub not_after: SystemTime,
+    /// The file of the chain.
+    pub file: PathBuf,
+}
+
+impl CertStore {
+    /// Reads and checks every certificate and key.
+    ///
+    /// # Errors
+    /// Every fault of every file, each at the place where the file is named: missing, unreadable, not PEM, empty, the
+    /// key not that of the certificate, expired, not yet valid.
+    pub fn load(files: &[CertificateFiles]) -> Result<Self, Vec<CertFault>> {
+        Self::load_at(files, SystemTime::now())
+    }
+
+    fn load_at(files: &[CertificateFiles], now: SystemTime) -> Result<Self, Vec<CertFault>> {
+        let mut store = Self {
+            entries: Vec::with_capacity(files.len()),
+            exact: FxHashMap::default(),
+            wildcard: FxHashMap::default(),
+            warnings: Vec::new(),
+        };
+        let mut faults = Vec::new();
+        for pair in files {
+            match Entry::load(pair, now) {
+                Ok(entry) => store.add(entry, &pair.place),
+                Err(found) => faults.extend(found.into_iter().map(|fault| fault.at(&pair.place))),
+            }
+        }
+        if faults.is_empty() && store.entries.is_empty() {
+            faults.push(CertFault::new("no certificate is named", "name one in `tls.certificates`"));
+        }
+        if faults.is_empty() { Ok(store) } else { Err(faults) }
+    }
+
+    fn add(&mut self, entry: Entry, place: &Place) {
+        let index = self.entries.len();
+        for name in &entry.certificate.names {
+            let (names, key) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent),
+                None => (&mut self.exact, name.as_str()),
+            };
+            if let Some(first) = names.get(key) {
+                let (file, other) = (entry.certificate.file.display(), self.entries[*first].certificate.file.display());
+                let what = format!("{file} is not used for {name}: {other} comes first");
+                let fault = CertFault::new(what, "each name is served by one certificate");
+                self.warnings.push(fault.at(place));
+            } else {
+                names.insert(key.into(), index);
+            }
+        }
+        self.entries.push(entry);
+    }
+
+    /// What was loaded, in the order of the configuration.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.entries.iter().map(|entry| &entry.certificate)
+    }
+
+    /// What is odd but no fault: a name that two certificates claim.
+    pub fn warnings(&self) -> &[CertFault] {
+        &self.warnings
+    }
+
+    /// Whether `host` (lowercase, no port) is one of the names of the very certificate that a client gets who asks for
+    /// `sni`. Where it is not, a request for `host` belongs on another connection: 421 (RFC 9110 §15.5.20). A client
+    /// that asked for `host` itself is always right here, even if all it got was the fallback.
+    pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
+        if sni == Some(host) {
+            return true;
+        }
+        self.entries[self.index(sni)].certificate.is_for(host)
+    }
+
+    fn index(&self, sni: Option<&str>) -> usize {
+        let Some(name) = sni else { return 0 };
+        if let Some(index) = self.exact.get(name) {
+            return *index;
+        }
+        // RFC 6125 §6.4.3: a wildcard stands for one whole label.
+        let wildcard = name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+        wildcard.copied().unwrap_or(0)
+    }
+}
+
+impl ResolvesServerCert for CertStore {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls lowercases the name (DNS names compare without case).
+        Some(Arc::clone(&self.entries[self.index(hello.server_name())].key))
+    }
+}
+
+impl Certificate {
+    fn is_for(&self, host: &str) -> bool {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return self.addresses.contains(&address);
+        }
+        let parent = host.split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(wildcard) => parent == Some(wildcard),
+            None => name == host,
+        })
+    }
+}
+
+impl Entry {
+    fn load(pair: &CertificateFiles, now: SystemTime) -> Result<Self, Vec<CertFault>> {
+        let (chain, key) = match (read_certificates(&pair.cert), read_key(&pair.key)) {
+            (Ok(chain), Ok(key)) => (chain, key),
+            (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
+        };
+        let mut faults = Vec::new();
+        let certificate = Certificate::read(&chain[0], pair, now).map_err(|fault| faults.push(fault));
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| faults.push(unusable(&error, pair)));
+        match (certificate, key) {
+            (Ok(certificate), Ok(key)) => Ok(Self { key: Arc::new(key), certificate }),
+            _ => Err(faults),
+        }
+    }
+}
+
+impl Certificate {
+    fn read(leaf: &CertificateDer<'_>, pair: &CertificateFiles, now: SystemTime) -> Result<Self, CertFault> {
+        let file = pair.cert.display();
+        let Ok((_, parsed)) = X509Certificate::from_der(leaf) else {
+            let help = "make a new one: `tidegate cert HOST` for development";
+            return Err(CertFault::new(format!("{file} holds no proper X.509 certificate"), help));
+        };
+        let validity = parsed.validity();
+        if now > time(validity.not_after) {
+            let what = format!("the certificate in {file} expired on {}", date(validity.not_after));
+            return Err(CertFault::new(what, "renew it; clients refuse it"));
+        }
+        if now < time(validity.not_before) {
+            let what = format!("the certificate in {file} is not valid before {}", date(validity.not_before));
+            return Err(CertFault::new(what, "check the clock of this machine"));
+        }
+        let (names, addresses) = names(&parsed);
+        Ok(Self { names, addresses, not_after: time(validity.not_after), file: pair.cert.clone() })
+    }
+}
+
+/// Only subject alternative names count: clients ignore the common name (RFC 9110 §4.3.4).
+fn names(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return (names, addresses) };
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+            _ => {}
+        }
+    }
+    (names, addresses)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+pub(super) fn unusable(error: &TlsError, pair: &CertificateFiles) -> CertFault {
+    let (cert, key) = (pair.cert.display(), pair.key.display());
+    match error {
+        TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            let help = "the first certificate of the file must be the one the key was made for";
+            CertFault::new(format!("the key in {key} does not belong to the certificate in {cert}"), help)
+        }
+        TlsError::InvalidCertificate(_) => {
+            let help = "make a new one: `tidegate cert HOST` for development";
+            CertFault::new(format!("the certificate in {cert} cannot be used: {error}"), help)
+        }
+        _ => CertFault::new(format!("the key in {key} cannot be used"), "ECDSA, Ed25519 and RSA keys can"),
+    }
+}
+
+fn time(time: ASN1Time) -> SystemTime {
+    let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
+    let time = if time.timestamp() < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+fn date(time: ASN1Time) -> String {
+    time.to_datetime().date().to_string()
+}

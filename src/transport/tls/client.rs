@@ -1,1 +1,166 @@
-//! client
+//! TLS towards endpoints: one `ClientTls` per upstream and generation, shared by all workers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::cert_store::{CertFault, unusable};
+use super::failure;
+use super::pem::{read_certificates, read_key};
+use super::provider::provider;
+use super::server::{H2, HTTP1};
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::{CertificateFiles, Place, UpstreamProtocol, UpstreamTls};
+use crate::net::io::Socket;
+
+/// What an upstream needs to speak TLS to its endpoints.
+pub struct ClientTls {
+    connector: TlsConnector,
+    /// `tls.server_name`.
+    name: Option<ServerName<'static>>,
+    /// HTTP/2 alone will do.
+    only_h2: bool,
+}
+
+impl ClientTls {
+    /// Reads the files and joins everything; `None` for the defaults: the system's authorities, no certificate of ours.
+    ///
+    /// # Errors
+    /// What is wrong with a file or a name. It has no place; the caller knows where the upstream is written.
+    pub fn new(tls: Option<&UpstreamTls>, protocol: UpstreamProtocol) -> Result<Arc<Self>, CertFault> {
+        let default = UpstreamTls::default();
+        let tls = tls.unwrap_or(&default);
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|error| {
+                CertFault::new(format!("TLS cannot be set up: {error}"), "this is a fault of the build")
+            })?;
+        let builder = if tls.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+        } else {
+            builder.with_root_certificates(roots(tls.ca.as_deref())?)
+        };
+        let mut config = match &tls.client_identity {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => builder
+                .with_client_auth_cert(read_certificates(cert)?, read_key(key)?)
+                .map_err(|error| unusable(&error, &files(cert, key)))?,
+        };
+        config.alpn_protocols = match protocol {
+            UpstreamProtocol::Auto => vec![H2.to_vec(), HTTP1.to_vec()],
+            UpstreamProtocol::Http1 => vec![HTTP1.to_vec()],
+            UpstreamProtocol::Http2 => vec![H2.to_vec()],
+        };
+        let name = tls.server_name.as_deref().map(parse_name).transpose()?;
+        let only_h2 = protocol == UpstreamProtocol::Http2;
+        Ok(Arc::new(Self { connector: TlsConnector::from(Arc::new(config)), name, only_h2 }))
+    }
+
+    /// The name to ask an endpoint for and to verify: `tls.server_name`, else the endpoint's own host (a name or an IP
+    /// address, without brackets).
+    ///
+    /// # Errors
+    /// The host is neither.
+    pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, CertFault> {
+        match &self.name {
+            Some(name) => Ok(name.clone()),
+            None => parse_name(host),
+        }
+    }
+
+    /// Does the handshake. The deadline is the caller's. Cancel-safe in that the connection is closed when dropped.
+    ///
+    /// # Errors
+    /// The endpoint's fault, of a `tls_*` kind or `connection_terminated`; always worth another endpoint, as nothing of
+    /// a request was sent.
+    pub async fn connect(&self, socket: Socket, name: &ServerName<'static>) -> Result<Box<TlsStream<Socket>>, Error> {
+        let stream = Box::new(self.connector.connect(name.clone(), socket).await.map_err(failure::of_endpoint)?);
+        if self.only_h2 && stream.get_ref().1.alpn_protocol() != Some(H2) {
+            // RFC 9113 §3.2: over TLS, HTTP/2 has to be agreed on.
+            let reason = "the endpoint did not agree to HTTP/2 (ALPN)";
+            return Err(Error::upstream(Kind::TlsProtocolError, Retry::Always, reason));
+        }
+        Ok(stream)
+    }
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientTls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, CertFault> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| CertFault::new(format!("`{name}` cannot be verified"), "name a host or an IP address"))
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, CertFault> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = ca else {
+        let found = rustls_native_certs::load_native_certs();
+        // Some systems carry authorities that no one can parse any more; the others serve.
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let help = "install the system's certificates (Debian: ca-certificates), or name a `ca` file";
+            return Err(CertFault::new("the system has no certificate authorities", help));
+        }
+        return Ok(roots);
+    };
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            let what = format!("{} holds a certificate that is no authority: {error}", path.display());
+            CertFault::new(what, "name a PEM file with the certificates of the authorities")
+        })?;
+    }
+    Ok(roots)
+}
+
+fn files(cert: &Path, key: &Path) -> CertificateFiles {
+    let place = Place { file: "".into(), line: 0, column: 0 };
+    CertificateFiles { cert: cert.to_path_buf(), key: key.to_path_buf(), place }
+}
+
+/// `insecure = true`: whoever answers is believed, as long as it holds the key of the certificate it shows.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,5 +1,11 @@
-//! TLS with rustls.
+//! TLS with rustls and aws-lc-rs, in both roles, and the certificates for it.
 pub mod cert_store;
 pub mod client;
+pub mod development;
+mod failure;
+mod pem;
 pub mod provider;
 pub mod server;
+
+pub use failure::kind_of;
+pub use rustls_pki_types::ServerName;

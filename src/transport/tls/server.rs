@@ -1,1 +1,179 @@
-//! server
+//! TLS towards clients: one `ServerTls` per listener and generation, shared by all workers.
+
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHasher;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::cert_store::{CertFault, CertStore};
+use super::failure;
+use super::pem::read_certificates;
+use super::provider::provider;
+use crate::base::error::Error;
+use crate::config::model::{ClientAuth, ListenerTls, Protocols, TlsVersion};
+use crate::net::io::Socket;
+
+/// What a listener needs to terminate TLS.
+pub struct ServerTls {
+    acceptor: TlsAcceptor,
+    certificates: Arc<CertStore>,
+    ticketer: Arc<dyn ProducesTickets>,
+    /// What a ticket vouches for: whoever may resume with it has passed this client authentication.
+    trust: u64,
+}
+
+/// What the handshake told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The name the client asked for, lowercase.
+    pub sni: Option<Rc<str>>,
+    /// HTTP/2 was agreed on by ALPN.
+    pub alpn_h2: bool,
+    /// The version.
+    pub version: TlsVersion,
+    /// No new key exchange signature was made: the client came with a ticket.
+    pub resumed: bool,
+    /// The client proved who it is.
+    pub client_cert: bool,
+}
+
+impl ServerTls {
+    /// Reads the files and joins everything. `previous` is what the same listener had before a reload: its ticket keys
+    /// stay in use, so that clients resume, unless the rules for client certificates changed, which a resumption would
+    /// walk around.
+    ///
+    /// # Errors
+    /// Every fault of every file.
+    pub fn new(
+        tls: &ListenerTls,
+        protocols: Protocols,
+        previous: Option<&ServerTls>,
+    ) -> Result<Arc<Self>, Vec<CertFault>> {
+        let certificates = CertStore::load(&tls.certificates);
+        let verifier = verifier(&tls.client_auth);
+        let (certificates, (verifier, trust)) = match (certificates, verifier) {
+            (Ok(certificates), Ok(verifier)) => (Arc::new(certificates), verifier),
+            (certificates, verifier) => {
+                return Err(certificates.err().into_iter().flatten().chain(verifier.err()).collect());
+            }
+        };
+        let ticketer = match previous {
+            Some(previous) if previous.trust == trust => Arc::clone(&previous.ticketer),
+            _ => Ticketer::new().map_err(|error| vec![internal(&error)])?,
+        };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.min_version))
+            .map_err(|error| vec![internal(&error)])?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&certificates) as _);
+        config.alpn_protocols = alpn(protocols);
+        config.ticketer = Arc::clone(&ticketer);
+        // Tickets hold the whole session, so nothing is kept here and no lock is taken for it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // A ticket costs a seal, a key derivation and a record in each full handshake. One lets the next connection
+        // resume, and that one brings the next ticket; a client that opens several at once asks for more (RFC 9149).
+        config.send_tls13_tickets = 1;
+        config.max_tls13_tickets = 4;
+        Ok(Arc::new(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates, ticketer, trust }))
+    }
+
+    /// The certificates it serves.
+    pub fn certificates(&self) -> &CertStore {
+        &self.certificates
+    }
+
+    /// Does the handshake. The deadline is the caller's. Cancel-safe in that the connection is closed when dropped.
+    ///
+    /// # Errors
+    /// The client's fault, of a `tls_*` kind, or `client_gone`.
+    pub async fn accept(&self, socket: Socket) -> Result<(Box<TlsStream<Socket>>, Accepted), Error> {
+        let stream = Box::new(self.acceptor.accept(socket).await.map_err(failure::of_client)?);
+        let session = stream.get_ref().1;
+        let accepted = Accepted {
+            sni: session.server_name().map(Rc::from),
+            alpn_h2: session.alpn_protocol() == Some(H2),
+            version: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => TlsVersion::V1_2,
+                _ => TlsVersion::V1_3,
+            },
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            client_cert: session.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+        };
+        Ok((stream, accepted))
+    }
+}
+
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTls").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+/// ALPN of HTTP/2 over TLS, RFC 9113 §3.1.
+pub(super) const H2: &[u8] = b"h2";
+/// ALPN of HTTP/1.1, RFC 7301 §6.
+pub(super) const HTTP1: &[u8] = b"http/1.1";
+
+fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    if protocols.http2 {
+        names.push(H2.to_vec());
+    }
+    if protocols.http1 {
+        names.push(HTTP1.to_vec());
+    }
+    names
+}
+
+fn versions(min: TlsVersion) -> &'static [&'static rustls::SupportedProtocolVersion] {
+    match min {
+        TlsVersion::V1_2 => rustls::ALL_VERSIONS,
+        TlsVersion::V1_3 => TLS13_ALONE,
+    }
+}
+
+const TLS13_ALONE: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+/// Who checks the clients, and a number that changes with what is accepted.
+fn verifier(auth: &ClientAuth) -> Result<(Arc<dyn ClientCertVerifier>, u64), CertFault> {
+    let (ca, place, required) = match auth {
+        ClientAuth::Off => return Ok((WebPkiClientVerifier::no_client_auth(), 0)),
+        ClientAuth::Optional { ca, place } => (ca, place, false),
+        ClientAuth::Require { ca, place } => (ca, place, true),
+    };
+    let mut trust = FxHasher::default();
+    required.hash(&mut trust);
+    let roots = roots(ca, &mut trust).map_err(|fault| fault.at(place))?;
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    let verifier = builder.build().map_err(|error| {
+        CertFault::new(format!("{} cannot be used to check clients: {error}", ca.display()), CA_HELP).at(place)
+    })?;
+    Ok((verifier, trust.finish() | 1))
+}
+
+/// The authorities of a PEM file.
+fn roots(path: &Path, trust: &mut impl Hasher) -> Result<RootCertStore, CertFault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        certificate.as_ref().hash(trust);
+        roots.add(certificate).map_err(|error| {
+            CertFault::new(format!("{} holds a certificate that is no authority: {error}", path.display()), CA_HELP)
+        })?;
+    }
+    Ok(roots)
+}
+
+const CA_HELP: &str = "name a PEM file with the certificates of the authorities";
+
+fn internal(error: &rustls::Error) -> CertFault {
+    CertFault::new(format!("TLS cannot be set up: {error}"), "the system's source of randomness may be missing")
+}

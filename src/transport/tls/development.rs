@@ -1,0 +1,133 @@
+//! Certificates for development: an authority that a developer's machine can be told to trust, and leaves for the hosts
+//! in use. For `tidegate cert`, `demo` and the tests; never for production.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+};
+
+/// How long a leaf is good: 90 days, like those of the public authorities.
+pub const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 90);
+/// How long an authority is good: two years.
+pub const AUTHORITY_LIFETIME: Duration = Duration::from_hours(24 * 730);
+
+/// An authority for development.
+pub struct Authority {
+    /// Its certificate, PEM: what clients are told to trust.
+    pub cert_pem: String,
+    /// Its key, PEM: to be kept private, whoever has it can be anyone to those who trust it.
+    pub key_pem: String,
+    key: KeyPair,
+}
+
+/// A certificate for hosts and its key.
+pub struct Leaf {
+    /// The leaf and its authority, PEM, in the order a listener wants.
+    pub cert_pem: String,
+    /// The key, PEM.
+    pub key_pem: String,
+}
+
+/// A certificate that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// A host is neither a DNS name, nor a wildcard of one, nor an IP address.
+    #[error("`{0}` is neither a host name nor an IP address")]
+    Host(String),
+    /// There is no host to make a certificate for.
+    #[error("no host is named")]
+    NoHost,
+    /// The key of the authority cannot be read.
+    #[error("the authority's key cannot be used")]
+    AuthorityKey(#[source] rcgen::Error),
+    /// The library cannot make it.
+    #[error("the certificate cannot be made")]
+    Library(#[from] rcgen::Error),
+}
+
+impl Authority {
+    /// An authority made earlier by [`make_authority`], so that what trusts it keeps trusting new leaves.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, MakeError> {
+        let key = KeyPair::from_pem(key_pem).map_err(MakeError::AuthorityKey)?;
+        Ok(Self { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned(), key })
+    }
+}
+
+/// Makes an authority with an ECDSA P-256 key.
+///
+/// # Errors
+/// The library cannot make it.
+pub fn make_authority() -> Result<Authority, MakeError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let cert_pem = authority_params().self_signed(&key)?.pem();
+    Ok(Authority { cert_pem, key_pem: key.serialize_pem(), key })
+}
+
+/// Makes a certificate with an ECDSA P-256 key for `hosts`: DNS names, wildcards and IP addresses.
+///
+/// # Errors
+/// There is no host, or one of them is neither a name nor an address.
+pub fn make_leaf(hosts: &[impl AsRef<str>], authority: &Authority) -> Result<Leaf, MakeError> {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names =
+        hosts.iter().map(|host| alternative_name(host.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let first = hosts.first().ok_or(MakeError::NoHost)?;
+    // At most 64 characters fit (RFC 5280, ub-common-name); nobody reads it to decide.
+    params.distinguished_name = common_name(first.as_ref().chars().take(64).collect::<String>());
+    live(&mut params, LEAF_LIFETIME);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let issuer = Issuer::new(authority_params(), &authority.key);
+    let leaf = params.signed_by(&key, &issuer)?;
+    Ok(Leaf { cert_pem: leaf.pem() + &authority.cert_pem, key_pem: key.serialize_pem() })
+}
+
+/// Always the same but for its dates: a leaf is signed with nothing of the authority but its name and its key.
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("Tidegate development authority".to_owned());
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    live(&mut params, AUTHORITY_LIFETIME);
+    params
+}
+
+fn common_name(name: String) -> DistinguishedName {
+    let mut names = DistinguishedName::new();
+    names.push(DnType::CommonName, name);
+    names
+}
+
+fn alternative_name(host: &str) -> Result<SanType, MakeError> {
+    let fault = || MakeError::Host(host.to_owned());
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() > 253 || !name.split('.').all(is_label) {
+        return Err(fault());
+    }
+    host.to_ascii_lowercase().try_into().map(SanType::DnsName).map_err(|_| fault())
+}
+
+/// From an hour ago, as clocks differ between the machine and what connects to it.
+fn live(params: &mut CertificateParams, lifetime: Duration) {
+    let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    params.not_before = now - Duration::from_hours(1);
+    params.not_after = now + lifetime;
+}

@@ -1,0 +1,102 @@
+//! Certificates and keys out of PEM files, and what can be wrong with the files.
+
+use std::fmt;
+use std::path::Path;
+
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::model::Place;
+
+/// What is wrong with a certificate, a key or an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertFault {
+    /// Where the file was named, where that is known.
+    pub place: Option<Place>,
+    /// What is wrong, with the path of the file.
+    pub what: String,
+    /// What to do about it.
+    pub help: String,
+}
+
+impl CertFault {
+    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { place: None, what: what.into(), help: help.into() }
+    }
+
+    pub(super) fn at(self, place: &Place) -> Self {
+        Self { place: Some(place.clone()), ..self }
+    }
+}
+
+impl fmt::Display for CertFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for CertFault {}
+
+/// Every certificate of a file, at least one.
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertFault> {
+    let bytes = read(path)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| CertFault::new(format!("{} is not proper PEM: {}", path.display(), told(&error)), PEM_HELP))?;
+    if !certificates.is_empty() {
+        return Ok(certificates);
+    }
+    let help = if contains(&bytes, b"PRIVATE KEY-----") {
+        "it holds a private key: `cert` and `key` may be swapped"
+    } else {
+        PEM_HELP
+    };
+    Err(CertFault::new(format!("{} holds no certificate", path.display()), help))
+}
+
+/// The private key of a file.
+pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertFault> {
+    let bytes = read(path)?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+        let what = match error {
+            PemError::NoItemsFound => format!("{} holds no private key", path.display()),
+            _ => format!("{} is not proper PEM: {}", path.display(), told(&error)),
+        };
+        let help = if contains(&bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+            "the key is encrypted: `openssl pkey -in KEY -out PLAIN_KEY` decrypts it"
+        } else if contains(&bytes, b"-----BEGIN CERTIFICATE-----") {
+            "it holds a certificate: `cert` and `key` may be swapped"
+        } else {
+            "a key file begins with `-----BEGIN PRIVATE KEY-----`, or EC or RSA before PRIVATE"
+        };
+        CertFault::new(what, help)
+    })
+}
+
+const PEM_HELP: &str = "a certificate file begins with `-----BEGIN CERTIFICATE-----`, the leaf first";
+
+fn read(path: &Path) -> Result<Vec<u8>, CertFault> {
+    std::fs::read(path).map_err(|error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => "paths are relative to the folder the program was started in",
+            std::io::ErrorKind::PermissionDenied => "the user of the process must be able to read it",
+            _ => "it must be a readable file",
+        };
+        CertFault::new(format!("cannot read {}: {error}", path.display()), help)
+    })
+}
+
+/// The reason without the bytes, which may be those of a key.
+fn told(error: &PemError) -> &'static str {
+    match error {
+        PemError::MissingSectionEnd { .. } => "a section has no end",
+        PemError::IllegalSectionStart { .. } => "a section begins wrongly",
+        PemError::Base64Decode(_) => "a section is not base64",
+        PemError::SectionTooLarge => "a section is too large",
+        _ => "it cannot be decoded",
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    memchr::memmem::find(bytes, part).is_some()
+}
