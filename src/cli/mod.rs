@@ -1,6 +1,8 @@
 //! The command line, one file per command. [`main`] turns words into one command and its end into an exit code: 0
 //! done, 1 the configuration or the request was at fault, 2 usage, 3 the system refused.
 
+mod cert;
+mod certificate;
 mod completions;
 mod man;
 mod terminal;
@@ -62,13 +64,15 @@ struct Cli {
     /// What the log on stderr says: off, error, warn, info, debug or trace
     ///
     /// Libraries stay at `warn` unless they are named, as in `debug,hyper=trace`. Also taken from TIDEGATE_LOG.
-    /// Default: info; `demo` and `proxy --print-config`, which talk to a person, start at warn.
+    /// Default: info; for `demo`, whose table tells the same, warn.
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<log::Filter>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a development authority and a certificate for some hosts
+    Cert(cert::Cert),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// Print the manual page, or write one for each command
@@ -79,6 +83,7 @@ enum Command {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
+            Self::Cert(command) => command.run().into(),
             Self::Completions(command) => command.run().into(),
             Self::Man(command) => command.run().into(),
         }
