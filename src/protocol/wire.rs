@@ -1,1 +1,415 @@
-//! wire
+//! Reads along with one client's HTTP/1 byte stream so that every request head is judged raw, at a known boundary,
+//! before hyper sees it (sans-io, RFC 9112). The I/O wrapper under hyper feeds what arrived and passes on what is
+//! released; heads come out whole and unambiguous or not at all, bodies are skipped by their framing.
+//! Nothing is copied or allocated: the caller keeps an unfinished head and feeds it again with more behind it.
+
+use memchr::memchr;
+
+use crate::base::error::Kind;
+
+/// Bounds of a request head.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes from the first of the request line to the empty line.
+    pub max_head_bytes: usize,
+    /// Header fields.
+    pub max_fields: usize,
+}
+
+/// Why a request is refused: the kind decides the status, the reason is fixed text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the outcome is called.
+    pub kind: Kind,
+    /// One sentence; nothing a client sent.
+    pub reason: &'static str,
+}
+
+/// What may be done with the bytes fed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// So many of them may go on. The rest begins at the first byte of an unfinished head: keep it, and feed it again,
+    /// from that byte, with more behind it.
+    Release(usize),
+    /// None may go on: the stream ends here. Comes only as the first thing of a feed, never behind released bytes.
+    Refuse(Refusal),
+}
+
+/// One client's HTTP/1 byte stream.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    limits: Limits,
+    state: State,
+    head: Head,
+    /// The last head asked for another protocol and nobody decided yet.
+    undecided: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// At a boundary or inside a head.
+    Head,
+    /// So many bytes of a body are to come.
+    Length(u64),
+    /// Inside a chunked body.
+    Chunked(Chunk),
+    /// Not HTTP any more.
+    Tunnel,
+    /// The framing of a body broke; hyper got the offending byte and fails on it.
+    Broken,
+}
+
+/// What was learned of a head so far; offsets count from its first byte.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    /// Where the line under way begins.
+    line: usize,
+    /// No line feed stands between `line` and here.
+    searched: usize,
+    fields: usize,
+    blank_lines: u8,
+    has_request_line: bool,
+    is_1_0: bool,
+    is_connect: bool,
+    is_chunked: bool,
+    asks_upgrade: bool,
+    length: Option<u64>,
+}
+
+/// Where in a chunked body: RFC 9112 §7.1, step by step as hyper reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    SizeFirst,
+    Size(u64),
+    SizeSpace(u64),
+    Extension(u64),
+    SizeLf(u64),
+    Data(u64),
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer line, or of the empty line.
+    TrailerFirst,
+    Trailer,
+    TrailerLf,
+    EndLf,
+}
+
+impl Wire {
+    /// A stream whose first byte is the first of a request.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, state: State::Head, head: Head::default(), undecided: false }
+    }
+
+    /// Takes what was kept back before and what arrived since.
+    pub fn feed(&mut self, bytes: &[u8]) -> Fed {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            match self.state {
+                State::Head => match self.scan_head(rest) {
+                    Ok(Some(length)) => {
+                        at += length;
+                        self.end_head();
+                    }
+                    Ok(None) => return Fed::Release(at),
+                    Err(refusal) => {
+                        // It is met again, from its first byte.
+                        self.head = Head::default();
+                        if at > 0 || (self.undecided && rest.len() < self.limits.max_head_bytes) {
+                            return Fed::Release(at);
+                        }
+                        return Fed::Refuse(refusal);
+                    }
+                },
+                State::Length(left) => {
+                    let skip = left.min(rest.len() as u64);
+                    at += skip as usize;
+                    self.state = if skip == left { State::Head } else { State::Length(left - skip) };
+                }
+                State::Chunked(chunk) => {
+                    let (used, state) = skip_chunks(chunk, rest);
+                    at += used;
+                    self.state = state;
+                }
+                State::Tunnel => return Fed::Release(bytes.len()),
+                State::Broken if at > 0 => return Fed::Release(at),
+                State::Broken => return Fed::Refuse(BAD_CHUNK),
+            }
+        }
+        Fed::Release(at)
+    }
+
+    /// Whether neither a head nor a body is under way. Bytes that were kept back belong to a head.
+    pub fn at_boundary(&self) -> bool {
+        self.state == State::Head && self.head.searched == 0
+    }
+
+    /// Whether the first byte of a head was seen and its last was not.
+    pub fn head_in_progress(&self) -> bool {
+        self.state == State::Head && self.head.searched > 0
+    }
+
+    /// Whether bytes of a body are to come.
+    pub fn body_in_progress(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunked(_))
+    }
+
+    /// Whether the last head asked to switch protocols (Upgrade without a body, or CONNECT) and neither
+    /// [`tunnel`](Self::tunnel) nor [`stay`](Self::stay) was called since. What follows such a head is kept back where
+    /// it cannot be a request, since it may be the first bytes of the other protocol.
+    pub fn is_switch_undecided(&self) -> bool {
+        self.undecided
+    }
+
+    /// The protocol was switched: everything from here on is released unread.
+    pub fn tunnel(&mut self) {
+        self.state = State::Tunnel;
+        self.undecided = false;
+    }
+
+    /// The protocol stays HTTP/1: what was kept back is a request like any other.
+    pub fn stay(&mut self) {
+        self.undecided = false;
+    }
+
+    /// The length of the head at the front of `bytes`, once its empty line is there.
+    fn scan_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        loop {
+            let from = self.head.searched;
+            let Some(found) = memchr(b'\n', &bytes[from..]) else {
+                self.head.searched = bytes.len();
+                self.check_partial(&bytes[self.head.line..])?;
+                return if bytes.len() >= self.limits.max_head_bytes { Err(HEAD_TOO_LARGE) } else { Ok(None) };
+            };
+            let end = from + found;
+            if end >= self.limits.max_head_bytes {
+                return Err(HEAD_TOO_LARGE);
+            }
+            // RFC 9112 §2.2 lets a recipient take a bare LF for a line end; who does not is not confused by who does.
+            let Some((b'\r', line)) = bytes[self.head.line..end].split_last() else {
+                return Err(bad("a line of the head ends without CR"));
+            };
+            self.head.line = end + 1;
+            self.head.searched = end + 1;
+            match (self.head.has_request_line, line.is_empty()) {
+                (true, false) => self.field(line)?,
+                (false, false) => self.request_line(line)?,
+                (true, true) => return self.check_framing().map(|()| Some(end + 1)),
+                (false, true) => {
+                    // RFC 9112 §2.2: old clients send an empty line behind a body.
+                    self.head.blank_lines += 1;
+                    if self.head.blank_lines > MAX_BLANK_LINES {
+                        return Err(bad("empty lines before the request line"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Refuses what can never become a request line without waiting for its end: TLS on a cleartext port, for one.
+    fn check_partial(&self, line: &[u8]) -> Result<(), Refusal> {
+        if self.head.has_request_line {
+            return Ok(());
+        }
+        let start = &line[..line.len().min(METHOD_PEEK)];
+        match start.iter().position(|byte| !is_token(*byte)) {
+            None => Ok(()),
+            Some(0) if start == b"\r" => Ok(()),
+            Some(at) if at > 0 && start[at] == b' ' => Ok(()),
+            Some(_) => Err(bad("the request line does not begin with a method")),
+        }
+    }
+
+    /// RFC 9112 §3: `method SP request-target SP HTTP-version`, exactly.
+    fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let Some((start, version)) = line.split_last_chunk::<9>() else {
+            return Err(bad("the request line is not complete"));
+        };
+        self.head.is_1_0 = match version {
+            b" HTTP/1.1" => false,
+            b" HTTP/1.0" => true,
+            _ => return Err(bad("the request line does not end in HTTP/1.1 or HTTP/1.0")),
+        };
+        let method_end = start.iter().position(|byte| !is_token(*byte)).unwrap_or(start.len());
+        if method_end == 0 || start.get(method_end) != Some(&b' ') {
+            return Err(bad("the request line does not begin with a method"));
+        }
+        let target = &start[method_end + 1..];
+        let is_bad = |byte: u8| byte <= b' ' || byte == 0x7f || byte == b'#' || byte == b'\\';
+        // No early return: the compiler makes vector code of the fold.
+        if target.is_empty() || target.iter().fold(false, |bad, byte| bad | is_bad(*byte)) {
+            return Err(bad("the request target holds what none may hold"));
+        }
+        self.head.is_connect = &start[..method_end] == b"CONNECT";
+        self.head.has_request_line = true;
+        Ok(())
+    }
+
+    /// RFC 9112 §5: `field-name ":" OWS field-value OWS`.
+    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        self.head.fields += 1;
+        if self.head.fields > self.limits.max_fields {
+            return Err(Refusal { kind: Kind::RequestHeaderTooLarge, reason: "too many header fields" });
+        }
+        let name_end = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
+        match line.get(name_end) {
+            Some(b':') if name_end > 0 => {}
+            // RFC 9112 §5.2: obsolete line folding.
+            Some(b' ' | b'\t') if name_end == 0 => return Err(bad("a folded header line")),
+            // RFC 9112 §5.1: no whitespace between name and colon.
+            Some(b' ' | b'\t') => return Err(bad("whitespace before the colon of a header field")),
+            _ => return Err(bad("a header field without a valid name")),
+        }
+        let value = &line[name_end + 1..];
+        if has_control(value) {
+            return Err(bad("a control character in a header field"));
+        }
+        match name_end {
+            7 if line[..7].eq_ignore_ascii_case(b"upgrade") => self.head.asks_upgrade = true,
+            14 if line[..14].eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
+            17 if line[..17].eq_ignore_ascii_case(b"transfer-encoding") => {
+                // RFC 9112 §6.1. No other coding is implemented, and a list is a way to hide one.
+                if self.head.is_chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err(BAD_CODING);
+                }
+                self.head.is_chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 §8.6: digits; repeated only with the same value.
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        let length = parse_length(value.trim_ascii()).ok_or(BAD_LENGTH)?;
+        if self.head.length.is_some_and(|before| before != length) {
+            return Err(DIFFERING_LENGTHS);
+        }
+        self.head.length = Some(length);
+        Ok(())
+    }
+
+    fn check_framing(&self) -> Result<(), Refusal> {
+        match (self.head.is_chunked, self.head.length.is_some()) {
+            // RFC 9112 §6.3: the mark of request smuggling.
+            (true, true) => Err(LENGTH_AND_CODING),
+            // RFC 9112 §6.1: HTTP/1.0 knows no transfer codings.
+            (true, false) if self.head.is_1_0 => Err(CODING_ON_1_0),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_head(&mut self) {
+        let head = std::mem::take(&mut self.head);
+        self.state = match (head.is_chunked, head.length) {
+            (true, _) => State::Chunked(Chunk::SizeFirst),
+            (false, Some(length)) if length > 0 => State::Length(length),
+            (false, _) => State::Head,
+        };
+        // RFC 9110 §7.8: Upgrade means nothing on HTTP/1.0; one with a body is never carried out.
+        self.undecided = self.state == State::Head && (head.is_connect || (head.asks_upgrade && !head.is_1_0));
+    }
+}
+
+/// How many bytes go on, and the state behind them. The step table is hyper's: where this one fails, hyper fails on
+/// the same byte, which is let through for that; what follows it is not.
+fn skip_chunks(mut chunk: Chunk, bytes: &[u8]) -> (usize, State) {
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if let Chunk::Data(left) = chunk {
+            let skip = left.min((bytes.len() - at) as u64);
+            at += skip as usize;
+            chunk = if skip == left { Chunk::DataCr } else { Chunk::Data(left - skip) };
+            continue;
+        }
+        at += 1;
+        let next = match (chunk, byte) {
+            (Chunk::SizeFirst, _) => hex(byte).map(Chunk::Size),
+            (Chunk::Size(size) | Chunk::SizeSpace(size), b' ' | b'\t') => Some(Chunk::SizeSpace(size)),
+            (Chunk::Size(size) | Chunk::SizeSpace(size), b';') => Some(Chunk::Extension(size)),
+            (Chunk::Size(size) | Chunk::SizeSpace(size) | Chunk::Extension(size), b'\r') => Some(Chunk::SizeLf(size)),
+            (Chunk::Size(size), _) => {
+                hex(byte).and_then(|digit| size.checked_mul(16)?.checked_add(digit)).map(Chunk::Size)
+            }
+            (Chunk::Extension(size), byte) if byte != b'\n' => Some(Chunk::Extension(size)),
+            (Chunk::SizeLf(0), b'\n') => Some(Chunk::TrailerFirst),
+            (Chunk::SizeLf(size), b'\n') => Some(Chunk::Data(size)),
+            (Chunk::DataCr, b'\r') => Some(Chunk::DataLf),
+            (Chunk::DataLf, b'\n') => Some(Chunk::SizeFirst),
+            (Chunk::TrailerFirst, b'\r') => Some(Chunk::EndLf),
+            (Chunk::Trailer, b'\r') => Some(Chunk::TrailerLf),
+            (Chunk::TrailerFirst | Chunk::Trailer, _) => Some(Chunk::Trailer),
+            (Chunk::TrailerLf, b'\n') => Some(Chunk::TrailerFirst),
+            (Chunk::EndLf, b'\n') => return (at, State::Head),
+            _ => None,
+        };
+        match next {
+            Some(next) => chunk = next,
+            None => return (at, State::Broken),
+        }
+    }
+    (at, State::Chunked(chunk))
+}
+
+fn hex(byte: u8) -> Option<u64> {
+    (byte as char).to_digit(16).map(u64::from)
+}
+
+fn parse_length(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |length, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        length.checked_mul(10)?.checked_add(digit).filter(|length| *length <= i64::MAX as u64)
+    })
+}
+
+/// No early return: the compiler makes vector code of it.
+fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().fold(false, |bad, &byte| bad | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+const fn bad(reason: &'static str) -> Refusal {
+    Refusal { kind: Kind::HttpRequestError, reason }
+}
+
+/// Content-Length and Transfer-Encoding in one request.
+pub const LENGTH_AND_CODING: Refusal = bad("both Content-Length and Transfer-Encoding");
+/// Transfer-Encoding in an HTTP/1.0 request.
+pub const CODING_ON_1_0: Refusal = bad("Transfer-Encoding on HTTP/1.0");
+/// Transfer-Encoding that is not `chunked` alone.
+pub const BAD_CODING: Refusal = bad("a Transfer-Encoding other than chunked");
+/// Content-Length that is no number.
+pub const BAD_LENGTH: Refusal = bad("an invalid Content-Length");
+/// Content-Length given twice, differently.
+pub const DIFFERING_LENGTHS: Refusal = bad("differing Content-Length fields");
+/// Chunked framing that broke.
+pub const BAD_CHUNK: Refusal = bad("broken chunked framing");
+/// A head past its limit.
+pub const HEAD_TOO_LARGE: Refusal =
+    Refusal { kind: Kind::RequestHeaderTooLarge, reason: "the request head is larger than allowed" };
+
+const MAX_BLANK_LINES: u8 = 4;
+const METHOD_PEEK: usize = 24;
+
+const TOKEN: [bool; 256] = {
+    let mut map = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        map[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < marks.len() {
+        map[marks[at] as usize] = true;
+        at += 1;
+    }
+    map
+};
