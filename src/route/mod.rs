@@ -1,4 +1,5 @@
 //! Which upstream, and what to change.
+pub mod access;
 pub mod action;
 pub mod host_index;
 pub mod matcher;

@@ -1,1 +1,81 @@
-//! table
+//! Every route of a snapshot, compiled: one index per listener, shared where listeners have the same routes (sans-io).
+//! `proxy::forward` asks it for each request; whoever explains a decision asks the same function with a witness.
+
+use std::sync::Arc;
+
+use super::action::Route;
+use super::host_index::HostIndex;
+use super::path_index::Witness;
+use crate::base::id::{ListenerId, RouteId};
+use crate::config::model::Config;
+
+pub use super::matcher::RequestHead;
+
+/// Every route of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Table {
+    routes: Vec<Route>,
+    listeners: Vec<Arc<HostIndex>>,
+}
+
+/// The route that takes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'t, 'r> {
+    /// The route.
+    pub route: &'t Route,
+    /// What `*` of its path matched: empty, or from a `/` on. The whole path for a route without a path, nothing for
+    /// exact paths and regular expressions.
+    pub rest: &'r str,
+}
+
+impl Table {
+    /// Compiles the routes of a checked configuration.
+    pub fn compile(config: &Config) -> Self {
+        let routes = config.routes.iter().enumerate().map(|(at, route)| Route::new(RouteId(at as u32), route));
+        let mut made: Vec<(Vec<usize>, Arc<HostIndex>)> = Vec::new();
+        let listeners = (0..config.listeners.len()).map(|listener| {
+            let members: Vec<usize> = (0..config.routes.len())
+                .filter(|at| {
+                    let on = &config.routes[*at].listeners;
+                    on.is_empty() || on.contains(&listener)
+                })
+                .collect();
+            if let Some((_, index)) = made.iter().find(|(others, _)| *others == members) {
+                return Arc::clone(index);
+            }
+            let mut index = HostIndex::default();
+            for at in &members {
+                index.add(RouteId(*at as u32), &config.routes[*at]);
+            }
+            index.finish();
+            let index = Arc::new(index);
+            made.push((members, Arc::clone(&index)));
+            index
+        });
+        Self { listeners: listeners.collect(), routes: routes.collect() }
+    }
+
+    /// The route that takes a request, by how specific its match is. No allocation, and time that does not grow with
+    /// the number of hosts and paths.
+    #[inline]
+    pub fn find<'r>(&self, head: &RequestHead<'r>) -> Option<Found<'_, 'r>> {
+        self.find_with(head, &mut ())
+    }
+
+    /// As [`find`](Self::find), telling `witness` which routes were asked and lost.
+    pub fn find_with<'r>(&self, head: &RequestHead<'r>, witness: &mut impl Witness) -> Option<Found<'_, 'r>> {
+        let ListenerId(listener) = head.listener;
+        let (id, rest) = self.listeners.get(listener as usize)?.find(head, witness)?;
+        Some(Found { route: self.route(id)?, rest: &head.path[rest..] })
+    }
+
+    /// A route by its id.
+    pub fn route(&self, id: RouteId) -> Option<&Route> {
+        self.routes.get(id.0 as usize)
+    }
+
+    /// Every route, in the order of the file.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+}
