@@ -2,12 +2,12 @@
 //! A worker takes one before it accepts, so a full listener leaves new clients in the kernel's queue instead of
 //! accepting and closing them. `PerAddress` can only judge once the client is known, so it refuses after accept.
 
-use std::hash::{BuildHasher, BuildHasherDefault};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::{FxHashMap, FxHasher};
 use tokio::sync::Notify;
 
 /// How many of something may be open at once.
@@ -107,13 +107,15 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub struct PerAddress {
     max: AtomicU32,
-    shards: [Mutex<FxHashMap<AddressKey, u32>>; SHARDS],
+    shards: [Mutex<HashMap<AddressKey, u32>>; SHARDS],
+    /// Keyed: clients choose their addresses, and whoever has many networks must not choose the shard.
+    hash: RandomState,
 }
 
 impl PerAddress {
     /// A limit of `max` for each address.
     pub fn new(max: u32) -> Self {
-        Self { max: AtomicU32::new(max), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self { max: AtomicU32::new(max), shards: std::array::from_fn(|_| Mutex::default()), hash: RandomState::new() }
     }
 
     /// Takes a permit for `address`, if it has one left.
@@ -141,11 +143,9 @@ impl PerAddress {
         self.shard(key).get(&key).copied().unwrap_or(0)
     }
 
-    fn shard(&self, key: AddressKey) -> MutexGuard<'_, FxHashMap<AddressKey, u32>> {
-        let hash = BuildHasherDefault::<FxHasher>::default().hash_one(key);
-        // The map takes the low bits, the shard the high ones. A poisoned map is whole: no step in a lock can panic
-        // half-way through a change.
-        let index = (hash >> 56) as usize % SHARDS;
+    fn shard(&self, key: AddressKey) -> MutexGuard<'_, HashMap<AddressKey, u32>> {
+        let index = self.hash.hash_one(key) as usize % SHARDS;
+        // A poisoned map is whole: no step under the lock can panic half-way through a change.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -85,19 +85,26 @@ pub async fn accept_loop<P>(
             First::Done(permit) => permit,
             First::Stopped => break,
         };
-        match first(poll_fn(|cx| listener.poll_accept(cx)), stop.as_mut()).await {
-            First::Done(Ok((socket, remote))) => {
+        // The permit is held only while the kernel is asked: a loop that waited with one in hand would keep it from
+        // the clients of another worker.
+        match poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
+            Poll::Ready(Ok((socket, remote))) => {
                 pause.clear();
                 take(socket, remote, permit);
             }
-            First::Done(Err(error)) if is_of_one_connection(&error) => {}
-            First::Done(Err(error)) => {
+            Poll::Ready(Err(error)) if is_of_one_connection(&error) => {}
+            Poll::Ready(Err(error)) => {
                 drop(permit);
                 if let First::Stopped = first(pause.wait(&error), stop.as_mut()).await {
                     break;
                 }
             }
-            First::Stopped => break,
+            Poll::Pending => {
+                drop(permit);
+                if let First::Stopped = first(woken(), stop.as_mut()).await {
+                    break;
+                }
+            }
         }
         batch += 1;
         if batch == BATCH {
@@ -151,6 +158,12 @@ async fn first_now(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> 
         Poll::Pending => Poll::Ready(First::Stopped),
     })
     .await
+}
+
+/// Ends when the task is woken by whatever kept its waker before.
+async fn woken() {
+    let mut waited = false;
+    poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// An error of the connection that was to be accepted, not of the listener: accept(2), "Error handling".

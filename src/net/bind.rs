@@ -85,7 +85,7 @@ pub fn ensure_free(bind: &Bind) -> Result<(), BindError> {
 }
 
 /// The address as the configuration writes it.
-fn name(bind: &Bind) -> String {
+pub fn name(bind: &Bind) -> String {
     match bind {
         Bind::AnyAddress(port) => format!(":{port}"),
         Bind::Address(address) => address.to_string(),
@@ -202,6 +202,19 @@ impl BoundSocket {
             Inner::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Listener::Tcp),
             Inner::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Listener::Unix),
         }
+    }
+
+    /// Changes the options of a socket that listens already; connections accepted from now on inherit them. A buffer
+    /// size that is no longer written stays what it was. A Unix socket has only the backlog.
+    ///
+    /// # Errors
+    /// What the kernel refused; what came before it in the list is changed.
+    pub fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
+        if let Inner::Tcp(listener) = &self.inner {
+            socket::change_listener(listener, options)?;
+        }
+        // A second listen(2) changes nothing but the backlog.
+        socket2::SockRef::from(self).listen(socket::backlog(options))
     }
 
     /// What the kernel granted of `asked`; `None` for a Unix socket, which has none of the options.

@@ -25,6 +25,22 @@ pub fn prepare_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Resu
     Ok(())
 }
 
+/// Sets the options on a socket that listens already, and takes back those that are no longer asked for.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn change_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let reference = SockRef::from(socket);
+    reference.set_tcp_nodelay(options.nodelay)?;
+    reference.set_keepalive(options.keepalive.is_some())?;
+    // Zero is the system's own.
+    reference.set_tcp_user_timeout(options.user_timeout)?;
+    if !options.fast_open {
+        sys::set_fast_open(socket, 0)?;
+    }
+    prepare_listener(socket, options)
+}
+
 /// Sets the options on a socket that is to connect; before `connect`, for the same reason.
 ///
 /// # Errors
