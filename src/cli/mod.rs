@@ -51,7 +51,7 @@ enum Exit {
     System,
 }
 
-/// Tidegate: a forwarding proxy for HTTP/1.1 and HTTP/2
+/// A forwarding proxy for HTTP/1.1 and HTTP/2
 ///
 /// It stands in front of services and forwards what arrives: TLS in front, pooled connections behind, routes by host,
 /// path, method and header between, with limits and deadlines that are safe on the open internet by default.

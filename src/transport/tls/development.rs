@@ -8,11 +8,15 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 /// How long a leaf is good: 90 days, like those of the public authorities.
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 90);
 /// How long an authority is good: two years.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_hours(24 * 730);
+/// The authority's common name.
+const AUTHORITY_NAME: &str = "Tidegate development authority";
 
 /// An authority for development.
 pub struct Authority {
@@ -43,6 +47,9 @@ pub enum MakeError {
     /// The key of the authority cannot be read.
     #[error("the authority's key cannot be used")]
     AuthorityKey(#[source] rcgen::Error),
+    /// The certificate of the authority is not [`make_authority`]'s, or its key is another one's.
+    #[error("the authority's certificate and key are no pair that was made here")]
+    NoPair,
     /// The library cannot make it.
     #[error("the certificate cannot be made")]
     Library(#[from] rcgen::Error),
@@ -52,9 +59,15 @@ impl Authority {
     /// An authority made earlier by [`make_authority`], so that what trusts it keeps trusting new leaves.
     ///
     /// # Errors
-    /// The key cannot be read.
+    /// The key cannot be read, or the two do not belong together.
     pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, MakeError> {
         let key = KeyPair::from_pem(key_pem).map_err(MakeError::AuthorityKey)?;
+        let certificate = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|_| MakeError::NoPair)?;
+        // Clients find a leaf's authority by its name and its key, so the certificate has to hold both.
+        let holds = |part: &[u8]| certificate.windows(part.len()).any(|window| window == part);
+        if !holds(AUTHORITY_NAME.as_bytes()) || !holds(key.public_key_raw()) {
+            return Err(MakeError::NoPair);
+        }
         Ok(Self { cert_pem: cert_pem.to_owned(), key_pem: key_pem.to_owned(), key })
     }
 }
@@ -93,7 +106,7 @@ pub fn make_leaf(hosts: &[impl AsRef<str>], authority: &Authority) -> Result<Lea
 /// Always the same but for its dates: a leaf is signed with nothing of the authority but its name and its key.
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name("Tidegate development authority".to_owned());
+    params.distinguished_name = common_name(AUTHORITY_NAME.to_owned());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     live(&mut params, AUTHORITY_LIFETIME);
@@ -130,4 +143,17 @@ fn live(params: &mut CertificateParams, lifetime: Duration) {
     let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     params.not_before = now - Duration::from_hours(1);
     params.not_after = now + lifetime;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_another_pair_is_no_authority() {
+        let [one, other] = [make_authority().unwrap(), make_authority().unwrap()];
+        assert!(Authority::from_pem(&one.cert_pem, &one.key_pem).is_ok());
+        assert!(matches!(Authority::from_pem(&one.cert_pem, &other.key_pem), Err(MakeError::NoPair)));
+        assert!(matches!(Authority::from_pem(&one.cert_pem, "no key"), Err(MakeError::AuthorityKey(_))));
+    }
 }

@@ -1,15 +1,13 @@
 //! Development certificates as files: an authority's pair, and a pair it signed for some hosts. Used by `cert`, `demo`
 //! and `proxy --tls`; nothing else in the program makes or writes a key.
 
-mod authority;
-
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use self::authority::Authority;
+use crate::transport::tls::development::{Authority, MakeError, make_authority, make_leaf};
+
 use super::{Exit, terminal};
 
 /// The four PEM files of a directory.
@@ -46,9 +44,6 @@ pub enum Signer {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// Not something that a certificate can name.
-    #[error("`{0}` is no host: write a name (in punycode where it is not ASCII), `*.` and a name, or an IP address")]
-    Host(String),
     /// Half a pair, or somebody else's.
     #[error("{} {reason}", .ca.display())]
     Authority {
@@ -65,9 +60,9 @@ pub enum CertificateError {
         /// Why.
         source: io::Error,
     },
-    /// The library refused.
-    #[error("cannot make the certificate: {0}")]
-    Make(#[from] rcgen::Error),
+    /// A host that is none, or no randomness.
+    #[error("no certificate: {0}")]
+    Make(#[from] MakeError),
 }
 
 impl Certificate {
@@ -93,22 +88,19 @@ impl Certificate {
     /// # Errors
     /// A host that is none, an authority that cannot sign, or a file that cannot be written.
     pub fn create(&self, hosts: &[String], keep: Keep) -> Result<Signer, CertificateError> {
-        if let Some(host) = hosts.iter().find(|host| !is_host(host)) {
-            return Err(CertificateError::Host(host.clone()));
-        }
+        let (authority, signer) = self.authority(keep)?;
+        let leaf = make_leaf(hosts, &authority)?;
         if let Some(directory) = self.ca.parent() {
             fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
         }
-        let (authority, signer) = self.authority(keep)?;
-        let leaf = authority.issue(hosts)?;
         if signer == Signer::New {
-            write(&self.ca, authority.certificate_pem(), 0o644)?;
+            write(&self.ca, &authority.cert_pem, 0o644)?;
             if keep == Keep::Authority {
-                write(&self.ca_key, &authority.key_pem(), 0o600)?;
+                write(&self.ca_key, &authority.key_pem, 0o600)?;
             }
         }
         write(&self.key, &leaf.key_pem, 0o600)?;
-        write(&self.cert, &leaf.certificate_pem, 0o644)?;
+        write(&self.cert, &leaf.cert_pem, 0o644)?;
         Ok(signer)
     }
 
@@ -116,11 +108,11 @@ impl Certificate {
         let is_there = (self.ca.exists(), self.ca_key.exists());
         let refuse = |reason| CertificateError::Authority { ca: self.ca.clone(), reason };
         match (keep, is_there) {
-            (Keep::Nothing, _) | (_, (false, false)) => Ok((Authority::generate()?, Signer::New)),
+            (Keep::Nothing, _) | (_, (false, false)) => Ok((make_authority()?, Signer::New)),
             (_, (true, true)) => {
                 let [ca, key] = [&self.ca, &self.ca_key]
                     .map(|path| fs::read_to_string(path).map_err(|source| file_error(path, source)));
-                let authority = Authority::read(ca?, &key?).ok_or_else(|| {
+                let authority = Authority::from_pem(&ca?, &key?).map_err(|_| {
                     refuse("and ca.key are no pair that `tidegate cert` made: move both away, or choose another --out")
                 })?;
                 Ok((authority, Signer::Old))
@@ -138,25 +130,24 @@ impl Certificate {
 impl CertificateError {
     /// Says it on stderr.
     pub fn report(&self) -> Exit {
-        terminal::complain(self, "");
         match self {
-            Self::Host(_) => Exit::Usage,
-            Self::Authority { .. } => Exit::Fault,
-            Self::File { .. } | Self::Make(_) => Exit::System,
+            Self::Make(MakeError::Host(_)) => {
+                terminal::complain(
+                    self,
+                    "write a name (in punycode where it is not ASCII), `*.` and a name, or an IP address",
+                );
+                Exit::Usage
+            }
+            Self::Authority { .. } => {
+                terminal::complain(self, "");
+                Exit::Fault
+            }
+            Self::File { .. } | Self::Make(_) => {
+                terminal::complain(self, "");
+                Exit::System
+            }
         }
     }
-}
-
-/// RFC 6125 §6.4.3: a wildcard is the whole leftmost label.
-fn is_host(host: &str) -> bool {
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    host.parse::<IpAddr>().is_ok() || (name.len() <= 253 && name.split('.').all(is_label))
 }
 
 /// Replaces the file rather than its content, so that the mode holds for an old file too.
@@ -236,15 +227,5 @@ mod tests {
         assert_eq!(name("example.org"), Path::new("certs/example.org.pem"));
         assert_eq!(name("*.example.org"), Path::new("certs/_.example.org.pem"));
         assert_eq!(name("../::1"), Path::new("certs/..___1.pem"));
-    }
-
-    #[test]
-    fn what_no_certificate_can_name_is_refused() {
-        for host in ["localhost", "*.example.org", "::1", "10.0.0.1", "a_b.c", "xn--bcher-kva.example"] {
-            assert!(is_host(host), "{host}");
-        }
-        for host in ["", "*", "*.", "a..b", "a b", "-a.example", "a.*.b", "bücher.example", "http://a", "a:80"] {
-            assert!(!is_host(host), "{host}");
-        }
     }
 }
