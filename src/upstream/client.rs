@@ -1,1 +1,115 @@
-//! client
+//! One request on one session. The session decides the version; what comes back is the answer's head with its body still
+//! arriving, or why there is none and whether the request may be sent again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::connector::Timings;
+use super::http1::{self, Http1};
+use super::http2::{Http2, StreamGuard};
+use crate::base::error::Error;
+use crate::body::Body;
+use crate::transport::Channel;
+
+/// The right to send one request to an endpoint. Dropped unused, it goes back to the pool.
+pub enum Session {
+    /// A connection of its own.
+    Http1(Http1),
+    /// A stream on a shared connection.
+    Http2(Http2),
+}
+
+/// An answer whose head arrived.
+pub struct Answer {
+    /// The head, and the body as it comes. hyper leaves Content-Length beside Transfer-Encoding: the caller removes it.
+    pub response: Response<Incoming>,
+    /// The connection itself, after a 101 on HTTP/1. Whether the request asked for it is the caller's to check.
+    pub upgraded: Option<Upgraded>,
+    /// Holds the stream's place on its HTTP/2 connection: to be dropped when the body has ended or is given up.
+    pub stream: Option<StreamGuard>,
+}
+
+/// Why there is no answer.
+pub struct SendFailure {
+    /// What happened, whose fault it is, and whether the request may be sent again.
+    pub error: Error,
+    /// The request as it was handed in, but for its version and an HTTP/2 request's Host, where nothing of it was sent.
+    pub request: Option<Box<Request<Body>>>,
+}
+
+/// The connection after a 101, once hyper lets go of it: its bytes are no longer HTTP. Bytes that came with the answer are
+/// handed over beside it and come first.
+pub struct Upgraded(Switch);
+
+enum Switch {
+    Ready(Option<(Channel, Bytes)>),
+    Pending(oneshot::Receiver<(Channel, Bytes)>),
+}
+
+impl Session {
+    /// Whether the connection had served requests before.
+    pub fn is_reused(&self) -> bool {
+        match self {
+            Session::Http1(session) => session.is_reused(),
+            Session::Http2(session) => session.is_reused(),
+        }
+    }
+
+    /// Whether the request must carry scheme and authority in its URI, instead of origin-form and Host.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Session::Http2(_))
+    }
+
+    /// How long connecting took; zero where the connection was there already.
+    pub fn timings(&self) -> Timings {
+        match self {
+            Session::Http1(session) => session.timings(),
+            Session::Http2(session) => session.timings(),
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
+    /// the HTTP/1 connection or resets the HTTP/2 stream.
+    ///
+    /// # Errors
+    /// See [`SendFailure`]. An error that the request's body raised keeps its kind and side.
+    pub async fn send(self, request: Request<Body>) -> Result<Answer, SendFailure> {
+        match self {
+            Session::Http1(session) => session.send(request).await,
+            Session::Http2(session) => session.send(request).await,
+        }
+    }
+}
+
+impl SendFailure {
+    pub(super) fn new(error: Error, request: Option<Request<Body>>) -> Self {
+        Self { error, request: request.map(Box::new) }
+    }
+}
+
+impl Upgraded {
+    pub(super) fn ready(channel: Channel, bytes: Bytes) -> Self {
+        Self(Switch::Ready(Some((channel, bytes))))
+    }
+
+    pub(super) fn pending(receiver: oneshot::Receiver<(Channel, Bytes)>) -> Self {
+        Self(Switch::Pending(receiver))
+    }
+}
+
+impl Future for Upgraded {
+    type Output = Result<(Channel, Bytes), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Switch::Ready(parts) => Poll::Ready(parts.take().ok_or_else(http1::not_switched)),
+            Switch::Pending(receiver) => Pin::new(receiver).poll(cx).map_err(|_| http1::not_switched()),
+        }
+    }
+}

@@ -1,1 +1,150 @@
-//! connector
+//! Makes one connection to an endpoint: the socket, TLS where configured, and what ALPN chose. The bytes of the
+//! connection are counted here. Called when the pool has none.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::Endpoint;
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::UpstreamProtocol;
+use crate::net::{connect, timer};
+use crate::telemetry::counters::Counters;
+use crate::transport::Channel;
+
+/// How long the steps of a connection took; zero on one that was there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Until the socket was connected.
+    pub connect: Duration,
+    /// From there until the TLS handshake was done.
+    pub tls: Duration,
+}
+
+/// A new connection on which nothing was sent yet.
+pub(super) struct Connected {
+    pub(super) io: Metered,
+    pub(super) http2: bool,
+    pub(super) timings: Timings,
+}
+
+/// Connects within the upstream's connect timeout. Cancel-safe: a dropped call closes what it opened.
+///
+/// # Errors
+/// The endpoint's or its network's fault, always worth another try: nothing was sent.
+pub(super) async fn connect(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Arc<Counters>,
+) -> Result<Connected, Error> {
+    counters.upstream_connects.add(1);
+    match timer::timeout(upstream.config.timeouts.connect, establish(upstream, endpoint, counters)).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let reason = "the connection to the endpoint was not established in time";
+            Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
+        }
+    }
+}
+
+async fn establish(upstream: &Upstream, endpoint: &Endpoint, counters: &Arc<Counters>) -> Result<Connected, Error> {
+    let began = Instant::now();
+    let socket = connect::connect(std::slice::from_ref(&endpoint.address), &upstream.config.socket).await?;
+    let connected = Instant::now();
+    let mut timings = Timings { connect: connected - began, tls: Duration::ZERO };
+    let by_choice = upstream.config.protocol == UpstreamProtocol::Http2;
+    let (channel, http2) = match (&upstream.tls, &endpoint.server_name) {
+        (None, _) => (Channel::Plain(socket), by_choice),
+        (Some(tls), Some(name)) => {
+            let channel = Channel::Client(tls.connect(socket, name).await?);
+            timings.tls = connected.elapsed();
+            // An endpoint without ALPN is believed to speak what the configuration says (RFC 9113 §3.3 wants `h2`).
+            let http2 = match (upstream.config.protocol, channel.negotiated_alpn()) {
+                (UpstreamProtocol::Http1, _) => false,
+                (UpstreamProtocol::Auto, alpn) => alpn == Some(b"h2"),
+                (UpstreamProtocol::Http2, None | Some(b"h2")) => true,
+                (UpstreamProtocol::Http2, Some(_)) => {
+                    let reason = "the endpoint does not speak HTTP/2";
+                    return Err(Error::upstream(Kind::TlsProtocolError, Retry::Always, reason));
+                }
+            };
+            (channel, http2)
+        }
+        (Some(_), None) => return Err(Error::internal("the endpoint has no name that TLS could verify")),
+    };
+    endpoint.state.heard(http2);
+    let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
+    Ok(Connected { io, http2, timings })
+}
+
+/// A channel whose bytes are counted, and which remembers whether any came.
+pub(super) struct Metered {
+    channel: Channel,
+    counters: Arc<Counters>,
+    received: Rc<Cell<bool>>,
+}
+
+impl Metered {
+    /// Set as soon as the endpoint sends a byte; whoever sends a request takes it back first.
+    pub(super) fn received(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.received)
+    }
+
+    pub(super) fn into_channel(self) -> Channel {
+        self.channel
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.channel).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            this.received.set(true);
+            this.counters.bytes_upstream_in.add(read as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.channel).poll_write(cx, bytes))?;
+        this.counters.bytes_upstream_out.add(written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.channel).poll_write_vectored(cx, slices))?;
+        this.counters.bytes_upstream_out.add(written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.channel.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().channel).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().channel).poll_shutdown(cx)
+    }
+}

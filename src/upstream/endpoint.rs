@@ -1,1 +1,73 @@
-//! endpoint
+//! One endpoint: where it is, its weight, and what all workers and generations know of it together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use http::HeaderValue;
+use rustls_pki_types::ServerName;
+
+use crate::base::addr::Address;
+
+/// One address that requests are sent to. A `dns:` name becomes one endpoint for each address it resolves to.
+pub struct Endpoint {
+    /// As it is told to people: the address, after the name it was resolved from.
+    pub label: Arc<str>,
+    /// Where to connect.
+    pub address: Address,
+    /// The name to ask for and to verify, where TLS is spoken.
+    pub server_name: Option<ServerName<'static>>,
+    /// The endpoint's own Host, for `host_header = "upstream"`.
+    pub authority: HeaderValue,
+    /// Its share of the picks, at least 1.
+    pub weight: u32,
+    /// What outlives generations.
+    pub state: Arc<EndpointState>,
+}
+
+/// What is known of an endpoint, kept across generations by the name of its upstream and its address. Alone on its cache
+/// lines: every worker writes here when requests in flight are counted.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct EndpointState {
+    in_flight: AtomicU32,
+    spoken: AtomicU8,
+}
+
+/// What an endpoint was last heard to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// It was not asked yet.
+    Unknown,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl EndpointState {
+    /// Requests under way over all workers; zero where the policy does not ask for it.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn request_began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What ALPN chose on the last connection of any worker. A hint: the next connection may choose otherwise.
+    pub fn spoken(&self) -> Spoken {
+        match self.spoken.load(Ordering::Relaxed) {
+            1 => Spoken::Http1,
+            2 => Spoken::Http2,
+            _ => Spoken::Unknown,
+        }
+    }
+
+    pub(super) fn heard(&self, http2: bool) {
+        self.spoken.store(if http2 { 2 } else { 1 }, Ordering::Relaxed);
+    }
+}

@@ -1,1 +1,43 @@
-//! endpoint_set
+//! The endpoints of an upstream at one moment with the selector computed from them: immutable, and swapped as one value,
+//! so that a pick never sees half of a change.
+
+use std::sync::Arc;
+
+use super::balance::{EndpointIndex, Selector};
+use super::endpoint::Endpoint;
+use crate::config::model::Balance;
+
+/// The endpoints and the policy over them. Empty while no name of the upstream has resolved.
+pub struct EndpointSet {
+    endpoints: Box<[Arc<Endpoint>]>,
+    selector: Selector,
+}
+
+impl EndpointSet {
+    /// A set in this order.
+    pub fn new(balance: Balance, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        Self { endpoints: endpoints.into(), selector: Selector::new(balance, &weights) }
+    }
+
+    /// Every endpoint, in the order of the configuration and, for a name, of its addresses.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// The policy.
+    pub fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
+    /// Whether requests in flight are to be counted.
+    pub fn counts_requests(&self) -> bool {
+        self.selector.asks_for_load()
+    }
+
+    /// Picks as [`Selector::pick`] does, with the loads of these endpoints.
+    pub fn pick(&self, cursor: &mut u32, tried: &[EndpointIndex]) -> Option<EndpointIndex> {
+        let load = |index: EndpointIndex| self.endpoints[index.place()].state.in_flight();
+        self.selector.pick(cursor, || fastrand::u64(..), load, tried)
+    }
+}

@@ -1,8 +1,56 @@
-//! Named endpoint sets and how to reach them.
+//! Upstreams: named sets of endpoints and how to reach them. `registry` makes an [`Upstream`] from its configuration on
+//! the control thread; each worker attaches to it through its own pools, picks an endpoint, takes a session with it and
+//! sends one request on that.
+
 pub mod balance;
 pub mod client;
 pub mod connector;
 pub mod endpoint;
 pub mod endpoint_set;
+mod failure;
+#[cfg(test)]
+mod fixtures;
+mod http1;
+mod http2;
 pub mod pool;
 pub mod registry;
+pub mod worker;
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustc_hash::FxHasher;
+
+use crate::base::id::UpstreamId;
+use crate::config::model;
+use crate::transport::tls::client::ClientTls;
+use endpoint_set::EndpointSet;
+
+/// One compiled `[upstream.*]`, shared by all workers of a generation.
+pub struct Upstream {
+    /// Its number inside the snapshot.
+    pub id: UpstreamId,
+    /// Its name, unique inside a configuration.
+    pub name: Arc<str>,
+    /// What was configured.
+    pub config: Arc<model::Upstream>,
+    /// `None`: cleartext.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Equal where pooled connections are interchangeable: protocol, TLS settings, socket options.
+    pub identity: u64,
+    /// Replaced when names resolve anew. Workers hold their own pointer and are told; new generations start from this.
+    pub endpoints: ArcSwap<EndpointSet>,
+}
+
+impl Upstream {
+    /// What makes the connections of two upstreams interchangeable, as a number. Timeouts and pool limits do not: they
+    /// may change on a reload without costing a connection.
+    pub fn identity_of(config: &model::Upstream) -> u64 {
+        let mut hasher = FxHasher::default();
+        config.protocol.hash(&mut hasher);
+        config.tls.hash(&mut hasher);
+        config.socket.hash(&mut hasher);
+        hasher.finish()
+    }
+}

@@ -1,1 +1,379 @@
-//! pool
+//! The connections of one worker, by endpoint: a stack of idle HTTP/1 connections and the shared HTTP/2 sessions. Limits
+//! are totals of the configuration shared out among the workers. One task per worker ends what is idle for too long or
+//! too old, so no connection has a timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use rustls_pki_types::ServerName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::endpoint::Endpoint;
+use super::http1::{Http1, Slot};
+use super::http2::{Http2, Shared};
+use super::worker::WorkerUpstream;
+use crate::base::addr::Address;
+use crate::base::error::Error;
+use crate::config::model::PoolLimits;
+use crate::net::timer;
+use crate::telemetry::counters::Counters;
+
+/// How often connections are looked at; idle and age limits are kept to within it. Only while there are any.
+const SWEEP: Duration = Duration::from_millis(500);
+/// Part of the age limit by which each connection's own may differ, so that those opened together do not all close
+/// together: ± 10 %.
+const AGE_JITTER: f64 = 0.1;
+
+/// All pools of one worker.
+pub struct Pools {
+    worker: usize,
+    workers: usize,
+    counters: Arc<Counters>,
+    pools: RefCell<FxHashMap<PoolKey, Rc<EndpointPool>>>,
+    clock: Rc<Clock>,
+}
+
+/// What makes connections interchangeable. The identity stands for TLS settings, protocol and socket options; the name
+/// that TLS verifies may differ by endpoint.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PoolKey {
+    upstream: Arc<str>,
+    identity: u64,
+    address: Address,
+    server_name: Option<ServerName<'static>>,
+}
+
+/// What every pool of a worker reads: the time as of the last sweep, which spares a request the system's clock.
+struct Clock {
+    now: Cell<Instant>,
+    open: Cell<u32>,
+    draining: Cell<bool>,
+    sweeping: Cell<bool>,
+    pools: RefCell<Weak<Pools>>,
+}
+
+/// One worker's connections to one endpoint.
+pub(super) struct EndpointPool {
+    idle: RefCell<VecDeque<Rc<Slot>>>,
+    sessions: RefCell<Vec<Rc<Shared>>>,
+    limits: Cell<Limits>,
+    /// Endpoints of living generations that use it; none: nothing comes back to it.
+    attached: Cell<u32>,
+    pub(super) connecting: Connecting,
+    clock: Rc<Clock>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    max_idle: usize,
+    idle_timeout: Duration,
+    max_age: Duration,
+}
+
+/// Connections being made, and the requests that wait for one of them rather than make their own.
+#[derive(Default)]
+pub(super) struct Connecting {
+    under_way: Cell<usize>,
+    waiting: Cell<usize>,
+    changed: Notify,
+    /// The last failure, and how many there were.
+    failure: RefCell<Option<Error>>,
+    failures: Cell<u64>,
+}
+
+/// Counts a connection as being made; the waiting look again when it is dropped, however it ended.
+pub(super) struct Attempt<'a>(&'a Connecting);
+
+impl Pools {
+    /// The pools of worker `worker` of `workers`. To be used inside the worker's runtime only.
+    pub fn new(worker: usize, workers: usize, counters: Arc<Counters>) -> Rc<Self> {
+        let clock = Clock {
+            now: Cell::new(Instant::now()),
+            open: Cell::new(0),
+            draining: Cell::new(false),
+            sweeping: Cell::new(false),
+            pools: RefCell::new(Weak::new()),
+        };
+        let pools = Rc::new(Self {
+            worker,
+            workers: workers.max(1),
+            counters,
+            pools: RefCell::default(),
+            clock: Rc::new(clock),
+        });
+        pools.clock.pools.replace(Rc::downgrade(&pools));
+        pools
+    }
+
+    /// This worker's side of an upstream; to be called once for each upstream of a generation. Idle connections of the
+    /// generation before are found again where upstream, identity and address are the same.
+    pub fn attach(self: &Rc<Self>, upstream: &Arc<Upstream>) -> Rc<WorkerUpstream> {
+        WorkerUpstream::new(Rc::clone(self), Arc::clone(upstream))
+    }
+
+    /// Closes what no living generation uses any more. To be called after a generation was replaced; connections still
+    /// in use by an older one are closed when they come back.
+    pub fn retire_unused(&self) {
+        self.pools.borrow_mut().retain(|_, pool| {
+            let used = pool.attached.get() > 0;
+            if !used {
+                pool.close_idle();
+            }
+            used
+        });
+    }
+
+    /// Closes every idle connection, and every other as soon as its exchange is over: the worker drains.
+    pub fn close_idle(&self) {
+        self.clock.draining.set(true);
+        self.pools.borrow().values().for_each(|pool| pool.close_idle());
+    }
+
+    /// Idle HTTP/1 connections and open HTTP/2 sessions at this moment.
+    pub fn resting(&self) -> (usize, usize) {
+        let pools = self.pools.borrow();
+        pools.values().fold((0, 0), |(idle, sessions), pool| {
+            (idle + pool.idle.borrow().len(), sessions + pool.sessions.borrow().len())
+        })
+    }
+
+    pub(super) fn worker(&self) -> (usize, usize) {
+        (self.worker, self.workers)
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The pool of an endpoint, with the limits of the upstream that asks: they may change without a new identity.
+    pub(super) fn pool(&self, upstream: &Upstream, endpoint: &Endpoint) -> Rc<EndpointPool> {
+        let key = PoolKey {
+            upstream: Arc::clone(&upstream.name),
+            identity: upstream.identity,
+            address: endpoint.address.clone(),
+            server_name: endpoint.server_name.clone(),
+        };
+        let limits = Limits::shared_out(&upstream.config.pool, self.workers);
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(key).or_insert_with(|| {
+            Rc::new(EndpointPool {
+                idle: RefCell::default(),
+                sessions: RefCell::default(),
+                limits: Cell::new(limits),
+                attached: Cell::new(0),
+                connecting: Connecting::default(),
+                clock: Rc::clone(&self.clock),
+            })
+        });
+        pool.limits.set(limits);
+        Rc::clone(pool)
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.clock.now.set(now);
+        for pool in self.pools.borrow().values() {
+            pool.sweep(now);
+        }
+        self.retire_unused();
+    }
+}
+
+impl Clock {
+    /// Begins to sweep, unless it does already; ends by itself when no connection is open.
+    fn start_sweeping(&self) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        self.now.set(Instant::now());
+        let pools = self.pools.borrow().clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                timer::sleep(SWEEP).await;
+                let Some(pools) = pools.upgrade() else { return };
+                pools.sweep();
+                if pools.clock.open.get() == 0 {
+                    pools.clock.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Limits {
+    fn shared_out(limits: &PoolLimits, workers: usize) -> Self {
+        Self {
+            // At least one, or a worker would connect for each request.
+            max_idle: (limits.max_idle_per_endpoint as usize / workers).max(1),
+            idle_timeout: limits.idle_timeout,
+            max_age: limits.max_age,
+        }
+    }
+}
+
+impl EndpointPool {
+    /// The time, as of the last sweep.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now.get()
+    }
+
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.limits.get().idle_timeout
+    }
+
+    /// When a connection made now is too old.
+    pub(super) fn expiry(&self) -> Instant {
+        let jitter = 1.0 + AGE_JITTER * (2.0 * fastrand::f64() - 1.0);
+        // As good as never, where the sum would overflow.
+        let never = Duration::from_secs(u64::from(u32::MAX));
+        Instant::now() + self.limits.get().max_age.min(never).mul_f64(jitter)
+    }
+
+    /// Whether a connection that expires then may come back.
+    pub(super) fn keeps(&self, expires: Instant) -> bool {
+        self.attached.get() > 0 && !self.clock.draining.get() && self.now() < expires
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.clock.open.set(self.clock.open.get() + 1);
+        self.clock.start_sweeping();
+    }
+
+    pub(super) fn connection_closed(&self) {
+        self.clock.open.set(self.clock.open.get() - 1);
+    }
+
+    pub(super) fn attach(&self) {
+        self.attached.set(self.attached.get() + 1);
+    }
+
+    pub(super) fn detach(&self) {
+        self.attached.set(self.attached.get() - 1);
+    }
+
+    /// Lays an idle connection on the stack; the one that is idle for longest makes room.
+    pub(super) fn rest(&self, slot: Rc<Slot>) {
+        let mut idle = self.idle.borrow_mut();
+        idle.push_back(slot);
+        if idle.len() > self.limits.get().max_idle
+            && let Some(oldest) = idle.pop_front()
+        {
+            oldest.close();
+        }
+    }
+
+    /// Takes the connection that became idle last: the one least likely to be closed by the endpoint meanwhile, and the
+    /// others grow old enough to be closed.
+    pub(super) fn take_idle(&self) -> Option<Http1> {
+        loop {
+            let slot = self.idle.borrow_mut().pop_back()?;
+            if let Some(session) = slot.take() {
+                return Some(session);
+            }
+        }
+    }
+
+    /// Forgets an idle connection that has ended.
+    pub(super) fn forget(&self, slot: &Rc<Slot>) {
+        let mut idle = self.idle.borrow_mut();
+        if let Some(place) = idle.iter().rposition(|other| Rc::ptr_eq(other, slot)) {
+            idle.remove(place);
+        }
+    }
+
+    pub(super) fn share(&self, session: Rc<Shared>) {
+        self.sessions.borrow_mut().push(session);
+    }
+
+    pub(super) fn unshare(&self, session: &Rc<Shared>) {
+        self.sessions.borrow_mut().retain(|other| !Rc::ptr_eq(other, session));
+    }
+
+    /// A stream on the session with the most room; the first of equals, so that surplus sessions become idle and close.
+    pub(super) fn take_stream(&self) -> Option<Http2> {
+        let sessions = self.sessions.borrow();
+        let mut best: Option<(&Rc<Shared>, usize)> = None;
+        for session in sessions.iter() {
+            let free = session.free();
+            if free > best.map_or(0, |(_, most)| most) {
+                best = Some((session, free));
+            }
+        }
+        best.map(|(session, _)| session.stream())
+    }
+
+    fn close_idle(&self) {
+        self.idle.take().iter().for_each(|slot| slot.close());
+        let sessions = self.sessions.borrow().clone();
+        sessions.iter().for_each(Shared::retire);
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|slot| {
+            let stays = slot.stays(now);
+            if !stays {
+                slot.close();
+            }
+            stays
+        });
+        let over: Vec<_> = self.sessions.borrow().iter().filter(|session| !session.stays(now)).cloned().collect();
+        over.iter().for_each(Shared::retire);
+    }
+}
+
+impl Connecting {
+    /// Begins a connection.
+    pub(super) fn attempt(&self) -> Attempt<'_> {
+        self.under_way.set(self.under_way.get() + 1);
+        Attempt(self)
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.get()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.get()
+    }
+
+    /// Notes that an attempt failed, for those who wait: each making its own would add up their timeouts.
+    pub(super) fn failed(&self, error: &Error) {
+        self.failures.set(self.failures.get() + 1);
+        self.failure.replace(Some(error.restated()));
+    }
+
+    /// Waits until a connection that is being made is there or was given up.
+    ///
+    /// # Errors
+    /// It failed: as it told whoever made it.
+    pub(super) async fn wait(&self) -> Result<(), Error> {
+        struct Waiting<'a>(&'a Cell<usize>);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = Waiting(&self.waiting);
+        let failures = self.failures.get();
+        self.changed.notified().await;
+        match &*self.failure.borrow() {
+            Some(error) if self.failures.get() != failures => Err(error.restated()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.changed.notify_waiters();
+    }
+}

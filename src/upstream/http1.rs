@@ -1,0 +1,225 @@
+//! An HTTP/1.1 connection to an endpoint: hyper drives it in a task of its own, and a [`Slot`] that the task shares with
+//! whoever uses the connection brings it back to the idle stack. A request on a pooled connection costs no allocation,
+//! no task and no clone here.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::client::{Answer, SendFailure, Upgraded};
+use super::connector::{Connected, Metered, Timings};
+use super::failure::{self, Progress};
+use super::pool::EndpointPool;
+use crate::base::error::{Error, Kind, Retry};
+use crate::body::Body;
+use crate::transport::Channel;
+
+/// Bytes of an answer's head, and of its trailers; past it the answer is refused. nginx allows 4 to 8 KiB unless told
+/// otherwise, which real cookies and policies outgrow.
+const MAX_HEAD: usize = 64 * 1024;
+/// The most that one connection reads or writes at once, and so what a slow client costs on it. hyper grows to it from
+/// 8 KiB only while reads fill the buffer. The number of header fields stays at hyper's 100: asking for more makes it
+/// allocate for every answer.
+const MAX_BUFFER: usize = 256 * 1024;
+
+/// What a connection's task and its user share.
+pub(super) struct Slot {
+    pool: Rc<EndpointPool>,
+    /// Here while the connection is idle or on its way to be; with the user in between. Dropping it closes the
+    /// connection.
+    sender: RefCell<Option<SendRequest<Body>>>,
+    received: Rc<Cell<bool>>,
+    idle: Cell<bool>,
+    idle_since: Cell<Instant>,
+    expires: Instant,
+    closed: Cell<bool>,
+    /// What is left when hyper is done with a connection that is in use: the endpoint switched protocols, if the answer
+    /// was a 101.
+    left: RefCell<Left>,
+}
+
+enum Left {
+    Nothing,
+    Bytes(Box<Channel>, Bytes),
+    AskedFor(oneshot::Sender<(Channel, Bytes)>),
+}
+
+/// An HTTP/1.1 connection in the hands of one request.
+pub struct Http1 {
+    slot: Rc<Slot>,
+    sender: Option<SendRequest<Body>>,
+    reused: bool,
+    timings: Timings,
+}
+
+/// Starts HTTP/1.1 on a new connection and spawns the task that drives it.
+pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http1, Error> {
+    let received = connected.io.received();
+    let mut builder = Builder::new();
+    builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
+    let (sender, connection) = match builder.handshake(TokioIo::new(connected.io)).await {
+        Ok(started) => started,
+        Err(error) => return Err(failure::not_sent(error)),
+    };
+    let slot = Rc::new(Slot {
+        sender: RefCell::new(None),
+        received,
+        idle: Cell::new(false),
+        idle_since: Cell::new(pool.now()),
+        expires: pool.expiry(),
+        closed: Cell::new(false),
+        left: RefCell::new(Left::Nothing),
+        pool: Rc::clone(pool),
+    });
+    pool.connection_opened();
+    tokio::task::spawn_local(drive(connection, Rc::clone(&slot)));
+    Ok(Http1 { slot, sender: Some(sender), reused: false, timings: connected.timings })
+}
+
+/// Drives a connection to its end. Whenever hyper has nothing more to do, it may have become idle: looking here needs no
+/// wake-up of its own.
+async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot>) {
+    let ended = poll_fn(|cx| {
+        let polled = Pin::new(&mut connection).poll(cx);
+        if polled.is_pending() {
+            slot.rest();
+        }
+        polled
+    })
+    .await;
+    slot.closed.set(true);
+    slot.pool.connection_closed();
+    if slot.idle.replace(false) {
+        slot.pool.forget(&slot);
+    }
+    let in_use = slot.sender.take().is_none();
+    // Nobody else holds it: no one waits for what is left.
+    if ended.is_err() || !in_use || Rc::strong_count(&slot) == 1 {
+        return slot.leave(None);
+    }
+    let parts = connection.into_parts();
+    slot.leave(Some((parts.io.into_inner().into_channel(), parts.read_buf)));
+}
+
+impl Slot {
+    /// Onto the idle stack, if the exchange is over on both sides: hyper says so by wanting the next request.
+    fn rest(self: &Rc<Self>) {
+        if self.idle.get() || !self.sender.borrow().as_ref().is_some_and(SendRequest::is_ready) {
+            return;
+        }
+        if self.pool.keeps(self.expires) {
+            self.idle.set(true);
+            self.idle_since.set(self.pool.now());
+            self.pool.rest(Rc::clone(self));
+        } else {
+            self.close();
+        }
+    }
+
+    /// Takes the connection off the idle stack; the caller has removed the slot. `None`: it has ended or is too old.
+    pub(super) fn take(self: Rc<Self>) -> Option<Http1> {
+        self.idle.set(false);
+        let sender = self.sender.take()?;
+        let usable = sender.is_ready() && self.pool.keeps(self.expires);
+        usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true, timings: Timings::default() })
+    }
+
+    /// Whether an idle connection may stay on the stack.
+    pub(super) fn stays(&self, now: Instant) -> bool {
+        now < self.idle_since.get() + self.pool.idle_timeout() && now < self.expires
+    }
+
+    /// Closes an idle connection; the caller removes the slot from the stack.
+    pub(super) fn close(&self) {
+        self.idle.set(false);
+        self.sender.take();
+    }
+
+    /// Leaves what hyper gave back to whoever asked for it, or until it is asked for.
+    fn leave(&self, rest: Option<(Channel, Bytes)>) {
+        match (self.left.replace(Left::Nothing), rest) {
+            (Left::AskedFor(asker), Some(rest)) => drop(asker.send(rest)),
+            (_, Some((channel, bytes))) => drop(self.left.replace(Left::Bytes(Box::new(channel), bytes))),
+            // A dropped asker tells that nothing comes.
+            (_, None) => {}
+        }
+    }
+
+    /// The connection after a 101, at once or when hyper lets go of it.
+    fn switch(&self) -> Upgraded {
+        match self.left.replace(Left::Nothing) {
+            Left::Bytes(channel, bytes) => Upgraded::ready(*channel, bytes),
+            _ => {
+                let (asker, receiver) = oneshot::channel();
+                if !self.closed.get() {
+                    self.left.replace(Left::AskedFor(asker));
+                }
+                Upgraded::pending(receiver)
+            }
+        }
+    }
+}
+
+impl Http1 {
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Sends one request. Dropping the future before it is done closes the connection, whatever has become of the
+    /// request.
+    pub(super) async fn send(mut self, mut request: Request<Body>) -> Result<Answer, SendFailure> {
+        let Some(mut sender) = self.sender.take() else {
+            return Err(SendFailure::new(Error::internal("a session was used twice"), Some(request)));
+        };
+        *request.version_mut() = Version::HTTP_11;
+        self.slot.received.set(false);
+        match sender.try_send_request(request).await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let upgraded = Some(self.slot.switch());
+                Ok(Answer { response, upgraded, stream: None })
+            }
+            Ok(response) => {
+                self.sender = Some(sender);
+                Ok(Answer { response, upgraded: None, stream: None })
+            }
+            Err(mut failed) => Err(match failed.take_message() {
+                Some(request) => SendFailure::new(failure::not_sent(failed.into_error()), Some(request)),
+                None => {
+                    let progress = Progress { reused: self.reused, received: self.slot.received.get() };
+                    SendFailure::new(failure::http1(failed.into_error(), progress), None)
+                }
+            }),
+        }
+    }
+}
+
+impl Drop for Http1 {
+    /// Gives the connection back: after an answer's head, while its body may still be on its way, or unused.
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take()
+            && !self.slot.closed.get()
+        {
+            self.slot.sender.replace(Some(sender));
+            // Over already when the answer came whole; otherwise the connection's task sees it.
+            self.slot.rest();
+        }
+    }
+}
+
+/// What to say when a switched connection never came.
+pub(super) fn not_switched() -> Error {
+    let reason = "the connection to the endpoint ended while it switched protocols";
+    Error::upstream(Kind::HttpUpgradeFailed, Retry::Never, reason)
+}

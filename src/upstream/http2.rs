@@ -1,0 +1,220 @@
+//! HTTP/2 connections to an endpoint. Each is shared by as many requests as the endpoint allows streams; the pool opens
+//! another when they run out. hyper queues past the limit without a bound, so streams are counted here.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Version, header};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use super::client::{Answer, SendFailure};
+use super::connector::{Connected, Metered, Timings};
+use super::failure::{self, Progress};
+use super::pool::EndpointPool;
+use crate::base::error::Error;
+use crate::body::Body;
+
+/// Streams on one connection, however many the endpoint allows: past it another connection serves better, as one lost
+/// packet stalls every stream of a connection. It also bounds what a connection may hold, see `CONNECTION_WINDOW`.
+pub(super) const MAX_STREAMS: usize = 64;
+/// Bytes an endpoint may send on one stream ahead of its client: 80 Mbit/s at 50 ms, and what one slow client may hold.
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// Bytes an endpoint may send on one connection ahead of all clients. No less than all of its streams together, so that
+/// clients who read nothing never stall the stream of one who does (hyper#2899). Reached only if all of them stall.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+/// Bytes of a request's body kept for one stream while the endpoint's window is closed.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Bytes of an answer's header list, as on HTTP/1.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+/// Silence, while streams are open, after which the endpoint is asked for a sign of life. More often is taken for abuse:
+/// gRPC's default closes with ENHANCE_YOUR_CALM below five minutes without streams, and some below 30 s with.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long that sign may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+type Driven = Connection<TokioIo<Metered>, Body, LocalTasks>;
+
+/// One connection and its streams.
+pub(super) struct Shared {
+    pool: Rc<EndpointPool>,
+    /// Dropping it lets open streams finish and then closes the connection.
+    sender: RefCell<Option<SendRequest<Body>>>,
+    /// Held here, not by its task alone, to ask how many streams the endpoint allows at the moment.
+    connection: RefCell<Option<Driven>>,
+    open: Cell<u32>,
+    served: Cell<bool>,
+    /// Takes no more streams: too old, going away, or broken.
+    retired: Cell<bool>,
+    idle_since: Cell<Instant>,
+    expires: Instant,
+}
+
+/// A stream's place on its connection, from before the request is sent until the answer's body ends.
+pub struct StreamGuard {
+    shared: Rc<Shared>,
+}
+
+/// A stream in the hands of one request.
+pub struct Http2 {
+    stream: StreamGuard,
+    reused: bool,
+    timings: Timings,
+}
+
+/// Starts HTTP/2 on a new connection and spawns the task that drives it.
+pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http2, Error> {
+    let mut builder = Builder::new(LocalTasks);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(false);
+    let (sender, connection) = match builder.handshake(TokioIo::new(connected.io)).await {
+        Ok(started) => started,
+        Err(error) => return Err(failure::not_sent(error)),
+    };
+    let shared = Rc::new(Shared {
+        sender: RefCell::new(Some(sender)),
+        connection: RefCell::new(Some(connection)),
+        open: Cell::new(0),
+        served: Cell::new(false),
+        retired: Cell::new(false),
+        idle_since: Cell::new(pool.now()),
+        expires: pool.expiry(),
+        pool: Rc::clone(pool),
+    });
+    pool.connection_opened();
+    pool.share(Rc::clone(&shared));
+    tokio::task::spawn_local(drive(Rc::clone(&shared)));
+    Ok(Http2 { timings: connected.timings, ..shared.stream() })
+}
+
+async fn drive(shared: Rc<Shared>) {
+    let _ended = poll_fn(|cx| match shared.connection.borrow_mut().as_mut() {
+        Some(connection) => Pin::new(connection).poll(cx).map(drop),
+        None => std::task::Poll::Ready(()),
+    })
+    .await;
+    shared.retire();
+    shared.connection.take();
+    shared.pool.connection_closed();
+}
+
+impl Shared {
+    /// How many more streams may be opened.
+    pub(super) fn free(&self) -> usize {
+        if self.retired.get() {
+            return 0;
+        }
+        let allowed = match self.connection.try_borrow() {
+            Ok(connection) => connection.as_ref().map_or(0, Driven::current_max_send_streams),
+            Err(_) => MAX_STREAMS,
+        };
+        allowed.min(MAX_STREAMS).saturating_sub(self.open.get() as usize)
+    }
+
+    /// Opens a stream; the caller has made sure that there is one.
+    pub(super) fn stream(self: &Rc<Self>) -> Http2 {
+        self.open.set(self.open.get() + 1);
+        let reused = self.served.replace(true);
+        Http2 { stream: StreamGuard { shared: Rc::clone(self) }, reused, timings: Timings::default() }
+    }
+
+    /// Whether the session may stay in the pool: used, or idle for not too long, and not too old.
+    pub(super) fn stays(&self, now: Instant) -> bool {
+        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
+        !self.retired.get() && !idle_for_too_long && now < self.expires
+    }
+
+    /// Whether no stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    /// Takes no more streams; open ones finish, then the connection closes.
+    pub(super) fn retire(self: &Rc<Self>) {
+        if !self.retired.replace(true) {
+            self.pool.unshare(self);
+        }
+        if self.is_idle() {
+            self.sender.take();
+        }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.open.set(shared.open.get() - 1);
+        if !shared.is_idle() {
+            return;
+        }
+        shared.idle_since.set(shared.pool.now());
+        if shared.retired.get() {
+            shared.sender.take();
+        } else if !shared.pool.keeps(shared.expires) {
+            shared.retire();
+        }
+    }
+}
+
+impl Http2 {
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Sends one request on this stream. Dropping the future resets the stream.
+    pub(super) async fn send(self, mut request: Request<Body>) -> Result<Answer, SendFailure> {
+        let shared = &self.stream.shared;
+        *request.version_mut() = Version::HTTP_2;
+        // RFC 9113 §8.3.1: `:authority` takes its place, from the URI.
+        request.headers_mut().remove(header::HOST);
+        let sent = match shared.sender.borrow_mut().as_mut() {
+            Some(sender) => Ok(sender.try_send_request(request)),
+            None => Err(request),
+        };
+        let answered = match sent {
+            Ok(sent) => sent.await,
+            Err(request) => return Err(SendFailure::new(failure::session_gone(), Some(request))),
+        };
+        match answered {
+            Ok(response) => Ok(Answer { response, upgraded: None, stream: Some(self.stream) }),
+            Err(mut failed) => {
+                let request = failed.take_message();
+                let progress = Progress { reused: self.reused, received: false };
+                let (error, broken) = match &request {
+                    Some(_) => (failure::not_sent(failed.into_error()), true),
+                    None => failure::http2(failed.into_error(), progress),
+                };
+                // At once, not when the connection's task gets to see it: the next try must not land here again.
+                if broken {
+                    shared.retire();
+                }
+                Err(SendFailure::new(error, request))
+            }
+        }
+    }
+}
+
+/// Runs what hyper spawns for a connection on the worker that owns it.
+#[derive(Clone, Copy, Debug)]
+struct LocalTasks;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}

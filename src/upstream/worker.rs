@@ -1,0 +1,201 @@
+//! One worker's side of an upstream: its cursor into the endpoint set, and its pools. `pick` chooses an endpoint,
+//! `session` gives a connection to it: a pooled one, a stream on a shared one, or a new one.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Upstream;
+use super::balance::EndpointIndex;
+use super::client::Session;
+use super::connector;
+use super::endpoint::{Endpoint, Spoken};
+use super::endpoint_set::EndpointSet;
+use super::http2::MAX_STREAMS;
+use super::pool::{EndpointPool, Pools};
+use super::{http1, http2};
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::UpstreamProtocol;
+
+/// Connections that may be made at once to an endpoint that was never heard to speak. One at a time would make a burst of
+/// requests to an HTTP/1 endpoint wait for a whole handshake; no limit would give an HTTP/2 endpoint as many connections
+/// as there are requests, when one would do. Only the first handshake with an endpoint, of any worker, meets this.
+const MAX_UNASKED: usize = 4;
+
+/// An upstream as one worker uses it.
+pub struct WorkerUpstream {
+    upstream: Arc<Upstream>,
+    pools: Rc<Pools>,
+    set: RefCell<Rc<WorkerSet>>,
+    cursor: Cell<u32>,
+}
+
+/// An endpoint set with this worker's pools beside it, place by place.
+struct WorkerSet {
+    set: Arc<EndpointSet>,
+    endpoints: Box<[Rc<WorkerEndpoint>]>,
+    counts_requests: bool,
+}
+
+struct WorkerEndpoint {
+    endpoint: Arc<Endpoint>,
+    pool: Rc<EndpointPool>,
+}
+
+/// An endpoint chosen for a request. Where the policy looks at loads the request counts as under way until this is
+/// dropped: keep it as long as the answer's body.
+pub struct Pick {
+    endpoint: Rc<WorkerEndpoint>,
+    index: EndpointIndex,
+    counted: bool,
+}
+
+impl WorkerUpstream {
+    pub(super) fn new(pools: Rc<Pools>, upstream: Arc<Upstream>) -> Rc<Self> {
+        let set = Rc::new(WorkerSet::new(&pools, &upstream, upstream.endpoints.load_full()));
+        let (worker, workers) = pools.worker();
+        let cursor = Cell::new(set.set.selector().first_cursor(worker, workers));
+        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor })
+    }
+
+    /// The upstream.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Replaces the endpoints (names resolved anew). Connections to those that stay are kept.
+    pub fn set_endpoints(&self, set: Arc<EndpointSet>) {
+        let set = Rc::new(WorkerSet::new(&self.pools, &self.upstream, set));
+        self.set.replace(set);
+        self.pools.retire_unused();
+    }
+
+    /// Picks an endpoint that is not in `tried`; one that is where there is no other.
+    ///
+    /// # Errors
+    /// The upstream has no endpoints: its names did not resolve yet.
+    pub fn pick(&self, tried: &[EndpointIndex]) -> Result<Pick, Error> {
+        let set = self.set.borrow();
+        let mut cursor = self.cursor.get();
+        let picked = set.set.pick(&mut cursor, tried);
+        self.cursor.set(cursor);
+        let Some(index) = picked else {
+            let reason = "no name of the upstream has resolved to an address yet";
+            return Err(Error::upstream(Kind::DnsError, Retry::Never, reason));
+        };
+        let endpoint = Rc::clone(&set.endpoints[index.place()]);
+        if set.counts_requests {
+            endpoint.endpoint.state.request_began();
+        }
+        Ok(Pick { endpoint, index, counted: set.counts_requests })
+    }
+
+    /// A session with the picked endpoint: a pooled one where there is one, unless `fresh` asks for an HTTP/1 connection
+    /// that was never used. HTTP/2 sessions are shared even then, as one that failed is never handed out again. Waits for
+    /// a connection no longer than the connect timeout. Cancel-safe.
+    ///
+    /// # Errors
+    /// The endpoint could not be reached: always worth another try, as nothing was sent.
+    pub async fn session(&self, pick: &Pick, fresh: bool) -> Result<Session, Error> {
+        let endpoint = &*pick.endpoint;
+        loop {
+            if let Some(session) = self.pooled(endpoint, fresh) {
+                self.pools.counters().upstream_reuses.add(1);
+                return Ok(session);
+            }
+            let connecting = &endpoint.pool.connecting;
+            let enough = match self.speaks(endpoint) {
+                Spoken::Http1 => break,
+                Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
+                // One connection serves all who wait for it, up to its streams.
+                Spoken::Http2 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
+            };
+            if !enough {
+                break;
+            }
+            connecting.wait().await?;
+        }
+        let attempt = endpoint.pool.connecting.attempt();
+        let session = self.connect(endpoint).await;
+        if let Err(error) = &session {
+            endpoint.pool.connecting.failed(error);
+        }
+        // After the session was shared or the failure noted: those who wait look again now.
+        drop(attempt);
+        session
+    }
+
+    async fn connect(&self, endpoint: &WorkerEndpoint) -> Result<Session, Error> {
+        let connected = connector::connect(&self.upstream, &endpoint.endpoint, self.pools.counters()).await?;
+        if connected.http2 {
+            Ok(Session::Http2(http2::start(connected, &endpoint.pool).await?))
+        } else {
+            Ok(Session::Http1(http1::start(connected, &endpoint.pool).await?))
+        }
+    }
+
+    fn pooled(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Option<Session> {
+        let spoken = self.speaks(endpoint);
+        if spoken != Spoken::Http2
+            && !fresh
+            && let Some(session) = endpoint.pool.take_idle()
+        {
+            return Some(Session::Http1(session));
+        }
+        if spoken != Spoken::Http1 {
+            return endpoint.pool.take_stream().map(Session::Http2);
+        }
+        None
+    }
+
+    /// What the endpoint speaks, by configuration or, where ALPN decides, as it was last heard.
+    fn speaks(&self, endpoint: &WorkerEndpoint) -> Spoken {
+        match (self.upstream.config.protocol, &self.upstream.tls) {
+            (UpstreamProtocol::Http1, _) | (UpstreamProtocol::Auto, None) => Spoken::Http1,
+            (UpstreamProtocol::Http2, _) => Spoken::Http2,
+            (UpstreamProtocol::Auto, Some(_)) => endpoint.endpoint.state.spoken(),
+        }
+    }
+}
+
+impl WorkerSet {
+    fn new(pools: &Pools, upstream: &Upstream, set: Arc<EndpointSet>) -> Self {
+        let endpoints = set.endpoints().iter().map(|endpoint| {
+            let pool = pools.pool(upstream, endpoint);
+            pool.attach();
+            Rc::new(WorkerEndpoint { endpoint: Arc::clone(endpoint), pool })
+        });
+        Self { endpoints: endpoints.collect(), counts_requests: set.counts_requests(), set }
+    }
+}
+
+impl Drop for WorkerEndpoint {
+    fn drop(&mut self) {
+        self.pool.detach();
+    }
+}
+
+impl Pick {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint.endpoint
+    }
+
+    /// Its place in the set, for `tried` of the next pick.
+    pub fn index(&self) -> EndpointIndex {
+        self.index
+    }
+
+    /// Whether the request counts as under way while this lives; where not, dropping it early changes nothing.
+    pub fn is_counted(&self) -> bool {
+        self.counted
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        if self.counted {
+            self.endpoint.endpoint.state.request_ended();
+        }
+    }
+}
