@@ -209,3 +209,142 @@ impl Pause {
         timer::sleep(self.next).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::limit::Limit;
+    use crate::config::model::Bind;
+    use crate::net::bind::bind;
+    use crate::net::testing::{on_worker, plain_options};
+    use std::cell::{Cell, RefCell};
+    use std::collections::VecDeque;
+    use std::future::{pending, ready};
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    /// Gives what the script says, then nothing.
+    #[derive(Clone, Default)]
+    struct Scripted {
+        script: Rc<RefCell<VecDeque<Option<i32>>>>,
+        polls: Rc<Cell<u32>>,
+    }
+
+    impl Scripted {
+        fn next(&self) -> Option<io::Result<Accepted>> {
+            self.polls.set(self.polls.get() + 1);
+            Some(match self.script.borrow_mut().pop_front()? {
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Ok((Socket::Unix(tokio::net::UnixStream::pair().unwrap().0), None)),
+            })
+        }
+    }
+
+    impl Accept for Scripted {
+        fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+            self.next().map_or(Poll::Pending, Poll::Ready)
+        }
+
+        fn accept_now(&mut self) -> io::Result<Accepted> {
+            self.next().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        }
+    }
+
+    #[test]
+    fn backs_off_when_out_of_descriptors() {
+        on_worker(async {
+            let listener = Scripted::default();
+            listener.script.borrow_mut().extend([Some(libc::EMFILE), Some(libc::ENFILE), Some(libc::ENOBUFS), None]);
+            let (begin, accepted) = (Instant::now(), tokio::sync::Notify::new());
+            let polls = Rc::clone(&listener.polls);
+            let looping = accept_loop(listener, async || (), accepted.notified(), |_, _, ()| accepted.notify_one());
+            looping.await;
+            // Three pauses of 20, 40 and 80 ms, and not one look at the listener in between.
+            assert!(begin.elapsed() >= Duration::from_millis(140));
+            assert_eq!(polls.get(), 3 + 1 + 1 + 1);
+        });
+    }
+
+    #[test]
+    fn a_connection_that_died_in_the_queue_costs_no_pause() {
+        on_worker(async {
+            let listener = Scripted::default();
+            listener.script.borrow_mut().extend([Some(libc::ECONNABORTED), Some(libc::EPROTO), None]);
+            let (begin, accepted) = (Instant::now(), tokio::sync::Notify::new());
+            accept_loop(listener, async || (), accepted.notified(), |_, _, ()| accepted.notify_one()).await;
+            assert!(begin.elapsed() < Pause::SHORTEST);
+        });
+    }
+
+    #[test]
+    fn a_flood_starves_neither_others_nor_the_stop() {
+        on_worker(async {
+            let listener = Scripted::default();
+            listener.script.borrow_mut().extend(std::iter::repeat_n(None, 1000));
+            let (taken, stop) = (Rc::new(Cell::new(0)), Rc::new(tokio::sync::Notify::new()));
+            let (count, other) = (Rc::clone(&taken), Rc::clone(&stop));
+            let seen = tokio::task::spawn_local(async move {
+                other.notify_one();
+                count.get()
+            });
+            accept_loop(listener, async || (), stop.notified(), |_, _, ()| taken.set(taken.get() + 1)).await;
+            assert_eq!(seen.await.unwrap(), BATCH);
+            // What waited when the stop came is accepted all the same.
+            assert_eq!(taken.get(), 1000);
+        });
+    }
+
+    #[test]
+    fn a_permit_comes_before_a_connection() {
+        on_worker(async {
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &plain_options(), 1).unwrap().remove(0);
+            let address = bound.local_address().to_string();
+            let _clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+            let limit = Arc::new(Limit::new(2));
+            let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
+            let admitting = Arc::clone(&limit);
+            let listener = bound.into_listener().unwrap();
+            tokio::task::spawn_local(accept_loop(
+                listener,
+                async move || admitting.acquired().await,
+                pending(),
+                move |socket, _, permit| drop(send.send((socket, permit))),
+            ));
+            let first = taken.recv().await.unwrap();
+            let _second = taken.recv().await.unwrap();
+            tokio::task::yield_now().await;
+            assert!(taken.try_recv().is_err());
+            drop(first);
+            taken.recv().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn whoever_waits_when_the_stop_comes_is_accepted() {
+        on_worker(async {
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &plain_options(), 1).unwrap().remove(0);
+            let address = bound.local_address().to_string();
+            let clients: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+            let mut taken = Vec::new();
+            accept_loop(bound.into_listener().unwrap(), async || (), ready(()), |_, remote, ()| taken.push(remote))
+                .await;
+            let clients: Vec<_> = clients.iter().map(|client| Some(client.local_addr().unwrap())).collect();
+            assert_eq!(taken, clients);
+        });
+    }
+
+    #[test]
+    fn accepts_on_a_unix_socket() {
+        on_worker(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let bound = bind(&Bind::Unix(path.clone()), &plain_options(), 1).unwrap().remove(0);
+            let (send, mut taken) = tokio::sync::mpsc::unbounded_channel();
+            let take = move |socket: Socket, remote: Option<SocketAddr>, ()| drop(send.send((socket, remote)));
+            tokio::task::spawn_local(accept_loop(bound.into_listener().unwrap(), async || (), pending(), take));
+            let _client = tokio::net::UnixStream::connect(&path).await.unwrap();
+            let (socket, remote) = taken.recv().await.unwrap();
+            assert!(matches!(socket, Socket::Unix(_)) && remote.is_none());
+        });
+    }
+}

@@ -234,3 +234,133 @@ impl AsFd for BoundSocket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::accept::Accept;
+    use crate::net::testing::{on_worker, plain_options};
+    use std::net::TcpStream;
+
+    fn loopback() -> Bind {
+        Bind::Address("127.0.0.1:0".parse().unwrap())
+    }
+
+    fn port(socket: &BoundSocket) -> u16 {
+        match socket.local_address() {
+            Address::Socket(address) => address.port(),
+            Address::Unix(_) => panic!("not TCP"),
+        }
+    }
+
+    #[test]
+    fn every_member_of_a_group_gets_connections() {
+        on_worker(async {
+            let members = bind(&loopback(), &plain_options(), 3).unwrap();
+            let address = ("127.0.0.1", port(&members[0]));
+            assert!(members.iter().all(|member| member.local_address() == members[0].local_address()));
+            let mut listeners: Vec<_> = members.into_iter().map(|member| member.into_listener().unwrap()).collect();
+            let mut accepted = [0; 3];
+            for _ in 0..500 {
+                let _client = TcpStream::connect(address).unwrap();
+                for (count, listener) in accepted.iter_mut().zip(&mut listeners) {
+                    *count += u32::from(listener.accept_now().is_ok());
+                }
+                if accepted.iter().all(|count| *count > 0) {
+                    return;
+                }
+            }
+            panic!("a member got nothing: {accepted:?}");
+        });
+    }
+
+    #[test]
+    fn a_port_without_address_takes_both_families() {
+        on_worker(async {
+            let bound = bind(&Bind::AnyAddress(0), &plain_options(), 1).unwrap().remove(0);
+            let port = port(&bound);
+            let mut listener = bound.into_listener().unwrap();
+            let _v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (_, remote) = listener.accept_now().unwrap();
+            // Not `::ffff:127.0.0.1`.
+            assert!(remote.unwrap().is_ipv4());
+            if let Ok(_v6) = TcpStream::connect(("::1", port)) {
+                assert!(listener.accept_now().unwrap().1.unwrap().is_ipv6());
+            }
+        });
+    }
+
+    #[test]
+    fn an_ipv6_address_leaves_ipv4_to_another_listener() {
+        let Ok(v6) = bind(&Bind::Address("[::]:0".parse().unwrap()), &plain_options(), 1) else { return };
+        let v4 = Bind::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port(&v6[0]))));
+        assert!(ensure_free(&v4).is_ok());
+    }
+
+    #[test]
+    fn an_address_somebody_listens_on_is_not_free() {
+        let members = bind(&loopback(), &plain_options(), 2).unwrap();
+        let taken = Bind::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, port(&members[0]))));
+        let error = ensure_free(&taken).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.help().is_some());
+        assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
+        drop(members);
+        assert!(ensure_free(&taken).is_ok());
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_a_fault() {
+        let error = bind(&Bind::Address("192.0.2.1:80".parse().unwrap()), &plain_options(), 1).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
+    fn a_socket_stays_open_while_a_clone_lives() {
+        let bound = bind(&loopback(), &plain_options(), 1).unwrap().remove(0);
+        let kept = bound.try_clone().unwrap();
+        let port = port(&bound);
+        drop(bound);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        drop(kept);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+
+    #[test]
+    fn a_stale_socket_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        on_worker(async {
+            let members = bind(&Bind::Unix(path.clone()), &plain_options(), 2).unwrap();
+            assert_eq!(members.len(), 2);
+            let _client = UnixStream::connect(&path).unwrap();
+            for member in members {
+                if member.into_listener().unwrap().accept_now().is_ok() {
+                    return;
+                }
+            }
+            panic!("no descriptor accepts");
+        });
+    }
+
+    #[test]
+    fn a_socket_file_in_use_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.sock");
+        let _other = UnixListener::bind(&path).unwrap();
+        let error = bind(&Bind::Unix(path.clone()), &plain_options(), 1).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious.txt");
+        std::fs::write(&path, "precious").unwrap();
+        let error = bind(&Bind::Unix(path.clone()), &plain_options(), 1).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

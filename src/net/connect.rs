@@ -77,3 +77,55 @@ fn explain(error: io::Error) -> Error {
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Side;
+    use crate::net::testing::{on_worker, plain_options};
+    use std::path::Path;
+
+    /// An address of this machine where nobody listens.
+    fn closed() -> Address {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Address::Socket(listener.local_addr().unwrap())
+    }
+
+    fn kind_of(addresses: &[Address]) -> Kind {
+        let error = on_worker(connect(addresses, &plain_options())).unwrap_err();
+        assert_eq!((error.side(), error.retry()), (Side::Upstream, Retry::Always));
+        error.kind()
+    }
+
+    #[test]
+    fn tries_the_next_address_when_one_refuses() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = Address::Socket(listener.local_addr().unwrap());
+        let socket = on_worker(async { connect(&[closed(), open], &plain_options()).await.map(drop) });
+        assert!(socket.is_ok());
+    }
+
+    #[test]
+    fn says_why_nobody_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let stale = folder.path().join("stale.sock");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        assert_eq!(kind_of(&[closed()]), Kind::ConnectionRefused);
+        assert_eq!(kind_of(&[Address::from(stale.as_path())]), Kind::ConnectionRefused);
+        assert_eq!(kind_of(&[Address::from(Path::new("/nowhere/app.sock"))]), Kind::ConnectionRefused);
+        assert_eq!(kind_of(&[]), Kind::DestinationUnavailable);
+        // A broadcast address takes no connection.
+        assert_eq!(kind_of(&[Address::Socket("255.255.255.255:1".parse().unwrap())]), Kind::DestinationUnavailable);
+    }
+
+    #[test]
+    fn connects_to_a_unix_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        on_worker(async {
+            let socket = connect(&[Address::from(path.as_path())], &plain_options()).await.unwrap();
+            assert!(matches!(socket, Socket::Unix(_)));
+        });
+    }
+}

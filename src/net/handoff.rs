@@ -80,3 +80,57 @@ impl Loads {
 }
 
 const SLACK: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loads(open: &[u32]) -> Loads {
+        let loads = Loads::new(open.len());
+        for (worker, count) in open.iter().enumerate() {
+            (0..*count).for_each(|_| loads.opened(worker));
+        }
+        loads
+    }
+
+    #[test]
+    fn a_small_difference_moves_nothing() {
+        assert_eq!(loads(&[8, 0]).better_worker(0), None);
+        assert_eq!(loads(&[108, 100]).better_worker(0), None);
+        assert_eq!(loads(&[900, 800]).better_worker(0), None);
+        assert_eq!(loads(&[50]).better_worker(0), None);
+    }
+
+    #[test]
+    fn a_clear_difference_moves_to_the_least_loaded() {
+        assert_eq!(loads(&[9, 0]).better_worker(0), Some(1));
+        assert_eq!(loads(&[30, 12, 10, 25]).better_worker(0), Some(2));
+        assert_eq!(loads(&[901, 800]).better_worker(0), Some(1));
+        assert_eq!(loads(&[901, 800]).better_worker(1), None);
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_until_it_is_closed() {
+        let loads = loads(&[12, 0]);
+        (0..4).for_each(|_| loads.sent_to(1));
+        assert_eq!(loads.better_worker(0), None);
+        loads.opened(1);
+        loads.arrived(1);
+        assert_eq!(loads.of(1), 4);
+        loads.closed(1);
+        assert_eq!(loads.of(1), 3);
+    }
+
+    #[test]
+    fn workers_that_all_give_away_end_up_even() {
+        let loads = loads(&[200, 0, 0, 0]);
+        for _ in 0..700 {
+            match loads.better_worker(0) {
+                Some(other) => loads.opened(other),
+                None => loads.opened(0),
+            }
+        }
+        let counts: Vec<_> = (0..4).map(|worker| loads.of(worker)).collect();
+        assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 900 / 4 / 8 + 1, "{counts:?}");
+    }
+}

@@ -283,3 +283,81 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Rewind<T> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::testing::on_worker;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn pair() -> (Socket, std::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Socket::Tcp(listener.accept().await.unwrap().0), client)
+    }
+
+    #[test]
+    fn a_reset_reaches_the_other_end_as_a_reset() {
+        on_worker(async {
+            let (socket, mut client) = pair().await;
+            socket.reset();
+            let error = std::io::Read::read(&mut client, &mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
+
+    #[test]
+    fn a_plain_close_reaches_the_other_end_as_the_end() {
+        on_worker(async {
+            let (socket, mut client) = pair().await;
+            drop(socket);
+            assert_eq!(std::io::Read::read(&mut client, &mut [0; 8]).unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn a_socket_moves_to_the_runtime_of_another_thread() {
+        let (raw, mut client) = on_worker(async {
+            let (socket, client) = pair().await;
+            assert_eq!(socket.peer_ip(), Some(client.local_addr().unwrap().ip()));
+            (socket.into_raw().unwrap(), client)
+        });
+        let other = std::thread::spawn(move || {
+            on_worker(async move {
+                let mut socket = raw.into_socket().unwrap();
+                let mut bytes = [0; 4];
+                socket.read_exact(&mut bytes).await.unwrap();
+                socket.write_all(&bytes).await.unwrap();
+            });
+        });
+        std::io::Write::write_all(&mut client, b"ping").unwrap();
+        let mut bytes = [0; 4];
+        std::io::Read::read_exact(&mut client, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"ping");
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn try_read_does_not_wait() {
+        on_worker(async {
+            let (socket, mut client) = pair().await;
+            assert_eq!(socket.try_read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            std::io::Write::write_all(&mut client, b"x").unwrap();
+            socket.readable().await.unwrap();
+            assert_eq!(socket.try_read(&mut [0; 8]).unwrap(), 1);
+        });
+    }
+
+    #[test]
+    fn a_rewound_stream_gives_the_prefix_first_and_in_pieces() {
+        on_worker(async {
+            let mut stream = Rewind::new(&b"world"[..], Bytes::from_static(b"hello "));
+            let mut piece = [0; 4];
+            stream.read_exact(&mut piece).await.unwrap();
+            assert_eq!((&piece, stream.prefix()), (b"hell", &b"o "[..]));
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "o world");
+        });
+    }
+}

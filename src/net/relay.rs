@@ -231,3 +231,148 @@ fn return_buffer(buffer: Buffer) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::io::Socket;
+    use crate::net::testing::on_worker;
+    use std::future::pending;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpStream};
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// Both ends of a TCP connection.
+    async fn connection() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (outer, inner) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (outer.unwrap(), Socket::Tcp(inner.unwrap().0))
+    }
+
+    #[test]
+    fn half_closed_streams_carry_on_in_the_other_direction() {
+        on_worker(async {
+            let ((mut client, mut downstream), (mut endpoint, mut upstream)) = (connection().await, connection().await);
+            let exchange = async {
+                client.write_all(b"question").await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut question = String::new();
+                endpoint.read_to_string(&mut question).await.unwrap();
+                endpoint.write_all(b"a long answer to ").await.unwrap();
+                endpoint.write_all(question.as_bytes()).await.unwrap();
+                endpoint.shutdown().await.unwrap();
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                assert_eq!(answer, "a long answer to question");
+            };
+            let (relayed, ()) = tokio::join!(relay(&mut downstream, &mut upstream, LONG, pending()), exchange);
+            assert!(matches!(relayed.end, End::Closed), "{relayed:?}");
+            assert_eq!((relayed.up, relayed.down), (8, 25));
+        });
+    }
+
+    #[test]
+    fn a_reset_ends_the_relay_as_a_failure_of_that_side() {
+        on_worker(async {
+            let ((client, mut downstream), (mut endpoint, mut upstream)) = (connection().await, connection().await);
+            client.set_zero_linger().unwrap();
+            drop(client);
+            let relayed = relay(&mut downstream, &mut upstream, LONG, pending()).await;
+            assert!(matches!(relayed.end, End::DownstreamFailed(_)), "{relayed:?}");
+            upstream.reset();
+            assert_eq!(endpoint.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
+            let ((_client, mut downstream), (endpoint, mut upstream)) = (connection().await, connection().await);
+            endpoint.set_zero_linger().unwrap();
+            drop(endpoint);
+            let relayed = relay(&mut downstream, &mut upstream, LONG, pending()).await;
+            assert!(matches!(relayed.end, End::UpstreamFailed(_)), "{relayed:?}");
+        });
+    }
+
+    #[test]
+    fn megabytes_arrive_whole_both_ways() {
+        on_worker(async {
+            let ((client, mut downstream), (endpoint, mut upstream)) = (connection().await, connection().await);
+            let sent: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let side = async |stream: TcpStream| {
+                let (mut read, mut write) = stream.into_split();
+                let mut received = Vec::new();
+                let writing = async {
+                    write.write_all(&sent).await.unwrap();
+                    write.shutdown().await.unwrap();
+                };
+                let (_, read) = tokio::join!(writing, read.read_to_end(&mut received));
+                read.unwrap();
+                assert!(received == sent);
+            };
+            let relaying = relay(&mut downstream, &mut upstream, LONG, pending());
+            let (relayed, (), ()) = tokio::join!(relaying, side(client), side(endpoint));
+            assert_eq!((relayed.up, relayed.down), (3_000_000, 3_000_000));
+        });
+    }
+
+    async fn fill(stream: &mut DuplexStream) -> usize {
+        let mut taken = 0;
+        let piece = [7; 1000];
+        while let Ok(written) = tokio::time::timeout(Duration::from_millis(30), stream.write(&piece)).await {
+            taken += written.unwrap();
+        }
+        taken
+    }
+
+    #[test]
+    fn a_side_that_does_not_read_stops_the_other() {
+        on_worker(async {
+            let ((mut client, mut downstream), (_endpoint, mut upstream)) = (duplex(1024), duplex(1024));
+            let stop = tokio::sync::Notify::new();
+            let filling = async {
+                let taken = fill(&mut client).await;
+                stop.notify_one();
+                taken
+            };
+            let (relayed, taken) = tokio::join!(relay(&mut downstream, &mut upstream, LONG, stop.notified()), filling);
+            assert!(matches!(relayed.end, End::Stopped));
+            assert!(taken <= 1024 + BUFFER_SIZE + 1024, "{taken}");
+        });
+    }
+
+    #[test]
+    fn only_silence_ends_an_idle_relay() {
+        on_worker(async {
+            tokio::time::pause();
+            let ((mut client, mut downstream), (mut endpoint, mut upstream)) = (duplex(1024), duplex(1024));
+            let begin = Instant::now();
+            let chatting = async {
+                for _ in 0..20 {
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                    client.write_all(b"!").await.unwrap();
+                    endpoint.read_exact(&mut [0]).await.unwrap();
+                }
+            };
+            let relaying = relay(&mut downstream, &mut upstream, Duration::from_secs(1), pending());
+            let (relayed, ()) = tokio::join!(relaying, chatting);
+            assert!(matches!(relayed.end, End::Idle), "{relayed:?}");
+            let lasted = begin.elapsed().as_millis();
+            assert!((13_000..13_100).contains(&lasted), "{lasted}");
+        });
+    }
+
+    #[test]
+    fn an_idle_relay_holds_no_buffer() {
+        on_worker(async {
+            let ((mut client, mut downstream), (mut endpoint, mut upstream)) = (duplex(1024), duplex(1024));
+            tokio::task::spawn_local(async move {
+                relay(&mut downstream, &mut upstream, LONG, pending()).await;
+            });
+            client.write_all(b"ping").await.unwrap();
+            endpoint.read_exact(&mut [0; 4]).await.unwrap();
+            endpoint.write_all(b"pong").await.unwrap();
+            client.read_exact(&mut [0; 4]).await.unwrap();
+            tokio::task::yield_now().await;
+            // One buffer was enough for both directions, and it is back.
+            assert_eq!(SPARE.with_borrow(Vec::len), 1);
+        });
+    }
+}

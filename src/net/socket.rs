@@ -180,3 +180,100 @@ fn buffer(f: &mut fmt::Formatter<'_>, name: &str, granted: usize, asked: Option<
 fn somaxconn() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::addr::Address;
+    use crate::config::model::Bind;
+    use crate::net::accept::Accept;
+    use crate::net::bind::bind;
+    use crate::net::connect::connect;
+    use crate::net::testing::{on_worker, plain_options};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn every_option() -> SocketOptions {
+        SocketOptions {
+            nodelay: true,
+            keepalive: Some(Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(16), count: 5 }),
+            backlog: 77,
+            recv_buffer: Some(70_000),
+            send_buffer: Some(90_000),
+            fast_open: true,
+            user_timeout: Some(Duration::from_millis(31_000)),
+        }
+    }
+
+    fn assert_granted(granted: &Granted, options: &SocketOptions) {
+        assert_eq!(granted.nodelay, options.nodelay);
+        assert_eq!(granted.keepalive, options.keepalive);
+        assert_eq!(granted.recv_buffer, 140_000);
+        assert_eq!(granted.send_buffer, 180_000);
+        assert_eq!(granted.user_timeout, options.user_timeout);
+    }
+
+    #[test]
+    fn an_accepted_connection_inherits_every_option_from_its_listener() {
+        on_worker(async {
+            let options = every_option();
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &options, 1).unwrap().remove(0);
+            let granted = bound.granted(&options).unwrap();
+            assert_granted(&granted, &options);
+            assert!(granted.fast_open);
+            assert_eq!(granted.backlog, Some(77));
+
+            let Address::Socket(address) = *bound.local_address() else { panic!("not TCP") };
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let mut listener = bound.into_listener().unwrap();
+            let (accepted, _) = listener.accept_now().unwrap();
+            assert_granted(&Granted::of_connection(&accepted, &options).unwrap(), &options);
+        });
+    }
+
+    #[test]
+    fn without_options_a_connection_keeps_the_defaults_of_the_system() {
+        on_worker(async {
+            let options = plain_options();
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &options, 1).unwrap().remove(0);
+            let address = bound.local_address().clone();
+            let socket = connect(&[address], &options).await.unwrap();
+            let granted = Granted::of_connection(&socket, &options).unwrap();
+            assert!(!granted.nodelay && granted.keepalive.is_none() && !granted.fast_open);
+            assert_eq!(granted.user_timeout, None);
+        });
+    }
+
+    #[test]
+    fn a_connection_to_an_endpoint_gets_every_option_and_carries_bytes() {
+        on_worker(async {
+            let options = every_option();
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &options, 1).unwrap().remove(0);
+            let address = bound.local_address().clone();
+            let mut listener = bound.into_listener().unwrap();
+            let mut socket = connect(&[address], &options).await.unwrap();
+            let granted = Granted::of_connection(&socket, &options).unwrap();
+            assert_granted(&granted, &options);
+            assert!(granted.fast_open);
+            // With TCP_FASTOPEN_CONNECT the SYN may leave only with the first bytes.
+            socket.write_all(b"hello").await.unwrap();
+            let (mut accepted, _) = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let mut bytes = [0; 5];
+            accepted.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(&bytes, b"hello");
+        });
+    }
+
+    #[test]
+    fn tells_what_the_kernel_made_of_the_request() {
+        let mut asked = every_option();
+        asked.backlog = 1_000_000;
+        asked.recv_buffer = Some(1_000_000_000);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        prepare_listener(&listener, &asked).unwrap();
+        let told = Granted::of_listener(&listener, &asked).unwrap().to_string();
+        assert!(told.contains("nodelay on, keepalive 61s/16s/5, backlog "), "{told}");
+        assert!(told.contains("(asked 1000000, net.core.somaxconn)"), "{told}");
+        assert!(told.contains("(asked 1000000000, capped by the kernel)"), "{told}");
+        assert!(told.contains("send buffer 180000 (asked 90000), fast open on, user timeout 31s"), "{told}");
+    }
+}
