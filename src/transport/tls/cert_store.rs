@@ -228,3 +228,126 @@ fn time(time: ASN1Time) -> SystemTime {
 fn date(time: ASN1Time) -> String {
     time.to_datetime().date().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::tls::testing::Folder;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn whats(result: Result<CertStore, Vec<CertFault>>) -> Vec<String> {
+        result.unwrap_err().into_iter().map(|fault| fault.what).collect()
+    }
+
+    #[test]
+    fn the_exact_name_goes_before_the_wildcard_and_the_first_is_the_fallback() {
+        let folder = Folder::new();
+        let store = CertStore::load(&[
+            folder.leaf("first", &["first.test", "10.0.0.1"]),
+            folder.leaf("wild", &["*.example.test"]),
+            folder.leaf("exact", &["WWW.example.test", "other.test"]),
+        ])
+        .unwrap();
+        assert_eq!(store.index(Some("first.test")), 0);
+        assert_eq!(store.index(Some("api.example.test")), 1);
+        assert_eq!(store.index(Some("www.example.test")), 2);
+        assert_eq!(store.index(Some("other.test")), 2);
+        // A wildcard is one label, no less and no more.
+        assert_eq!(store.index(Some("example.test")), 0);
+        assert_eq!(store.index(Some("a.b.example.test")), 0);
+        assert_eq!(store.index(Some("unknown.test")), 0);
+        assert_eq!(store.index(None), 0);
+    }
+
+    #[test]
+    fn covers_what_the_chosen_certificate_is_for_and_nothing_else() {
+        let folder = Folder::new();
+        let store = CertStore::load(&[
+            folder.leaf("first", &["first.test", "10.0.0.1", "::1"]),
+            folder.leaf("wild", &["*.example.test", "extra.test"]),
+        ])
+        .unwrap();
+        assert!(store.covers(Some("api.example.test"), "web.example.test"));
+        assert!(store.covers(Some("api.example.test"), "extra.test"));
+        assert!(!store.covers(Some("api.example.test"), "first.test"));
+        assert!(!store.covers(Some("api.example.test"), "a.web.example.test"));
+        assert!(!store.covers(Some("api.example.test"), "example.test"));
+        assert!(store.covers(None, "10.0.0.1") && store.covers(None, "[::1]") && store.covers(None, "::1"));
+        assert!(!store.covers(None, "10.0.0.2") && !store.covers(None, "api.example.test"));
+        assert!(store.covers(Some("unknown.test"), "unknown.test"));
+    }
+
+    #[test]
+    fn tells_what_it_serves() {
+        let folder = Folder::new();
+        let store = CertStore::load(&[folder.leaf("a", &["a.test", "*.a.test", "127.0.0.1"])]).unwrap();
+        let certificate = store.certificates().next().unwrap();
+        assert_eq!(certificate.names, ["a.test", "*.a.test"]);
+        assert_eq!(certificate.addresses, [IpAddr::from([127, 0, 0, 1])]);
+        let left = certificate.not_after.duration_since(SystemTime::now()).unwrap();
+        assert!(left > 89 * DAY && left <= 90 * DAY);
+    }
+
+    #[test]
+    fn a_name_that_two_certificates_claim_is_a_warning_and_the_first_has_it() {
+        let folder = Folder::new();
+        let store =
+            CertStore::load(&[folder.leaf("a", &["same.test"]), folder.leaf("b", &["same.test", "b.test"])]).unwrap();
+        assert_eq!((store.index(Some("same.test")), store.index(Some("b.test"))), (0, 1));
+        let warning = &store.warnings()[0];
+        assert!(warning.what.contains("b.pem is not used for same.test"), "{warning}");
+        assert_eq!(warning.place.as_ref().unwrap().line, 2);
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_place() {
+        let folder = Folder::new();
+        let good = folder.leaf("good", &["good.test"]);
+        let swapped =
+            CertificateFiles { cert: good.key.clone(), key: good.cert.clone(), ..folder.leaf("x", &["x.test"]) };
+        let mixed = CertificateFiles { key: good.key.clone(), ..folder.leaf("mixed", &["mixed.test"]) };
+        let missing =
+            CertificateFiles { cert: "nowhere.pem".into(), key: "nowhere.key".into(), place: folder.place(9) };
+        let faults = CertStore::load(&[good, swapped, mixed, missing]).unwrap_err();
+        let told: Vec<_> =
+            faults.iter().map(|fault| (fault.place.as_ref().unwrap().line, fault.what.as_str())).collect();
+        assert!(told[0].0 == 2 && told[0].1.ends_with("good.key holds no certificate"), "{told:?}");
+        assert!(faults[0].help.contains("swapped") && faults[1].help.contains("swapped"), "{faults:?}");
+        assert!(told[1].0 == 2 && told[1].1.ends_with("good.pem holds no private key"), "{told:?}");
+        assert!(told[2].0 == 3 && told[2].1.contains("does not belong to the certificate"), "{told:?}");
+        assert!(told[3].0 == 9 && told[3].1.starts_with("cannot read nowhere.pem"), "{told:?}");
+        assert!(told[4].0 == 9 && told[4].1.starts_with("cannot read nowhere.key"), "{told:?}");
+    }
+
+    #[test]
+    fn a_certificate_outside_its_time_is_a_fault() {
+        let folder = Folder::new();
+        let files = [folder.leaf("a", &["a.test"])];
+        let now = SystemTime::now();
+        let late = whats(CertStore::load_at(&files, now + 91 * DAY));
+        assert!(late[0].contains("a.pem expired on 20"), "{late:?}");
+        let early = whats(CertStore::load_at(&files, now - DAY));
+        assert!(early[0].contains("a.pem is not valid before 20"), "{early:?}");
+        assert!(CertStore::load_at(&files, now + 89 * DAY).is_ok());
+    }
+
+    #[test]
+    fn files_that_are_no_certificates_are_faults() {
+        let folder = Folder::new();
+        let good = folder.leaf("good", &["good.test"]);
+        let told = |cert: &str, key: &str| {
+            let cert = folder.write("cert", cert);
+            let key = folder.write("key", key);
+            whats(CertStore::load(&[CertificateFiles { cert, key, place: folder.place(1) }]))
+        };
+        let key = std::fs::read_to_string(&good.key).unwrap();
+        let cert = std::fs::read_to_string(&good.cert).unwrap();
+        assert!(told("", &key)[0].ends_with("holds no certificate"));
+        assert!(told("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n", &key)[0].contains("not base64"));
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(told(garbage, &key)[0].contains("no proper X.509 certificate"));
+        assert!(told(&cert, &cert.replace("CERTIFICATE", "PRIVATE KEY"))[0].ends_with("cannot be used"));
+        assert!(whats(CertStore::load(&[]))[0].contains("no certificate is named"));
+    }
+}

@@ -15,7 +15,8 @@ use rustls_pki_types::pem::PemObject;
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 90);
 /// How long an authority is good: two years.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_hours(24 * 730);
-/// The authority's common name.
+/// How the authority's common name begins; a part of its key's identifier follows, so that a client that trusts an
+/// earlier authority says "unknown authority" of this one, not "wrong signature".
 const AUTHORITY_NAME: &str = "Tidegate development authority";
 
 /// An authority for development.
@@ -78,7 +79,7 @@ impl Authority {
 /// The library cannot make it.
 pub fn make_authority() -> Result<Authority, MakeError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let cert_pem = authority_params().self_signed(&key)?.pem();
+    let cert_pem = authority_params(&key).self_signed(&key)?.pem();
     Ok(Authority { cert_pem, key_pem: key.serialize_pem(), key })
 }
 
@@ -87,6 +88,15 @@ pub fn make_authority() -> Result<Authority, MakeError> {
 /// # Errors
 /// There is no host, or one of them is neither a name nor an address.
 pub fn make_leaf(hosts: &[impl AsRef<str>], authority: &Authority) -> Result<Leaf, MakeError> {
+    make_leaf_with(hosts, authority, |_| {})
+}
+
+/// The same with changes by `edit`.
+pub(super) fn make_leaf_with(
+    hosts: &[impl AsRef<str>],
+    authority: &Authority,
+    edit: impl FnOnce(&mut CertificateParams),
+) -> Result<Leaf, MakeError> {
     let mut params = CertificateParams::default();
     params.subject_alt_names =
         hosts.iter().map(|host| alternative_name(host.as_ref())).collect::<Result<Vec<_>, _>>()?;
@@ -97,16 +107,18 @@ pub fn make_leaf(hosts: &[impl AsRef<str>], authority: &Authority) -> Result<Lea
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
+    edit(&mut params);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let issuer = Issuer::new(authority_params(), &authority.key);
+    let issuer = Issuer::new(authority_params(&authority.key), &authority.key);
     let leaf = params.signed_by(&key, &issuer)?;
     Ok(Leaf { cert_pem: leaf.pem() + &authority.cert_pem, key_pem: key.serialize_pem() })
 }
 
 /// Always the same but for its dates: a leaf is signed with nothing of the authority but its name and its key.
-fn authority_params() -> CertificateParams {
+fn authority_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(AUTHORITY_NAME.to_owned());
+    let identifier: String = params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    params.distinguished_name = common_name(format!("{AUTHORITY_NAME} {identifier}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     live(&mut params, AUTHORITY_LIFETIME);
@@ -155,5 +167,27 @@ mod tests {
         assert!(Authority::from_pem(&one.cert_pem, &one.key_pem).is_ok());
         assert!(matches!(Authority::from_pem(&one.cert_pem, &other.key_pem), Err(MakeError::NoPair)));
         assert!(matches!(Authority::from_pem(&one.cert_pem, "no key"), Err(MakeError::AuthorityKey(_))));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        let authority = make_authority().unwrap();
+        for host in ["", "a b", "-a.test", "a..test", "http://a.test", "a.test:443", "*", "*.*.test", "ä.test"] {
+            assert!(matches!(make_leaf(&[host], &authority), Err(MakeError::Host(_))), "{host}");
+        }
+        assert!(matches!(make_leaf(&[""; 0], &authority), Err(MakeError::NoHost)));
+        let long = format!("{}.test", vec!["a".repeat(60); 4].join("."));
+        for host in ["localhost", "a_b.test", "*.a.test", "127.0.0.1", "::1", "[::1]", "A.test", &long] {
+            assert!(make_leaf(&[host], &authority).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_authority_read_back_signs_for_those_who_trust_it() {
+        let made = make_authority().unwrap();
+        let read = Authority::from_pem(&made.cert_pem, &made.key_pem).unwrap();
+        let leaf = make_leaf(&["a.test"], &read).unwrap();
+        assert!(leaf.cert_pem.ends_with(&made.cert_pem));
+        assert!(leaf.key_pem.starts_with("-----BEGIN PRIVATE KEY-----"));
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn of_client(error: io::Error) -> Error {
         Some(TlsError::AlertReceived(alert)) => (Kind::TlsAlertReceived, alert_from_client(*alert)),
         Some(other) => match explain(other) {
             (kind, NOT_TLS) => (kind, "the client does not speak TLS"),
-            (kind, _) if matches!(other, TlsError::PeerIncompatible(_)) => (kind, incompatible(other)),
+            (kind, _) if is_incompatible(other) => (kind, incompatible(other)),
             (kind, _) => (kind, "the client broke the TLS protocol"),
         },
         None => (Kind::ClientGone, "the client left during the TLS handshake"),
@@ -59,14 +59,16 @@ fn explain(error: &TlsError) -> (Kind, &'static str) {
         TlsError::AlertReceived(alert) => (Kind::TlsAlertReceived, alert_from_endpoint(*alert)),
         // The first byte of a record tells what it is, and nothing but TLS begins like one (RFC 8446 §5.1).
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => (Kind::TlsProtocolError, NOT_TLS),
-        TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol => {
-            (Kind::TlsProtocolError, incompatible(error))
-        }
+        _ if is_incompatible(error) => (Kind::TlsProtocolError, incompatible(error)),
         TlsError::PeerMisbehaved(_) | TlsError::InvalidMessage(_) => {
             (Kind::TlsProtocolError, "the endpoint broke the TLS protocol")
         }
         _ => (Kind::TlsProtocolError, "the TLS handshake failed"),
     }
+}
+
+fn is_incompatible(error: &TlsError) -> bool {
+    matches!(error, TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol)
 }
 
 fn incompatible(error: &TlsError) -> &'static str {
@@ -76,9 +78,11 @@ fn incompatible(error: &TlsError) -> &'static str {
         TlsError::PeerIncompatible(reason) => match reason {
             No::NoCipherSuitesInCommon => "no cipher suite in common",
             No::NoKxGroupsInCommon => "no key exchange group in common",
-            No::ServerTlsVersionIsDisabledByOurConfig | No::SupportedVersionsExtensionRequired => {
-                "no TLS version in common"
-            }
+            No::ServerTlsVersionIsDisabledByOurConfig
+            | No::SupportedVersionsExtensionRequired
+            | No::ServerDoesNotSupportTls12Or13
+            | No::Tls12NotOffered
+            | No::Tls12NotOfferedOrEnabled => "no TLS version in common",
             No::NoSignatureSchemesInCommon | No::NoCertificateRequestSignatureSchemesInCommon => {
                 "no signature scheme in common"
             }
@@ -97,7 +101,7 @@ fn of_endpoint_certificate(fault: &CertificateError) -> &'static str {
         Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "the endpoint's certificate is for another name",
         Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => "the endpoint's certificate is for another purpose",
         Bad::Revoked => "the endpoint's certificate was revoked",
-        Bad::BadSignature => "a signature of the endpoint is wrong",
+        Bad::BadSignature => "a signature of the endpoint, or of its authority, is wrong",
         _ => "the endpoint's certificate cannot be accepted",
     }
 }
@@ -110,7 +114,7 @@ fn of_client_certificate(fault: &CertificateError) -> &'static str {
         Bad::UnknownIssuer => "the client's certificate comes from an unknown authority",
         Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => "the client's certificate is for another purpose",
         Bad::Revoked => "the client's certificate was revoked",
-        Bad::BadSignature => "a signature of the client is wrong",
+        Bad::BadSignature => "a signature of the client, or of its authority, is wrong",
         _ => "the client's certificate cannot be accepted",
     }
 }

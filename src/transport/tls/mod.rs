@@ -9,3 +9,8 @@ pub mod server;
 
 pub use failure::kind_of;
 pub use rustls_pki_types::ServerName;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
