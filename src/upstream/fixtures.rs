@@ -11,11 +11,11 @@ fn place() -> Place {
     Place { file: "test".into(), line: 1, column: 1 }
 }
 
-pub(super) fn dns_endpoint(host: &str, port: u16) -> EndpointConfig {
+pub(crate) fn dns_endpoint(host: &str, port: u16) -> EndpointConfig {
     EndpointConfig { address: EndpointAddress::Dns { host: host.to_owned(), port }, weight: 1, place: place() }
 }
 
-pub(super) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) -> Upstream {
+pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) -> Upstream {
     Upstream {
         name: name.into(),
         endpoints: addresses

@@ -9,7 +9,7 @@ pub mod endpoint;
 pub mod endpoint_set;
 mod failure;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod http1;
 mod http2;
 pub mod pool;
