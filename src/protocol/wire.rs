@@ -28,8 +28,8 @@ pub struct Refusal {
 /// What may be done with the bytes fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fed {
-    /// So many of them may go on. The rest begins at the first byte of an unfinished head: keep it, and feed it again,
-    /// from that byte, with more behind it.
+    /// So many of them may go on. The rest begins at the first byte of a head: keep it, and feed it again from that
+    /// byte. After 0, wait for more bytes first; after any other number it may be refused right away.
     Release(usize),
     /// None may go on: the stream ends here. Comes only as the first thing of a feed, never behind released bytes.
     Refuse(Refusal),
@@ -413,3 +413,6 @@ const TOKEN: [bool; 256] = {
     }
     map
 };
+
+#[cfg(test)]
+mod tests;

@@ -320,3 +320,6 @@ const NO_HOST: Refusal = bad("no Host");
 const BAD_AUTHORITY: Refusal = bad("an invalid host");
 /// RFC 1035 §2.3.4, and room for an IPv6 address.
 const MAX_HOST: usize = 255;
+
+#[cfg(test)]
+mod tests;

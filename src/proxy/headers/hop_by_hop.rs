@@ -130,3 +130,113 @@ pub fn filter_trailers(trailers: &mut HeaderMap) {
         trailers.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(fields: &[(&str, &[u8])]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &[u8])| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap())
+        };
+        let mut map = HeaderMap::new();
+        for (name, value) in fields.iter().map(pair) {
+            map.append(name, value);
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn takes_what_every_connection_field_names() {
+        let mut map = headers(&[
+            ("host", b"a"),
+            ("connection", b"x-one, Keep-Alive"),
+            ("connection", b"close,, X-Two ,\xff\xfe, b\xe9d, x-three;q=1"),
+            ("x-one", b"1"),
+            ("x-one", b"again"),
+            ("x-two", b"2"),
+            ("x-three", b"3"),
+            ("keep-alive", b"timeout=5"),
+            ("accept", b"*/*"),
+        ]);
+        let seen = strip(&mut map);
+        assert_eq!(names(&map), ["accept", "host", "x-three"]);
+        assert!(seen.close && seen.keep_alive && seen.upgrade.is_none());
+    }
+
+    #[test]
+    fn takes_what_is_always_hop_by_hop() {
+        let mut map = headers(&[
+            ("proxy-connection", b"keep-alive"),
+            ("te", b"gzip;q=0.5, Trailers"),
+            ("transfer-encoding", b"chunked"),
+            ("upgrade", b"websocket"),
+            ("http2-settings", b"AAMAAABkAARAAAAAAAIAAAAA"),
+            ("proxy-authorization", b"Basic eDp5"),
+            ("proxy-authenticate", b"Basic"),
+            ("trailer", b"x-sum"),
+            ("content-length", b"1"),
+        ]);
+        let seen = strip(&mut map);
+        assert_eq!(names(&map), ["content-length", "trailer"]);
+        // Not named by Connection: the client did not mean us.
+        assert_eq!(seen, Seen { te_trailers: true, ..Seen::default() });
+    }
+
+    #[test]
+    fn an_upgrade_counts_where_connection_names_it() {
+        let mut map = headers(&[("connection", b"keep-alive, Upgrade"), ("upgrade", b"websocket")]);
+        assert_eq!(strip(&mut map).upgrade.unwrap(), "websocket");
+        assert!(map.is_empty());
+    }
+
+    #[test]
+    fn what_frames_and_routes_the_message_cannot_be_named_away() {
+        let mut map = headers(&[("connection", b"host, content-length"), ("host", b"a"), ("content-length", b"1")]);
+        strip(&mut map);
+        assert_eq!(names(&map), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn trailers_lose_what_frames_routes_or_authenticates() {
+        let mut map = headers(&[
+            ("grpc-status", b"0"),
+            ("server-timing", b"x"),
+            ("content-length", b"5"),
+            ("transfer-encoding", b"chunked"),
+            ("host", b"b"),
+            ("authorization", b"x"),
+            ("x-forwarded-for", b"127.0.0.1"),
+            ("set-cookie", b"a=b"),
+        ]);
+        filter_trailers(&mut map);
+        assert_eq!(names(&map), ["grpc-status", "server-timing"]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_named_survives(tokens in prop::collection::vec("[a-zA-Z-]{1,12}", 0..6), value in "[ -~]{0,30}") {
+            let mut map = headers(&[("connection", tokens.join(" , ").as_bytes()), ("connection", value.as_bytes())]);
+            for token in &tokens {
+                map.append(HeaderName::from_bytes(token.as_bytes()).unwrap(), HeaderValue::from_static("x"));
+            }
+            strip(&mut map);
+            for token in &tokens {
+                let name = HeaderName::from_bytes(token.as_bytes()).unwrap();
+                prop_assert!(!map.contains_key(&name) || !may_be_named(&name));
+            }
+            prop_assert!(!map.contains_key("connection"));
+            let again = map.clone();
+            strip(&mut map);
+            prop_assert_eq!(again, map);
+        }
+    }
+}
