@@ -5,10 +5,10 @@
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use smallvec::SmallVec;
 
 use crate::base::error::Kind;
 use crate::protocol::wire::{BAD_CODING, BAD_LENGTH, CODING_ON_1_0, DIFFERING_LENGTHS, LENGTH_AND_CODING};
+use crate::route::normal_path::normal_form;
 
 pub use crate::protocol::wire::Refusal;
 
@@ -61,8 +61,7 @@ impl Normalized {
         self.rewrites_host
     }
 
-    /// The path that routes are matched by: repeated slashes joined, `%41` read as `A` where that changes nothing
-    /// (RFC 3986 §6.2.2.2). What goes to the upstream is the path as it came, unless a route rewrites it.
+    /// The path that routes are matched by: see [`normal_form`]. What goes to the upstream is the path as it came, unless a route rewrites it.
     pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
         self.path.as_deref().unwrap_or_else(|| uri.path())
     }
@@ -78,7 +77,7 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
     }
     check_framing(head)?;
     check_form(head)?;
-    let path = match_path(head.uri.path())?;
+    let path = normal_form(head.uri.path()).map_err(bad)?;
     let host = the_host(&head.headers)?;
     let mut normalized = match (head.uri.authority(), host) {
         (Some(authority), host) => named_by_target(head, authority.as_str().as_bytes(), host)?,
@@ -236,80 +235,6 @@ fn parse_authority(bytes: &[u8]) -> Result<Authority, Refusal> {
         return Err(BAD_AUTHORITY);
     }
     Ok(Authority { host_end, port, has_uppercase })
-}
-
-/// The path for matching, where it differs from the path as it came.
-fn match_path(path: &str) -> Result<Option<Box<str>>, Refusal> {
-    let bytes = path.as_bytes();
-    // No early return: the compiler makes vector code of it. What it finds is looked at again, slowly.
-    let pairs = bytes.iter().zip(&bytes[bytes.len().min(1)..]);
-    let is_odd = pairs.fold(false, |odd, (&a, &b)| odd | ((a == b'/') & ((b == b'/') | (b == b'.'))));
-    let is_odd = bytes.iter().fold(is_odd, |odd, &byte| odd | (byte == b'%') | (byte == b'\\'));
-    if !is_odd {
-        return Ok(None);
-    }
-    let mut clean: SmallVec<[u8; 256]> = SmallVec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        at += 1;
-        match byte {
-            b'\\' => return Err(bad("a backslash in the path")),
-            b'/' if clean.last() == Some(&b'/') => {}
-            b'%' => {
-                let byte =
-                    bytes.get(at..at + 2).and_then(percent).ok_or(bad("a broken percent-encoding in the path"))?;
-                match byte {
-                    0 => return Err(bad("an encoded NUL in the path")),
-                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => clean.push(byte),
-                    // Reserved and other characters stay encoded: `%2F` is data, not a segment's end.
-                    _ => clean.extend_from_slice(&bytes[at - 1..at + 2]),
-                }
-                at += 2;
-            }
-            _ => clean.push(byte),
-        }
-    }
-    if has_dot_segment(&clean) {
-        return Err(bad("a dot segment in the path"));
-    }
-    if clean.as_slice() == bytes {
-        return Ok(None);
-    }
-    // Whole ASCII characters were taken out or put in.
-    String::from_utf8(clean.into_vec()).map(|path| Some(path.into_boxed_str())).map_err(|_| bad("an invalid path"))
-}
-
-/// Whether some reader of the path would step over a `.` or `..`: also behind an encoded slash or backslash, or with
-/// path parameters (`..;x`). Clients resolve these before they send (RFC 3986 §5.2.4).
-fn has_dot_segment(path: &[u8]) -> bool {
-    let mut start = 0;
-    let mut at = 0;
-    let is_dots = |segment: &[u8]| {
-        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-        name == b"." || name == b".."
-    };
-    while at < path.len() {
-        let separator = match &path[at..] {
-            [b'/', ..] => 1,
-            [b'%', b'2', b'f' | b'F', ..] | [b'%', b'5', b'c' | b'C', ..] => 3,
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        if is_dots(&path[start..at]) {
-            return true;
-        }
-        at += separator;
-        start = at;
-    }
-    is_dots(&path[start..])
-}
-
-fn percent(digits: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let (high, low) = (digit(digits[0])?, digit(digits[1])?);
-    u8::try_from(high * 16 + low).ok()
 }
 
 const fn bad(reason: &'static str) -> Refusal {

@@ -8,9 +8,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use smallvec::SmallVec;
 
 use super::access::Access;
+use super::normal_path::normal_form;
 use crate::base::id::{RouteId, UpstreamId};
 use crate::base::template::{Placeholder, Template};
-use crate::config::model;
+use crate::config::model::{self, PathRewrite};
 
 /// What placeholders stand for in one exchange.
 pub trait Values {
@@ -62,7 +63,7 @@ pub struct ForwardRule {
     /// Which upstream.
     pub split: Split,
     /// What becomes of the path.
-    pub rewrite: model::PathRewrite,
+    pub rewrite: PathRewrite,
     /// What the upstream sees as Host.
     pub host_header: model::HostHeader,
     /// Request sent to response head; `None`: the upstream's.
@@ -108,7 +109,13 @@ impl Route {
         let action = match &route.action {
             model::RouteAction::Forward(forward) => Action::Forward(ForwardRule {
                 split: Split::new(&forward.upstreams),
-                rewrite: forward.rewrite.clone(),
+                rewrite: match &forward.rewrite {
+                    // In the form that paths are matched and stripped in.
+                    PathRewrite::StripPrefix(prefix) => PathRewrite::StripPrefix(
+                        normal_form(prefix).ok().flatten().map_or_else(|| prefix.clone(), String::from),
+                    ),
+                    other => other.clone(),
+                },
                 host_header: forward.host_header.clone(),
                 response_timeout: forward.response_timeout,
                 total_timeout: forward.total_timeout,

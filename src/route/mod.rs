@@ -3,6 +3,7 @@ pub mod access;
 pub mod action;
 pub mod host_index;
 pub mod matcher;
+pub mod normal_path;
 pub mod path_index;
 pub mod rewrite;
 pub mod table;

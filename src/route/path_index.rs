@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::matcher::{Miss, Predicates, RequestHead};
+use super::normal_path::normal_form;
 use crate::base::id::RouteId;
 use crate::config::model::PathPattern;
 
@@ -48,11 +49,12 @@ impl PathIndex {
     pub fn add(&mut self, path: Option<&PathPattern>, candidate: Candidate) {
         match path {
             Some(PathPattern::Exact(path)) => {
-                self.exact.entry(path.as_str().into()).or_default().push(candidate);
+                self.exact.entry(normal(path)).or_default().push(candidate);
             }
             Some(PathPattern::Prefix(prefix)) => {
+                let prefix = normal(prefix);
                 self.longest_prefix = self.longest_prefix.max(prefix.len());
-                self.prefix.entry(prefix.as_str().into()).or_default().push(candidate);
+                self.prefix.entry(prefix).or_default().push(candidate);
             }
             Some(PathPattern::Regex(regex)) => self.regex.push((regex.clone(), candidate)),
             None => self.any.push(candidate),
@@ -113,6 +115,11 @@ impl PathIndex {
             end = memchr::memrchr(b'/', &path.as_bytes()[..end]).unwrap_or(0);
         }
     }
+}
+
+/// What is written in the configuration is matched in the form that requests are; what has none matches nothing.
+fn normal(path: &str) -> Box<str> {
+    normal_form(path).ok().flatten().unwrap_or_else(|| path.into())
 }
 
 fn first(candidates: &[Candidate], head: &RequestHead<'_>, witness: &mut impl Witness) -> Option<RouteId> {

@@ -7,7 +7,7 @@ use super::action::Route;
 use super::host_index::HostIndex;
 use super::path_index::Witness;
 use crate::base::id::{ListenerId, RouteId};
-use crate::config::model::Config;
+use crate::config::model::{self, Config};
 
 pub use super::matcher::RequestHead;
 
@@ -31,12 +31,17 @@ pub struct Found<'t, 'r> {
 impl Table {
     /// Compiles the routes of a checked configuration.
     pub fn compile(config: &Config) -> Self {
-        let routes = config.routes.iter().enumerate().map(|(at, route)| Route::new(RouteId(at as u32), route));
+        Self::new(config.listeners.len(), &config.routes)
+    }
+
+    /// Compiles routes for so many listeners.
+    pub fn new(listeners: usize, configured: &[model::Route]) -> Self {
+        let routes = configured.iter().enumerate().map(|(at, route)| Route::new(RouteId(at as u32), route));
         let mut made: Vec<(Vec<usize>, Arc<HostIndex>)> = Vec::new();
-        let listeners = (0..config.listeners.len()).map(|listener| {
-            let members: Vec<usize> = (0..config.routes.len())
+        let listeners = (0..listeners).map(|listener| {
+            let members: Vec<usize> = (0..configured.len())
                 .filter(|at| {
-                    let on = &config.routes[*at].listeners;
+                    let on = &configured[*at].listeners;
                     on.is_empty() || on.contains(&listener)
                 })
                 .collect();
@@ -45,7 +50,7 @@ impl Table {
             }
             let mut index = HostIndex::default();
             for at in &members {
-                index.add(RouteId(*at as u32), &config.routes[*at]);
+                index.add(RouteId(*at as u32), &configured[*at]);
             }
             index.finish();
             let index = Arc::new(index);
@@ -79,3 +84,6 @@ impl Table {
         &self.routes
     }
 }
+
+#[cfg(test)]
+mod tests;
