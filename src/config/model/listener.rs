@@ -1,0 +1,150 @@
+//! `[[listener]]`: addresses that Tidegate accepts on, and what it speaks there.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{Place, SocketOptions};
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Unique; default: its first address.
+    pub name: Arc<str>,
+    /// Where it accepts.
+    pub binds: Vec<Bind>,
+    /// What it speaks.
+    pub protocols: Protocols,
+    /// TLS, where it is terminated here.
+    pub tls: Option<ListenerTls>,
+    /// Whose X-Forwarded-* and Forwarded are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `[listener.limits]`.
+    pub limits: ListenerLimits,
+    /// `[listener.timeouts]`.
+    pub timeouts: ListenerTimeouts,
+    /// `[listener.socket]`.
+    pub socket: SocketOptions,
+    /// `[listener.forwarding]`: what is told to the upstream about the client.
+    pub forwarding: Forwarding,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// One address to accept on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// `":80"`: the port on every address of both families.
+    AnyAddress(u16),
+    /// `"127.0.0.1:80"`, `"[::]:80"`.
+    Address(SocketAddr),
+    /// `"unix:/path"`.
+    Unix(PathBuf),
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// HTTP/1.1 and HTTP/1.0.
+    pub http1: bool,
+    /// HTTP/2: by ALPN over TLS, by prior knowledge on cleartext.
+    pub http2: bool,
+}
+
+/// `listener.tls`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerTls {
+    /// Chosen by SNI; the first is the fallback. Never empty.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version accepted.
+    pub min_version: TlsVersion,
+    /// Client certificates.
+    pub client_auth: ClientAuth,
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// Where it was written.
+    pub place: Place,
+}
+
+/// A TLS version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2, RFC 5246.
+    V1_2,
+    /// TLS 1.3, RFC 8446.
+    V1_3,
+}
+
+/// `listener.tls.client_auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No client certificate is asked for.
+    Off,
+    /// Asked for; verified against `ca` where one is sent.
+    Optional {
+        /// The authorities, a PEM file.
+        ca: PathBuf,
+        /// Where it was written.
+        place: Place,
+    },
+    /// The handshake fails without one.
+    Require {
+        /// The authorities, a PEM file.
+        ca: PathBuf,
+        /// Where it was written.
+        place: Place,
+    },
+}
+
+/// `[listener.limits]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerLimits {
+    /// Open connections over all workers; `None`: from the descriptor limit.
+    pub max_connections: Option<u32>,
+    /// Open connections of one client address over all workers; `None`: unlimited.
+    pub max_connections_per_ip: Option<u32>,
+    /// Bytes of a request head; 431 past it.
+    pub max_header_size: u32,
+    /// Header fields of a request; 431 past it.
+    pub max_headers: u32,
+    /// Concurrent HTTP/2 streams of one connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes of a request body, 413 past it; `None`: unlimited.
+    pub max_body: Option<u64>,
+}
+
+/// `[listener.timeouts]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerTimeouts {
+    /// TLS handshake.
+    pub handshake: Duration,
+    /// Accept, or the first byte of a later head, to the head's last byte.
+    pub header: Duration,
+    /// The client neither sends what we want of its body nor takes what we have for it.
+    pub client_stall: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// Age after which a connection is asked to go; `None`: off.
+    pub max_age: Option<Duration>,
+}
+
+/// `[listener.forwarding]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// X-Forwarded-For, -Proto and -Host. Default: true.
+    pub x_forwarded: bool,
+    /// Forwarded (RFC 7239). Default: false.
+    pub forwarded: bool,
+    /// Via (RFC 9110 §7.6.3): the pseudonym, `None` for no Via. Default: `tidegate`, on requests.
+    pub via: Option<Arc<str>>,
+}
