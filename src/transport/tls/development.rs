@@ -102,7 +102,7 @@ pub(super) fn make_leaf_with(
         hosts.iter().map(|host| alternative_name(host.as_ref())).collect::<Result<Vec<_>, _>>()?;
     let first = hosts.first().ok_or(MakeError::NoHost)?;
     // At most 64 characters fit (RFC 5280, ub-common-name); nobody reads it to decide.
-    params.distinguished_name = common_name(first.as_ref().chars().take(64).collect::<String>());
+    params.distinguished_name = subject(first.as_ref().chars().take(64).collect::<String>());
     live(&mut params, LEAF_LIFETIME);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -118,14 +118,14 @@ pub(super) fn make_leaf_with(
 fn authority_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
     let identifier: String = params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    params.distinguished_name = common_name(format!("{AUTHORITY_NAME} {identifier}"));
+    params.distinguished_name = subject(format!("{AUTHORITY_NAME} {identifier}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     live(&mut params, AUTHORITY_LIFETIME);
     params
 }
 
-fn common_name(name: String) -> DistinguishedName {
+fn subject(name: String) -> DistinguishedName {
     let mut names = DistinguishedName::new();
     names.push(DnType::CommonName, name);
     names
