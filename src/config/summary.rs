@@ -1,12 +1,366 @@
-//! What a configuration would serve, for `tidegate check`.
-use super::model::Config;
+//! What a configuration would serve, for `tidegate check`: listeners, routes and upstreams in aligned columns, with what
+//! differs from the defaults.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::defaults;
+use super::model::{
+    Balance, Bind, ClientAuth, Config, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener, PathRewrite, Route,
+    RouteAction, SocketOptions, TlsVersion, Upstream, UpstreamProtocol,
+};
+use super::validate::{host_text, path_text, value_text};
+use crate::base::units::{format_duration, format_size};
 
 /// The listeners, routes and upstreams of a configuration as aligned text.
 pub fn summary(config: &Config) -> String {
-    format!(
-        "{} listeners, {} routes, {} upstreams\n",
-        config.listeners.len(),
-        config.routes.len(),
-        config.upstreams.len()
-    )
+    let mut out = String::new();
+    let workers = config.server.workers;
+    let drain = format_duration(config.server.drain_timeout);
+    let plural = if workers == 1 { "" } else { "s" };
+    let _ = writeln!(out, "{workers} worker{plural}, drain within {drain}");
+    section(&mut out, "listeners", config.listeners.iter().map(listener).collect());
+    section(&mut out, "routes", config.routes.iter().map(|one| route(one, config)).collect());
+    section(&mut out, "upstreams", config.upstreams.iter().map(upstream).collect());
+    out
 }
+
+/// A line of columns and the lines below it.
+struct Block {
+    columns: Vec<String>,
+    details: Vec<String>,
+}
+
+fn section(out: &mut String, title: &str, blocks: Vec<Block>) {
+    if blocks.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{title}");
+    let count = blocks.iter().map(|block| block.columns.len()).max().unwrap_or(0);
+    let width = |column: usize| {
+        let widths = blocks.iter().filter_map(|block| block.columns.get(column)).map(|text| text.chars().count());
+        // One long cell must not push every line off the screen.
+        widths.max().unwrap_or(0).min(WIDEST)
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    for block in blocks {
+        let mut line = String::new();
+        for (text, width) in block.columns.iter().zip(&widths) {
+            let _ = write!(line, "  {text:<width$}");
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+        for detail in block.details {
+            let _ = writeln!(out, "      {detail}");
+        }
+    }
+}
+
+fn listener(listener: &Listener) -> Block {
+    let binds: Vec<_> = listener.binds.iter().map(bind_text).collect();
+    let protocols = &listener.protocols;
+    let spoken: Vec<_> = [(protocols.http1, "http1"), (protocols.http2, "http2")]
+        .into_iter()
+        .filter_map(|(on, name)| on.then_some(name))
+        .collect();
+    let mut details = Vec::new();
+    let mut security = "cleartext".to_owned();
+    if let Some(tls) = &listener.tls {
+        security = if tls.min_version == TlsVersion::V1_3 { "TLS 1.3" } else { "TLS 1.2, 1.3" }.to_owned();
+        match &tls.client_auth {
+            ClientAuth::Off => {}
+            ClientAuth::Optional { ca, .. } => {
+                details.push(format!("client certificates optional, by {}", ca.display()));
+            }
+            ClientAuth::Require { ca, .. } => {
+                details.push(format!("client certificates required, by {}", ca.display()));
+            }
+        }
+        for files in &tls.certificates {
+            details.push(format!("certificate {} with {}", files.cert.display(), files.key.display()));
+        }
+    }
+    details.extend(joined("limits", listener_limits(listener)));
+    details.extend(joined("timeouts", listener_timeouts(listener)));
+    details.extend(joined("socket", socket(&listener.socket)));
+    details.extend(joined("forwarding", forwarding(listener)));
+    if !listener.trusted_proxies.is_empty() {
+        details.push(format!("trusts {}", list(&listener.trusted_proxies)));
+    }
+    Block { columns: vec![listener.name.to_string(), binds.join(" "), spoken.join(" "), security], details }
+}
+
+fn listener_limits(listener: &Listener) -> Vec<String> {
+    let limits = &listener.limits;
+    let mut facts = Vec::new();
+    facts.extend(limits.max_connections.map(|count| format!("max_connections {count}")));
+    facts.extend(limits.max_connections_per_ip.map(|count| format!("max_connections_per_ip {count}")));
+    if limits.max_header_size != defaults::MAX_HEADER_SIZE {
+        facts.push(format!("max_header_size {}", format_size(limits.max_header_size.into())));
+    }
+    let counts = [
+        ("max_headers", limits.max_headers, defaults::MAX_HEADERS),
+        ("max_concurrent_streams", limits.max_concurrent_streams, defaults::MAX_CONCURRENT_STREAMS),
+    ];
+    facts.extend(counts.iter().filter(|(_, own, usual)| own != usual).map(|(name, own, _)| format!("{name} {own}")));
+    facts.extend(limits.max_body.map(|bytes| format!("max_body {}", format_size(bytes))));
+    facts
+}
+
+fn listener_timeouts(listener: &Listener) -> Vec<String> {
+    let timeouts = &listener.timeouts;
+    let mut facts = durations(&[
+        ("handshake", timeouts.handshake, defaults::HANDSHAKE_TIMEOUT),
+        ("header", timeouts.header, defaults::HEADER_TIMEOUT),
+        ("client_stall", timeouts.client_stall, defaults::CLIENT_STALL),
+        ("idle", timeouts.idle, defaults::IDLE_TIMEOUT),
+    ]);
+    facts.extend(timeouts.max_age.map(|age| format!("max_age {}", format_duration(age))));
+    facts
+}
+
+fn forwarding(listener: &Listener) -> Vec<String> {
+    let mut facts = Vec::new();
+    if listener.forwarding.x_forwarded != defaults::X_FORWARDED {
+        facts.push("no X-Forwarded-*".to_owned());
+    }
+    if listener.forwarding.forwarded != defaults::FORWARDED {
+        facts.push("Forwarded".to_owned());
+    }
+    match &listener.forwarding.via {
+        None => facts.push("no Via".to_owned()),
+        Some(name) if &**name != defaults::VIA => facts.push(format!("Via {name}")),
+        Some(_) => {}
+    }
+    facts
+}
+
+fn socket(options: &SocketOptions) -> Vec<String> {
+    let mut facts = Vec::new();
+    if options.nodelay != defaults::NODELAY {
+        facts.push("nodelay off".to_owned());
+    }
+    match &options.keepalive {
+        None => facts.push("keepalive off".to_owned()),
+        Some(probes) => {
+            let usual = (defaults::KEEPALIVE_IDLE, defaults::KEEPALIVE_INTERVAL, defaults::KEEPALIVE_COUNT);
+            if (probes.idle, probes.interval, probes.count) != usual {
+                let (idle, interval) = (format_duration(probes.idle), format_duration(probes.interval));
+                facts.push(format!("keepalive after {idle}, {} probes {interval} apart", probes.count));
+            }
+        }
+    }
+    if options.backlog != defaults::BACKLOG {
+        facts.push(format!("backlog {}", options.backlog));
+    }
+    facts.extend(options.recv_buffer.map(|bytes| format!("recv_buffer {}", format_size(bytes.into()))));
+    facts.extend(options.send_buffer.map(|bytes| format!("send_buffer {}", format_size(bytes.into()))));
+    if options.fast_open {
+        facts.push("fast_open".to_owned());
+    }
+    facts.extend(options.user_timeout.map(|time| format!("user_timeout {}", format_duration(time))));
+    facts
+}
+
+fn route(route: &Route, config: &Config) -> Block {
+    let hosts: Vec<_> = route.hosts.iter().map(host_text).collect();
+    let host = if hosts.is_empty() { "any host".to_owned() } else { hosts.join(" ") };
+    let path = route.path.as_ref().map_or_else(|| "/*".into(), path_text);
+    let mut predicates: Vec<String> = route.methods.iter().map(ToString::to_string).collect();
+    predicates.extend(route.headers.iter().map(|(name, value)| format!("{name}: {}", value_text(value))));
+    predicates.extend(route.query.iter().map(|(name, value)| format!("?{name}={}", value_text(value))));
+    let (action, mut details) = action(&route.action, config);
+    if !predicates.is_empty() {
+        details.insert(0, format!("only {}", predicates.join(", ")));
+    }
+    if !route.listeners.is_empty() {
+        let names: Vec<_> = route.listeners.iter().map(|index| &*config.listeners[*index].name).collect();
+        details.insert(0, format!("on {}", names.join(", ")));
+    }
+    match route.max_body {
+        Some(u64::MAX) => details.push("max_body unlimited".to_owned()),
+        Some(bytes) => details.push(format!("max_body {}", format_size(bytes))),
+        None => {}
+    }
+    if !route.deny.is_empty() {
+        details.push(format!("denies {}", list(&route.deny)));
+    }
+    if !route.allow.is_empty() {
+        details.push(format!("allows {}", list(&route.allow)));
+    }
+    details.extend(edits("request headers", &route.request_headers));
+    details.extend(edits("response headers", &route.response_headers));
+    // A name made from host and path would only say them again.
+    let made = route.name.starts_with(&*host) || route.name.starts_with("*/");
+    if !made {
+        details.insert(0, format!("name {}", route.name));
+    }
+    Block { columns: vec![host, path, action], details }
+}
+
+fn action(action: &RouteAction, config: &Config) -> (String, Vec<String>) {
+    match action {
+        RouteAction::Redirect { to, status } => (format!("-> {} {}", status.as_u16(), to.source()), Vec::new()),
+        RouteAction::Respond { status, body, content_type } => {
+            let kind = content_type.to_str().unwrap_or("");
+            let size = format_size(body.len() as u64);
+            (format!("-> {} with {size} of {kind}", status.as_u16()), Vec::new())
+        }
+        RouteAction::Forward(forward) => (destination(forward, config), forward_details(forward)),
+    }
+}
+
+fn destination(forward: &Forward, config: &Config) -> String {
+    let name = |index: usize| &*config.upstreams[index].name;
+    match forward.upstreams.as_slice() {
+        [(only, _)] => format!("-> {}", name(*only)),
+        shares => {
+            let total: u64 = shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+            let parts: Vec<_> = shares
+                .iter()
+                .map(|(index, weight)| {
+                    let percent = u64::from(*weight) as f64 * 100.0 / total.max(1) as f64;
+                    format!("{} {}%", name(*index), (percent * 10.0).round() / 10.0)
+                })
+                .collect();
+            format!("-> {}", parts.join(", "))
+        }
+    }
+}
+
+fn forward_details(forward: &Forward) -> Vec<String> {
+    let mut details = Vec::new();
+    match &forward.rewrite {
+        PathRewrite::Keep => {}
+        PathRewrite::StripPrefix(prefix) => details.push(format!("strips {prefix}")),
+        PathRewrite::Replace(template) => details.push(format!("path becomes {}", template.source())),
+    }
+    match &forward.host_header {
+        HostHeader::Preserve => {}
+        HostHeader::Upstream => details.push("Host of the endpoint".to_owned()),
+        HostHeader::Name(name) => details.push(format!("Host {}", String::from_utf8_lossy(name.as_bytes()))),
+    }
+    let timeouts = [("response", forward.response_timeout), ("total", forward.total_timeout)];
+    let timeouts =
+        timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", format_duration(time))));
+    details.extend(joined("timeouts", timeouts.collect()));
+    details.extend(retries(forward));
+    match forward.upgrade.as_slice() {
+        [] => details.push("no upgrade".to_owned()),
+        [only] if only == defaults::UPGRADE => {}
+        several => details.push(format!("upgrade {}", several.join(", "))),
+    }
+    details
+}
+
+fn retries(forward: &Forward) -> Option<String> {
+    let rules = &forward.retry;
+    let usual = rules.on_connect_failure && !rules.on_reset_before_headers && rules.on_status.is_empty();
+    if usual && rules.attempts == defaults::RETRY_ATTEMPTS && rules.replay == defaults::RETRY_REPLAY {
+        return None;
+    }
+    let mut on: Vec<String> = Vec::new();
+    on.extend(rules.on_connect_failure.then(|| "connect-failure".to_owned()));
+    on.extend(rules.on_reset_before_headers.then(|| "reset-before-headers".to_owned()));
+    on.extend(rules.on_status.iter().map(|status| status.as_u16().to_string()));
+    if rules.attempts == 0 || on.is_empty() {
+        return Some("no retry".to_owned());
+    }
+    Some(format!("retry {} on {}, replays {}", rules.attempts, on.join(", "), format_size(rules.replay)))
+}
+
+fn edits(title: &str, edits: &HeaderEdits) -> Option<String> {
+    let mut parts = Vec::new();
+    parts.extend(edits.remove.iter().map(|name| format!("-{name}")));
+    parts.extend(edits.set.iter().map(|(name, value)| format!("{name}={}", value.source())));
+    parts.extend(edits.add.iter().map(|(name, value)| format!("+{name}={}", value.source())));
+    joined(title, parts)
+}
+
+fn upstream(upstream: &Upstream) -> Block {
+    let spoken = match upstream.protocol {
+        UpstreamProtocol::Auto => "auto",
+        UpstreamProtocol::Http1 => "http1",
+        UpstreamProtocol::Http2 => "http2",
+    };
+    let balance = match upstream.balance {
+        Balance::RoundRobin => "round-robin",
+        Balance::Random => "random",
+        Balance::LeastRequests => "least-requests",
+    };
+    let security = match &upstream.tls {
+        None => "cleartext",
+        Some(tls) if tls.insecure => "TLS, NOT VERIFIED",
+        Some(_) => "TLS",
+    };
+    let mut details: Vec<String> = upstream
+        .endpoints
+        .iter()
+        .map(|endpoint| match endpoint.weight {
+            1 => endpoint_text(&endpoint.address),
+            weight => format!("{} weight {weight}", endpoint_text(&endpoint.address)),
+        })
+        .collect();
+    details.extend(joined("tls", tls_facts(upstream)));
+    let timeouts = &upstream.timeouts;
+    details.extend(joined(
+        "timeouts",
+        durations(&[
+            ("connect", timeouts.connect, defaults::CONNECT_TIMEOUT),
+            ("response", timeouts.response, defaults::RESPONSE_TIMEOUT),
+            ("stream_idle", timeouts.stream_idle, defaults::STREAM_IDLE),
+        ]),
+    ));
+    let mut pool = durations(&[
+        ("idle_timeout", upstream.pool.idle_timeout, defaults::POOL_IDLE_TIMEOUT),
+        ("max_age", upstream.pool.max_age, defaults::POOL_MAX_AGE),
+    ]);
+    if upstream.pool.max_idle_per_endpoint != defaults::MAX_IDLE_PER_ENDPOINT {
+        pool.insert(0, format!("max_idle_per_endpoint {}", upstream.pool.max_idle_per_endpoint));
+    }
+    details.extend(joined("pool", pool));
+    details.extend(joined("socket", socket(&upstream.socket)));
+    let columns = vec![upstream.name.to_string(), spoken.to_owned(), balance.to_owned(), security.to_owned()];
+    Block { columns, details }
+}
+
+fn tls_facts(upstream: &Upstream) -> Vec<String> {
+    let Some(tls) = &upstream.tls else { return Vec::new() };
+    let mut facts = Vec::new();
+    facts.extend(tls.server_name.as_ref().map(|name| format!("name {name}")));
+    facts.extend(tls.ca.as_ref().map(|path| format!("authorities {}", path.display())));
+    facts.extend(tls.client_identity.as_ref().map(|(cert, _)| format!("client certificate {}", cert.display())));
+    facts
+}
+
+/// An address to accept on as it is written.
+fn bind_text(bind: &Bind) -> String {
+    match bind {
+        Bind::AnyAddress(port) => format!(":{port}"),
+        Bind::Address(address) => address.to_string(),
+        Bind::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// The address of an endpoint as it is written.
+fn endpoint_text(address: &EndpointAddress) -> String {
+    match address {
+        EndpointAddress::Socket(address) => address.to_string(),
+        EndpointAddress::Unix(path) => format!("unix:{}", path.display()),
+        EndpointAddress::Dns { host, port } => format!("dns:{host}:{port}"),
+    }
+}
+
+fn durations(facts: &[(&str, Duration, Duration)]) -> Vec<String> {
+    let changed = facts.iter().filter(|(_, own, usual)| own != usual);
+    changed.map(|(name, own, _)| format!("{name} {}", format_duration(*own))).collect()
+}
+
+fn joined(title: &str, facts: Vec<String>) -> Option<String> {
+    (!facts.is_empty()).then(|| format!("{title}: {}", facts.join(", ")))
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+const WIDEST: usize = 48;

@@ -1,0 +1,59 @@
+//! The root of a file and `[server]`.
+
+use super::{Fallback, Key, Shape, YEAR, listener, route, upstream};
+use crate::config::defaults;
+use std::time::Duration;
+
+/// The keys of a whole file.
+pub static ROOT: &[Key] = &[
+    Key::new(
+        "include",
+        Shape::OneOrMany(&Shape::Text("a path or a pattern")),
+        Fallback::Told("none"),
+        "Other files to merge, read after this one in byte order of their paths; `*` and `?` stand for anything but a \
+         slash. Taken from the directory of the file that names them. `[server]` stands in one file only.",
+    )
+    .example("[\"sites/*.toml\"]"),
+    Key::new("server", Shape::Table(SERVER), Fallback::Table, "The process as a whole."),
+    Key::new(
+        "listener",
+        Shape::Tables(listener::LISTENER),
+        Fallback::Required,
+        "Addresses that are accepted on, and what is spoken there. May be repeated.",
+    ),
+    Key::new(
+        "route",
+        Shape::Tables(route::ROUTE),
+        Fallback::Required,
+        "A match on a request and what to do with it. The most specific match wins: exact host, longest wildcard, none; \
+         exact path, longest prefix, regular expression; then the number of further predicates, then the order in the \
+         file. Exactly one of upstream, weighted, redirect and respond says what is done. May be repeated.",
+    ),
+    Key::new(
+        "upstream",
+        Shape::Named(upstream::UPSTREAM),
+        Fallback::Told("none"),
+        "A named set of endpoints and how to reach them. May be repeated under other names.",
+    ),
+    Key::later("logs"),
+];
+
+static SERVER: &[Key] = &[
+    Key::new(
+        "workers",
+        Shape::Either(&[Shape::Word("auto"), Shape::Count { min: 1, max: 1024 }]),
+        Fallback::Text("auto"),
+        "Data-plane threads, each with its own runtime, sockets and pools. \"auto\": as many as the affinity mask and \
+         the quota of the cgroup allow.",
+    )
+    .cost("a thread, and idle connections to every endpoint"),
+    Key::new(
+        "drain_timeout",
+        Shape::Duration { min: Duration::ZERO, max: YEAR },
+        Fallback::Duration(defaults::DRAIN_TIMEOUT),
+        "How long open exchanges may take to finish once a drain began.",
+    ),
+    Key::later("admin"),
+    Key::later("observe"),
+    Key::later("logs"),
+];

@@ -1,0 +1,185 @@
+//! From sections to the model: what values mean, and what must hold between them. Every fault is collected with its
+//! place; a value that is at fault gets any stand-in, as a model with faults is never handed out.
+
+mod address;
+mod edits;
+mod listener;
+mod matching;
+mod network;
+mod overlap;
+mod route;
+mod socket;
+mod upstream;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::defaults;
+use super::findings::{Finding, Findings};
+use super::model::{Config, Place, Server};
+use super::section::{Name, Section, Written};
+use super::source::{Sources, Spot};
+use super::suggest;
+
+pub(super) use overlap::{host_text, path_text, value_text};
+
+/// What every check needs.
+pub(crate) struct Check<'a> {
+    sources: &'a Sources,
+    findings: &'a mut Findings,
+    /// Names to their places in [`Config::upstreams`].
+    upstreams: HashMap<&'a str, usize>,
+    /// Names to their places in [`Config::listeners`].
+    listeners: HashMap<String, usize>,
+    /// Which listeners end TLS.
+    with_tls: Vec<bool>,
+}
+
+/// Checks the sections of all files and makes the model. Faults go to `findings`.
+pub(crate) fn validate(
+    sources: &Sources,
+    sections: &[Section],
+    files: Vec<PathBuf>,
+    findings: &mut Findings,
+) -> Config {
+    let mut check =
+        Check { sources, findings, upstreams: HashMap::new(), listeners: HashMap::new(), with_tls: Vec::new() };
+    let server = check.server(sections);
+    let named = check.unique_upstreams(sections);
+    let listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
+    let upstreams = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
+    let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
+    check.presence(sections);
+    Config { server, listeners, routes, upstreams, files }
+}
+
+impl<'a> Check<'a> {
+    fn server(&mut self, sections: &[Section]) -> Server {
+        let mut written = sections.iter().filter_map(|section| section.section("server"));
+        let first = written.next();
+        if let Some(first) = first {
+            for again in written {
+                let finding = Finding::new(again.spot, "`[server]` stands in two files", "the second one");
+                self.findings.push(finding.second(first.spot, "the first one"));
+            }
+        }
+        let count = first.and_then(|section| section.count("workers"));
+        Server {
+            workers: count.map_or_else(defaults::workers, |count| count as usize),
+            drain_timeout: first
+                .and_then(|section| section.duration("drain_timeout"))
+                .unwrap_or(defaults::DRAIN_TIMEOUT),
+        }
+    }
+
+    /// The upstreams of every file, sorted by name, without second definitions.
+    fn unique_upstreams(&mut self, sections: &'a [Section]) -> Vec<(&'a Name, &'a Section)> {
+        let mut first: HashMap<&str, &Name> = HashMap::new();
+        let mut unique = Vec::new();
+        for (name, section) in sections.iter().flat_map(|section| section.named("upstream")) {
+            match first.get(name.value.as_str()) {
+                Some(earlier) => {
+                    let message = format!("upstream `{}` is defined twice", name.value);
+                    let finding = Finding::new(name.spot, message, "the second time");
+                    self.findings.push(finding.second(earlier.spot, "first defined here"));
+                }
+                None => {
+                    first.insert(&name.value, name);
+                    unique.push((name, section));
+                }
+            }
+        }
+        unique.sort_by_key(|(name, _)| name.value.as_str());
+        self.upstreams = unique.iter().enumerate().map(|(index, (name, _))| (name.value.as_str(), index)).collect();
+        unique
+    }
+
+    /// A file that accepts nothing or forwards nothing is a mistake.
+    fn presence(&mut self, sections: &[Section]) {
+        let words = if sections.len() > 1 { "these files" } else { "this file" };
+        if !sections.iter().any(|section| section.has("listener")) {
+            let finding = Finding::of_file(0, "no listener", format!("{words} would accept nothing"));
+            self.findings.push_absent(finding.help("write `[[listener]]` and below it `bind = \":8080\"`"));
+        }
+        if !sections.iter().any(|section| section.has("route")) {
+            let finding = Finding::of_file(0, "no route", format!("{words} would answer every request with 404"));
+            self.findings.push_absent(finding.help("write `[[route]]` and below it `upstream = \"app\"`"));
+        }
+    }
+
+    /// The index of an upstream that is named somewhere.
+    fn upstream_index(&mut self, written: Written<'_>) -> usize {
+        if let Some(index) = self.upstreams.get(written.value) {
+            return *index;
+        }
+        // After a syntax error its table may be there in the text alone.
+        if self.findings.incomplete && self.sources.mention(&format!("upstream.{}", written.value)) {
+            return 0;
+        }
+        let words = if self.sources.iter().count() > 1 { "these files" } else { "this file" };
+        let message = format!("unknown upstream `{}`", written.value);
+        let finding = Finding::new(written.spot, message, format!("no [upstream.{}] in {words}", written.value));
+        let help = self.suggestion(written.value, |check| check.upstreams.keys().copied().collect());
+        self.findings.push(finding.help_if(help));
+        0
+    }
+
+    /// The index of a listener that is named somewhere.
+    fn listener_index(&mut self, written: Written<'_>) -> Option<usize> {
+        if let Some(index) = self.listeners.get(written.value) {
+            return Some(*index);
+        }
+        if self.findings.incomplete {
+            return None;
+        }
+        let message = format!("unknown listener `{}`", written.value);
+        let finding = Finding::new(written.spot, message, "no [[listener]] has this name");
+        let help = self.suggestion(written.value, |check| check.listeners.keys().map(String::as_str).collect());
+        self.findings.push(finding.help_if(help));
+        None
+    }
+
+    fn suggestion<'c>(&'c self, written: &str, known: impl Fn(&'c Self) -> Vec<&'c str>) -> Option<String> {
+        if self.findings.are_many() {
+            return None;
+        }
+        let mut known = known(self);
+        known.sort_unstable();
+        suggest::did_you_mean(written, known)
+    }
+
+    /// A name of ours: it stands in logs, metrics and headers.
+    fn name(&mut self, value: &str, spot: Spot) {
+        let valid = |c: char| !c.is_control() && !c.is_whitespace() && c != '"';
+        if value.is_empty() || value.len() > 128 || !value.chars().all(valid) {
+            let message = format!("bad name `{value}`");
+            self.findings.push(Finding::new(spot, message, "1 to 128 characters, no blanks, quotes or controls"));
+        }
+    }
+
+    /// A path of a file, relative to the directory of the text that names it.
+    fn path(&mut self, written: Written<'_>) -> PathBuf {
+        if written.value.is_empty() || written.value.contains('\0') {
+            self.findings.push(Finding::new(written.spot, "not a path", "the name of a file belongs here"));
+        }
+        self.sources.file(written.spot.file).directory.join(written.value)
+    }
+
+    fn place(&self, spot: Spot) -> Place {
+        self.sources.place(spot)
+    }
+
+    fn fault(&mut self, spot: Spot, message: impl Into<String>, label: impl Into<String>) {
+        self.findings.push(Finding::new(spot, message, label));
+    }
+
+    fn fault_with_help(
+        &mut self,
+        spot: Spot,
+        message: impl Into<String>,
+        label: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.findings.push(Finding::new(spot, message, label).help(help));
+    }
+}

@@ -1,0 +1,130 @@
+//! `[upstream.NAME]`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::Check;
+use super::address::host_name;
+use crate::config::defaults;
+use crate::config::findings::Finding;
+use crate::config::model::{
+    Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+};
+use crate::config::section::{Data, Name, Section};
+use crate::config::source::Spot;
+
+impl Check<'_> {
+    pub(super) fn upstream(&mut self, name: &Name, section: &Section) -> Upstream {
+        self.name(&name.value, name.spot);
+        let tls = self.upstream_tls(section);
+        Upstream {
+            name: name.value.as_str().into(),
+            endpoints: self.endpoints(section, tls.as_ref()),
+            protocol: match section.word("protocol") {
+                Some("http1") => UpstreamProtocol::Http1,
+                Some("http2") => UpstreamProtocol::Http2,
+                _ => UpstreamProtocol::Auto,
+            },
+            tls,
+            balance: match section.word("balance") {
+                Some("random") => Balance::Random,
+                Some("least-requests") => Balance::LeastRequests,
+                _ => Balance::RoundRobin,
+            },
+            pool: pool(section.section("pool")),
+            timeouts: timeouts(section.section("timeouts")),
+            socket: self.socket(section.section("socket")),
+            place: self.place(name.spot),
+        }
+    }
+
+    fn endpoints(&mut self, section: &Section, tls: Option<&UpstreamTls>) -> Vec<EndpointConfig> {
+        let mut first: HashMap<EndpointAddress, Spot> = HashMap::new();
+        let mut endpoints = Vec::new();
+        for node in section.list("endpoints") {
+            let (written, weight) = match &node.data {
+                Data::Section(table) => (table.text("address"), table.count("weight").unwrap_or(defaults::WEIGHT)),
+                _ => (node.written(), defaults::WEIGHT),
+            };
+            let Some(written) = written else { continue };
+            let Some(address) = self.endpoint_address(written) else { continue };
+            if let (EndpointAddress::Unix(_), Some(UpstreamTls { server_name: None, .. })) = (&address, tls) {
+                let help = "write `tls = { server_name = \"…\" }`";
+                self.fault_with_help(written.spot, "tls to a path without a name", "no name to verify", help);
+            }
+            match first.get(&address) {
+                Some(spot) => {
+                    let message = format!("endpoint `{}` stands twice", written.value);
+                    let finding = Finding::new(written.spot, message, "the second time").second(*spot, "first here");
+                    self.findings.push(finding.help("a `weight` gives an endpoint a larger share"));
+                }
+                None => {
+                    first.insert(address.clone(), written.spot);
+                }
+            }
+            endpoints.push(EndpointConfig { address, weight, place: self.place(written.spot) });
+        }
+        if let Some(node) = section.node("endpoints")
+            && matches!(&node.data, Data::List(nodes) if nodes.is_empty())
+        {
+            let help = "write `endpoints = [\"127.0.0.1:3000\"]`";
+            self.fault_with_help(node.spot, "an upstream without endpoints", "empty", help);
+        }
+        endpoints
+    }
+
+    fn upstream_tls(&mut self, section: &Section) -> Option<UpstreamTls> {
+        if section.flag("tls") == Some(true) {
+            return Some(UpstreamTls::default());
+        }
+        let section = section.section("tls")?;
+        let server_name = section.text("server_name").map(|written| {
+            if written.value.parse::<IpAddr>().is_err()
+                && let Err(reason) = host_name(written.value)
+            {
+                self.fault(written.spot, format!("bad name `{}`", written.value), reason);
+            }
+            written.value.trim_end_matches('.').to_ascii_lowercase()
+        });
+        let insecure = section.flag("insecure").unwrap_or(false);
+        let ca = section.text("ca").map(|written| {
+            if insecure {
+                self.fault(written.spot, "`ca` has no effect", "`insecure` verifies nothing");
+            }
+            self.path(written)
+        });
+        let client_identity = match (section.text("client_cert"), section.text("client_key")) {
+            (Some(cert), Some(key)) => Some((self.path(cert), self.path(key))),
+            (Some(cert), None) if !section.has("client_key") => {
+                self.fault(cert.spot, "a certificate without its key", "`client_key` is missing");
+                None
+            }
+            (None, Some(key)) if !section.has("client_cert") => {
+                self.fault(key.spot, "a key without its certificate", "`client_cert` is missing");
+                None
+            }
+            _ => None,
+        };
+        Some(UpstreamTls { server_name, ca, client_identity, insecure })
+    }
+}
+
+fn pool(section: Option<&Section>) -> PoolLimits {
+    let duration = |key| section.and_then(|section| section.duration(key));
+    PoolLimits {
+        max_idle_per_endpoint: section
+            .and_then(|section| section.count("max_idle_per_endpoint"))
+            .unwrap_or(defaults::MAX_IDLE_PER_ENDPOINT),
+        idle_timeout: duration("idle_timeout").unwrap_or(defaults::POOL_IDLE_TIMEOUT),
+        max_age: duration("max_age").unwrap_or(defaults::POOL_MAX_AGE),
+    }
+}
+
+fn timeouts(section: Option<&Section>) -> UpstreamTimeouts {
+    let duration = |key| section.and_then(|section| section.duration(key));
+    UpstreamTimeouts {
+        connect: duration("connect").unwrap_or(defaults::CONNECT_TIMEOUT),
+        response: duration("response").unwrap_or(defaults::RESPONSE_TIMEOUT),
+        stream_idle: duration("stream_idle").unwrap_or(defaults::STREAM_IDLE),
+    }
+}
