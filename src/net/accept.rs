@@ -4,7 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rustix::net::SocketFlags;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::io::{RawSocket, Socket};
+use super::socket::is_exhausted;
 use super::timer::{self, Instant};
 use crate::base::addr::canonical;
 
@@ -70,6 +71,7 @@ impl Accept for Listener {
 /// be reset by a close. `admit` gives the permit that each connection takes along; while it waits, clients wait in the
 /// kernel's queue. `take` must not block.
 ///
+/// After `stop` it may still wait, for a permit or for a descriptor: the caller's drain deadline ends that.
 /// Dropping the future ends it at once; a connection is never held across an await, so none is lost in here.
 pub async fn accept_loop<P>(
     mut listener: impl Accept,
@@ -111,24 +113,27 @@ pub async fn accept_loop<P>(
             batch = 0;
             // A flood of connections must not starve those that are open, nor the stop signal.
             tokio::task::yield_now().await;
-            if let First::Done(()) = first_now(stop.as_mut()).await {
+            if is_ready(stop.as_mut()).await {
                 break;
             }
         }
     }
-    accept_rest(&mut listener, &mut admit, &mut take).await;
+    accept_rest(&mut listener, &mut admit, &mut take, &mut pause).await;
 }
 
 async fn accept_rest<P>(
     listener: &mut impl Accept,
     admit: &mut impl AsyncFnMut() -> P,
     take: &mut impl FnMut(Socket, Option<SocketAddr>, P),
+    pause: &mut Pause,
 ) {
     loop {
         let permit = admit().await;
         match listener.accept_now() {
             Ok((socket, remote)) => take(socket, remote, permit),
             Err(error) if is_of_one_connection(&error) => {}
+            // Those who wait get in as soon as connections that end leave room.
+            Err(error) if is_exhausted(&error) => pause.wait(&error).await,
             Err(_) => return,
         }
     }
@@ -143,7 +148,7 @@ enum First<T> {
 }
 
 /// `future`, unless it has to wait and `stop` is ready.
-async fn first<F: Future>(future: F, mut stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> First<F::Output> {
+async fn first<F: Future>(future: F, mut stop: Pin<&mut impl Future<Output = ()>>) -> First<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(First::Done(output)),
@@ -152,12 +157,8 @@ async fn first<F: Future>(future: F, mut stop: std::pin::Pin<&mut impl Future<Ou
     .await
 }
 
-async fn first_now(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> First<()> {
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(()) => Poll::Ready(First::Done(())),
-        Poll::Pending => Poll::Ready(First::Stopped),
-    })
-    .await
+async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
 }
 
 /// Ends when the task is woken by whatever kept its waker before.
@@ -255,6 +256,7 @@ mod tests {
         on_worker(async {
             let listener = Scripted::default();
             listener.script.borrow_mut().extend([Some(libc::EMFILE), Some(libc::ENFILE), Some(libc::ENOBUFS), None]);
+            tokio::time::pause();
             let (begin, accepted) = (Instant::now(), tokio::sync::Notify::new());
             let polls = Rc::clone(&listener.polls);
             let looping = accept_loop(listener, async || (), accepted.notified(), |_, _, ()| accepted.notify_one());
@@ -270,9 +272,10 @@ mod tests {
         on_worker(async {
             let listener = Scripted::default();
             listener.script.borrow_mut().extend([Some(libc::ECONNABORTED), Some(libc::EPROTO), None]);
+            tokio::time::pause();
             let (begin, accepted) = (Instant::now(), tokio::sync::Notify::new());
             accept_loop(listener, async || (), accepted.notified(), |_, _, ()| accepted.notify_one()).await;
-            assert!(begin.elapsed() < Pause::SHORTEST);
+            assert_eq!(begin.elapsed(), Duration::ZERO);
         });
     }
 
@@ -330,6 +333,17 @@ mod tests {
                 .await;
             let clients: Vec<_> = clients.iter().map(|client| Some(client.local_addr().unwrap())).collect();
             assert_eq!(taken, clients);
+        });
+    }
+
+    #[test]
+    fn being_out_of_descriptors_at_the_stop_loses_nobody() {
+        on_worker(async {
+            let listener = Scripted::default();
+            listener.script.borrow_mut().extend([Some(libc::EMFILE), Some(libc::EMFILE), None, None]);
+            let mut taken = 0;
+            accept_loop(listener, async || (), ready(()), |_, _, ()| taken += 1).await;
+            assert_eq!(taken, 2);
         });
     }
 

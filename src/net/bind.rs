@@ -71,17 +71,17 @@ pub fn bind(bind: &Bind, options: &SocketOptions, members: usize) -> Result<Vec<
 /// # Errors
 /// The address is taken, not ours, or not permitted.
 pub fn ensure_free(bind: &Bind) -> Result<(), BindError> {
-    let address = match bind {
-        Bind::AnyAddress(0) | Bind::Unix(_) => return Ok(()),
-        Bind::AnyAddress(port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
-        Bind::Address(address) if address.port() == 0 => return Ok(()),
-        Bind::Address(address) => *address,
+    let probe = |address: SocketAddr, only_v6| new_socket(address, only_v6)?.bind(&address.into());
+    let free = match bind {
+        Bind::AnyAddress(0) | Bind::Unix(_) => Ok(()),
+        Bind::AnyAddress(port) => match probe((Ipv6Addr::UNSPECIFIED, *port).into(), false) {
+            Err(error) if is_without_ipv6(&error) => probe((Ipv4Addr::UNSPECIFIED, *port).into(), true),
+            free => free,
+        },
+        Bind::Address(address) if address.port() == 0 => Ok(()),
+        Bind::Address(address) => probe(*address, true),
     };
-    let probe = || {
-        let socket = new_socket(address, true)?;
-        socket.bind(&address.into())
-    };
-    probe().map_err(|source| BindError { address: name(bind), source })
+    free.map_err(|source| BindError { address: name(bind), source })
 }
 
 /// The address as the configuration writes it.
@@ -305,6 +305,7 @@ mod tests {
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert!(error.help().is_some());
         assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:"), "{error}");
+        assert!(ensure_free(&Bind::AnyAddress(port(&members[0]))).is_err());
         drop(members);
         assert!(ensure_free(&taken).is_ok());
     }

@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpSocket, UnixStream};
 
 use super::io::Socket;
-use super::socket::{self, Granted};
+use super::socket::{self, Granted, is_exhausted};
 use crate::base::addr::Address;
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::SocketOptions;
@@ -72,10 +72,6 @@ fn explain(error: io::Error) -> Error {
         _ => (Kind::DestinationUnavailable, "the connection to the endpoint failed"),
     };
     Error::upstream(kind, Retry::Always, reason).because(error)
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

@@ -325,6 +325,7 @@ mod tests {
     #[test]
     fn a_side_that_does_not_read_stops_the_other() {
         on_worker(async {
+            tokio::time::pause();
             let ((mut client, mut downstream), (_endpoint, mut upstream)) = (duplex(1024), duplex(1024));
             let stop = tokio::sync::Notify::new();
             let filling = async {

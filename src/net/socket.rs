@@ -79,6 +79,11 @@ fn prepare(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
+/// Out of descriptors or of memory: no fault of the address, and over when something else is closed.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// What the kernel granted, for the log: it doubles buffer sizes for its own bookkeeping, caps them at
 /// `net.core.{r,w}mem_max`, and caps the backlog at `net.core.somaxconn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,6 +232,20 @@ mod tests {
             let mut listener = bound.into_listener().unwrap();
             let (accepted, _) = listener.accept_now().unwrap();
             assert_granted(&Granted::of_connection(&accepted, &options).unwrap(), &options);
+        });
+    }
+
+    #[test]
+    fn connections_accepted_after_a_change_inherit_the_new_options() {
+        on_worker(async {
+            let (old, new) = (every_option(), SocketOptions { backlog: 10, ..plain_options() });
+            let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &old, 1).unwrap().remove(0);
+            bound.change_options(&new).unwrap();
+            assert!(!bound.granted(&new).unwrap().fast_open);
+            let _client = std::net::TcpStream::connect(bound.local_address().to_string()).unwrap();
+            let (accepted, _) = bound.into_listener().unwrap().accept_now().unwrap();
+            let granted = Granted::of_connection(&accepted, &new).unwrap();
+            assert!(!granted.nodelay && granted.keepalive.is_none() && granted.user_timeout.is_none());
         });
     }
 
