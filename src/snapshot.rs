@@ -1,1 +1,69 @@
-//! One compiled generation.
+//! One generation of the configuration, compiled: listeners, routes, upstreams. `control::compile` makes it whole or
+//! not at all; workers are sent it in an `Arc` and wrap it in an `Rc` of their own. Nothing in it changes but the
+//! endpoint sets of `dns:` names, which discovery swaps.
+
+use std::sync::Arc;
+
+use crate::base::id::{Generation, ListenerId, UpstreamId};
+use crate::base::limit::{Limit, PerAddress};
+use crate::config::model;
+use crate::route::table::Table;
+use crate::transport::tls::server::ServerTls;
+use crate::upstream::Upstream;
+
+/// One compiled configuration.
+pub struct Snapshot {
+    /// Its number, counted from 1.
+    pub generation: Generation,
+    /// `[server]`.
+    pub server: model::Server,
+    /// By [`ListenerId`].
+    pub listeners: Vec<Arc<ListenerSpec>>,
+    /// Which request goes where.
+    pub routes: Arc<Table>,
+    /// By [`UpstreamId`].
+    pub upstreams: Vec<Arc<Upstream>>,
+}
+
+/// One listener, compiled. Cheap to clone: a worker keeps a copy of its own, so that a request touches no counter
+/// that other workers touch.
+#[derive(Clone)]
+pub struct ListenerSpec {
+    /// Its number in this snapshot.
+    pub id: ListenerId,
+    /// Its name, unique.
+    pub name: Arc<str>,
+    /// As it was written.
+    pub config: Arc<model::Listener>,
+    /// Where TLS ends here. Tickets stay valid from one generation to the next.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Its `max_connections`, where one is written; the count stays across generations. The process has a limit of
+    /// its own beside it.
+    pub limit: Option<Arc<Limit>>,
+    /// Its `max_connections_per_ip`, where one is written; the counts stay across generations.
+    pub per_address: Option<Arc<PerAddress>>,
+}
+
+impl Snapshot {
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<ListenerSpec>> {
+        self.listeners.iter().find(|listener| &*listener.name == name)
+    }
+
+    /// The upstream of this number, if this snapshot has it.
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(id.0 as usize)
+    }
+}
+
+impl ListenerSpec {
+    /// Puts the limits of this generation in force on the counts it shares with the one before.
+    pub fn enforce_limits(&self) {
+        if let (Some(limit), Some(max)) = (&self.limit, self.config.limits.max_connections) {
+            limit.set_max(max);
+        }
+        if let (Some(limits), Some(max)) = (&self.per_address, self.config.limits.max_connections_per_ip) {
+            limits.set_max(max);
+        }
+    }
+}

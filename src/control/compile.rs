@@ -1,1 +1,102 @@
-//! compile
+//! From the checked model to a snapshot: reads certificates, builds the route table, and takes over from the previous
+//! generation what outlives a reload (ticket keys, counts of limits, the state of endpoints). All or nothing: nothing
+//! that is in force changes in here.
+
+use std::sync::Arc;
+
+use crate::base::id::{Generation, ListenerId, UpstreamId};
+use crate::base::limit::{Limit, PerAddress};
+use crate::config::{Config, Faults, Place, model};
+use crate::route::table::Table;
+use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::transport::tls::cert_store::CertFault;
+use crate::transport::tls::client::ClientTls;
+use crate::transport::tls::server::ServerTls;
+use crate::upstream::Upstream;
+use crate::upstream::registry::Registry;
+
+/// Compiles a configuration. Blocks on reading the certificate files.
+///
+/// # Errors
+/// Every certificate, key or authority that does not do, each at its place in the configuration.
+pub fn compile(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    registry: &Registry,
+    generation: Generation,
+) -> Result<Snapshot, Faults> {
+    let mut faults = Faults::new();
+    let listeners: Vec<_> =
+        numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();
+    let upstreams: Vec<_> =
+        numbered(&config.upstreams).filter_map(|(id, config)| upstream(id, config, registry, &mut faults)).collect();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let routes = Arc::new(Table::compile(config));
+    Ok(Snapshot { generation, server: config.server.clone(), listeners, routes, upstreams })
+}
+
+fn numbered<T>(items: &[T]) -> impl Iterator<Item = (u32, &T)> {
+    (0..).zip(items)
+}
+
+/// `None`: its faults are told.
+fn listener(
+    id: u32,
+    config: &model::Listener,
+    previous: Option<&Snapshot>,
+    faults: &mut Faults,
+) -> Option<Arc<ListenerSpec>> {
+    let before = previous.and_then(|snapshot| snapshot.listener(&config.name));
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let ticketed = before.and_then(|before| before.tls.as_deref());
+            match ServerTls::new(tls, config.protocols, ticketed) {
+                Ok(tls) => Some(tls),
+                Err(found) => {
+                    found.into_iter().for_each(|fault| tell(faults, fault, &config.place));
+                    return None;
+                }
+            }
+        }
+    };
+    let limit = config.limits.max_connections.map(|max| {
+        let kept = before.and_then(|before| before.limit.clone());
+        kept.unwrap_or_else(|| Arc::new(Limit::new(max)))
+    });
+    let per_address = config.limits.max_connections_per_ip.map(|max| {
+        let kept = before.and_then(|before| before.per_address.clone());
+        kept.unwrap_or_else(|| Arc::new(PerAddress::new(max)))
+    });
+    Some(Arc::new(ListenerSpec {
+        id: ListenerId(id),
+        name: Arc::clone(&config.name),
+        config: Arc::new(config.clone()),
+        tls,
+        limit,
+        per_address,
+    }))
+}
+
+/// `None`: its fault is told.
+fn upstream(id: u32, config: &model::Upstream, registry: &Registry, faults: &mut Faults) -> Option<Arc<Upstream>> {
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => match ClientTls::new(Some(tls), config.protocol) {
+            Ok(tls) => Some(tls),
+            Err(fault) => {
+                tell(faults, fault, &config.place);
+                return None;
+            }
+        },
+    };
+    Some(registry.upstream(UpstreamId(id), Arc::new(config.clone()), tls))
+}
+
+/// Adds a fault of a file at the place that names the file, or else where its owner is written.
+fn tell(faults: &mut Faults, fault: CertFault, owner: &Place) {
+    let place = fault.place.as_ref().unwrap_or(owner);
+    faults.push_at(place, fault.what, "", (!fault.help.is_empty()).then_some(fault.help));
+}

@@ -1,1 +1,258 @@
-//! reload
+//! The life of generations: the first one at start and every later one by a reload. Compile, bind, and only then
+//! change anything: a fault leaves the generation in force as it is. What the new generation wants too (sockets,
+//! pools, tickets, counts, endpoint state) lives on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::compile::compile;
+use super::discovery::{Discovery, SystemResolver};
+use super::limits;
+use super::sockets::{Changes, ListeningSockets};
+use super::workers::Workers;
+use crate::base::addr::Address;
+use crate::base::id::Generation;
+use crate::base::limit::Limit;
+use crate::config::{Config, Faults};
+use crate::net::bind::BindError;
+use crate::snapshot::Snapshot;
+use crate::telemetry::counters::ControlCounters;
+use crate::upstream::registry::Registry;
+
+/// What is in force, and everything needed to change it; lives on the control thread.
+pub struct Control {
+    registry: Arc<Registry>,
+    snapshot: Arc<Snapshot>,
+    sockets: ListeningSockets,
+    workers: Workers,
+    discovery: Discovery<SystemResolver>,
+    counters: Arc<ControlCounters>,
+    /// What the descriptor limit allows.
+    connections: u32,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The generation now in force.
+    pub generation: Generation,
+    /// Its listeners.
+    pub listeners: usize,
+    /// Its routes.
+    pub routes: usize,
+    /// Its upstreams.
+    pub upstreams: usize,
+    /// What became of the bound addresses.
+    pub sockets: Changes,
+}
+
+/// Why a configuration was not put in force. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The configuration is at fault.
+    #[error("{0}")]
+    Faults(Faults),
+    /// Addresses cannot be listened on.
+    #[error("{}", one_per_line(.0))]
+    Bind(Vec<BindError>),
+    /// The system has no thread, no descriptor or no signal for us.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+    /// The process is on its way out.
+    #[error("the process is leaving")]
+    Leaving,
+}
+
+impl Refused {
+    /// Whether the configuration is to blame, and not the system.
+    pub fn is_fault_of_configuration(&self) -> bool {
+        matches!(self, Self::Faults(_))
+    }
+}
+
+impl From<Faults> for Refused {
+    fn from(faults: Faults) -> Self {
+        Self::Faults(faults)
+    }
+}
+
+impl Control {
+    /// Compiles the first generation, binds every address and starts the workers; returns when all of them accept.
+    ///
+    /// # Errors
+    /// As [`Refused`]; then nothing is left behind.
+    pub async fn start(config: &Config) -> Result<Self, Refused> {
+        if let Err(error) = limits::raise_descriptor_limit() {
+            warn!(%error, "the descriptor limit could not be raised");
+        }
+        let descriptors = limits::descriptor_limit();
+        let connections = limits::connections_within(descriptors);
+        let registry = Arc::new(Registry::new());
+        let snapshot = Arc::new(compile(config, None, &registry, Generation(1))?);
+        let workers = config.server.workers;
+        info!(workers, descriptors, connections, "starting");
+        let mut sockets = ListeningSockets::new(workers);
+        let plan = sockets.plan(config).map_err(Refused::Bind)?;
+        let mut discovery = Discovery::new(Arc::clone(&registry), SystemResolver::new());
+        resolve(&mut discovery, &snapshot).await;
+        let (shares, _) = sockets.commit(plan, &snapshot);
+        let workers = Workers::start(&snapshot, shares, &Arc::new(Limit::new(connections))).await?;
+        let control = Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), connections };
+        control.counters.generation.add(1);
+        control.warn();
+        control.sockets.log(&control.snapshot);
+        Ok(control)
+    }
+
+    /// Puts a configuration in force in the place of the one before. Blocks on reading the certificate files.
+    ///
+    /// # Errors
+    /// As [`Refused`]; logged and counted, and nothing has changed.
+    pub async fn reload(&mut self, config: &Config) -> Result<Report, Refused> {
+        let result = self.try_reload(config).await;
+        match &result {
+            Ok(report) => {
+                self.counters.reloads.add(1);
+                info!(
+                    generation = report.generation.0,
+                    listeners = report.listeners,
+                    routes = report.routes,
+                    upstreams = report.upstreams,
+                    addresses_kept = report.sockets.kept,
+                    addresses_opened = report.sockets.opened,
+                    addresses_closed = report.sockets.closed,
+                    "reloaded"
+                );
+            }
+            Err(refused) => self.refused(refused),
+        }
+        result
+    }
+
+    /// Logs and counts a configuration that did not even come to a reload.
+    pub fn refused(&self, refused: &Refused) {
+        self.counters.reload_failures.add(1);
+        let generation = self.snapshot.generation.0;
+        error!(generation, "reload refused, the generation in force stays\n{refused}");
+    }
+
+    async fn try_reload(&mut self, config: &Config) -> Result<Report, Refused> {
+        let generation = Generation(self.snapshot.generation.0 + 1);
+        let next = Arc::new(compile(config, Some(&self.snapshot), &self.registry, generation)?);
+        let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
+
+        // Nothing from here on fails.
+        resolve(&mut self.discovery, &next).await;
+        if config.server.workers != self.workers.count() {
+            let (running, wanted) = (self.workers.count(), config.server.workers);
+            warn!(running, wanted, "the number of workers changes with a restart, not with a reload");
+        }
+        let (shares, changes) = self.sockets.commit(plan, &next);
+        let failed = self.workers.apply(&next, shares).await;
+        for (worker, id, error) in failed {
+            error!(worker, socket = id.0, %error, "a worker cannot accept on one of its sockets");
+        }
+        let before = std::mem::replace(&mut self.snapshot, next);
+        enforce_limits(&before, &self.snapshot);
+        self.counters.generation.add(1);
+        self.warn();
+        if changes.opened > 0 {
+            self.sockets.log(&self.snapshot);
+        }
+        Ok(Report {
+            generation,
+            listeners: self.snapshot.listeners.len(),
+            routes: config.routes.len(),
+            upstreams: self.snapshot.upstreams.len(),
+            sockets: changes,
+        })
+    }
+
+    /// Tells the workers what names resolve to, until one of them leaves; gives its number. Cancel-safe.
+    pub async fn watch(&mut self) -> Option<usize> {
+        loop {
+            tokio::select! {
+                changes = self.discovery.changed() => {
+                    for change in changes {
+                        self.workers.set_endpoints(&change.upstream.name, &change.endpoints);
+                    }
+                }
+                left = self.workers.next_left() => return left,
+            }
+        }
+    }
+
+    /// Where each listener accepts.
+    pub fn addresses(&self) -> Vec<(Arc<str>, Address)> {
+        self.sockets.addresses(&self.snapshot)
+    }
+
+    /// Closes the control thread's descriptors of the listening sockets, so that the workers' are the last.
+    pub fn close_sockets(&mut self) {
+        self.sockets.close();
+    }
+
+    /// The generation in force.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The worker threads.
+    pub fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
+    /// What the control thread counts.
+    pub fn counters(&self) -> &Arc<ControlCounters> {
+        &self.counters
+    }
+
+    /// What is odd about the generation in force and no fault.
+    fn warn(&self) {
+        let connections = self.connections;
+        for listener in &self.snapshot.listeners {
+            for warning in listener.tls.iter().flat_map(|tls| tls.certificates().warnings()) {
+                warn!(listener = %listener.name, "{}", warning.what);
+            }
+            if let Some(max_connections) = listener.config.limits.max_connections.filter(|max| *max > connections) {
+                let listener = &*listener.name;
+                warn!(listener, max_connections, connections, "the descriptor limit allows fewer connections");
+            }
+        }
+    }
+}
+
+/// Gives the names of a generation that is about to be in force the time to resolve, so that its first request finds
+/// endpoints. The workers get them with the snapshot.
+async fn resolve(discovery: &mut Discovery<SystemResolver>, snapshot: &Snapshot) {
+    discovery.replace(&snapshot.upstreams);
+    discovery.settle(RESOLVE_TIMEOUT).await;
+}
+
+/// Puts the limits of a generation in force on the counts it shares with the one before, and lifts those it dropped,
+/// so that no accept loop waits on a limit that is no longer there.
+fn enforce_limits(before: &Snapshot, now: &Snapshot) {
+    now.listeners.iter().for_each(|listener| listener.enforce_limits());
+    for limit in before.listeners.iter().filter_map(|listener| listener.limit.as_ref()) {
+        if !now.listeners.iter().filter_map(|listener| listener.limit.as_ref()).any(|kept| Arc::ptr_eq(kept, limit)) {
+            limit.set_max(u32::MAX);
+        }
+    }
+}
+
+fn one_per_line(errors: &[BindError]) -> String {
+    errors
+        .iter()
+        .map(|error| match error.help() {
+            Some(help) => format!("{error} ({help})"),
+            None => error.to_string(),
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// How long a start or a reload waits for names: a name server that is down shall not keep the rest from being served.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,1 +1,215 @@
-//! listeners
+//! A worker's share of the listening sockets: one accept loop for each, which takes its permits first, hands a
+//! connection to a worker that has clearly fewer, and otherwise spawns `connection::serve`. A reload changes what
+//! stands behind a socket and leaves the socket alone.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tracing::debug;
+
+use super::connection;
+use super::worker::{Command, Worker};
+use crate::base::drain::{Entry, Flag};
+use crate::base::limit::{AddressPermit, Permit};
+use crate::net::accept;
+use crate::net::bind::BoundSocket;
+use crate::net::handoff::HandedOver;
+use crate::net::io::Socket;
+use crate::snapshot::ListenerSpec;
+
+/// The number of a bound address, given by the control thread, the same on every worker and across generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+/// One bound address on one worker.
+pub struct WorkerListener {
+    id: SocketId,
+    /// A copy of this worker's own; see [`ListenerSpec`].
+    spec: RefCell<Rc<ListenerSpec>>,
+    draining: Flag,
+}
+
+impl WorkerListener {
+    pub(super) fn new(id: SocketId, spec: ListenerSpec) -> Rc<Self> {
+        Rc::new(Self { id, spec: RefCell::new(Rc::new(spec)), draining: Flag::default() })
+    }
+
+    /// What the listener is now. A connection asks again for each request, so that a reload reaches the open ones.
+    pub fn spec(&self) -> Rc<ListenerSpec> {
+        Rc::clone(&self.spec.borrow())
+    }
+
+    /// Whether its connections are asked to go: it is no longer configured, or the process leaves.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_raised()
+    }
+
+    pub(super) fn replace_spec(&self, spec: ListenerSpec) {
+        self.spec.replace(Rc::new(spec));
+    }
+
+    /// Ends its accept loop once nobody waits in its queue, and asks its connections to go.
+    pub(super) fn drain(&self) {
+        self.draining.raise();
+    }
+}
+
+/// What a connection took from the limits; it travels with the connection.
+#[derive(Debug)]
+pub struct Admission {
+    _listener: Option<Permit>,
+    _process: Permit,
+    address: Option<AddressPermit>,
+}
+
+/// What an open connection holds, given back when it is dropped. Whoever carries the connection on (an upgrade, a
+/// tunnel) carries this on: a drain waits for it.
+pub struct ConnectionPermit {
+    _admission: Admission,
+    _under_way: Entry,
+    worker: Rc<Worker>,
+}
+
+impl ConnectionPermit {
+    fn new(worker: &Rc<Worker>, admission: Admission) -> Self {
+        worker.counters().connections_open.add(1);
+        worker.loads().opened(worker.id());
+        Self { _admission: admission, _under_way: worker.under_way().enter(), worker: Rc::clone(worker) }
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.worker.counters().connections_open.sub(1);
+        self.worker.loads().closed(self.worker.id());
+    }
+}
+
+/// A connection on its way to another worker.
+pub struct Arrival {
+    socket_id: SocketId,
+    /// For the case that the listener goes while the connection is on its way.
+    spec: ListenerSpec,
+    connection: HandedOver<Admission>,
+}
+
+/// Begins to accept on `socket`.
+///
+/// # Errors
+/// The system does not let this worker's runtime watch the socket.
+pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, socket: BoundSocket) -> io::Result<()> {
+    let source = socket.into_listener()?;
+    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    tokio::task::spawn_local(async move {
+        let _under_way = worker.under_way().enter();
+        let admitted = async || admitted(&worker, &listener).await;
+        let take = |socket, remote, admission| accepted(&worker, &listener, socket, remote, admission);
+        accept::accept_loop(source, admitted, listener.draining.raised(), take).await;
+    });
+    Ok(())
+}
+
+/// Takes in a connection that another worker accepted.
+pub(super) fn arrived(worker: &Rc<Worker>, listener: Option<Rc<WorkerListener>>, arrival: Arrival) {
+    worker.loads().arrived(worker.id());
+    let listener = listener.unwrap_or_else(|| {
+        let gone = WorkerListener::new(arrival.socket_id, arrival.spec);
+        gone.drain();
+        gone
+    });
+    serve_raw(worker, &listener, arrival.connection);
+}
+
+impl Arrival {
+    pub(super) fn socket_id(&self) -> SocketId {
+        self.socket_id
+    }
+}
+
+/// Waits until one more connection may be open.
+async fn admitted(worker: &Worker, listener: &WorkerListener) -> Admission {
+    let spec = listener.spec();
+    let of_listener = match &spec.limit {
+        Some(limit) => Some(limit.acquired().await),
+        None => None,
+    };
+    Admission { _listener: of_listener, _process: worker.process_limit().acquired().await, address: None }
+}
+
+fn accepted(
+    worker: &Rc<Worker>,
+    listener: &Rc<WorkerListener>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    mut admission: Admission,
+) {
+    worker.counters().connections_accepted.add(1);
+    let spec = listener.spec();
+    if let (Some(limits), Some(remote)) = (&spec.per_address, remote) {
+        admission.address = limits.acquire(remote.ip());
+        if admission.address.is_none() {
+            worker.counters().connections_refused.add(1);
+            debug!(listener = %spec.name, client.addr = %remote, "closed at accept: its address has too many connections");
+            return;
+        }
+    }
+    match better_worker(worker, &socket) {
+        Some(other) => hand_over(worker, listener, other, socket, remote, admission),
+        None => start(worker, listener, socket, remote, admission),
+    }
+}
+
+/// A worker with clearly fewer connections. A Unix socket is one queue for all workers: whoever is free takes from it.
+fn better_worker(worker: &Worker, socket: &Socket) -> Option<usize> {
+    if worker.is_draining() || !matches!(socket, Socket::Tcp(_)) {
+        return None;
+    }
+    worker.loads().better_worker(worker.id())
+}
+
+fn hand_over(
+    worker: &Rc<Worker>,
+    listener: &Rc<WorkerListener>,
+    other: usize,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    permit: Admission,
+) {
+    let socket = match socket.into_raw() {
+        Ok(socket) => socket,
+        Err(error) => return debug!(%error, "a connection was lost on its way to another worker"),
+    };
+    let spec = ListenerSpec::clone(&listener.spec());
+    let arrival = Arrival { socket_id: listener.id, spec, connection: HandedOver { socket, remote, permit } };
+    worker.loads().sent_to(other);
+    match worker.send_to(other, Command::Socket(Box::new(arrival))) {
+        Ok(()) => worker.counters().connections_handed_over.add(1),
+        // The other worker is gone; the connection is not.
+        Err(Command::Socket(arrival)) => {
+            worker.loads().arrived(other);
+            serve_raw(worker, listener, arrival.connection);
+        }
+        Err(_) => {}
+    }
+}
+
+fn serve_raw(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, connection: HandedOver<Admission>) {
+    match connection.socket.into_socket() {
+        Ok(socket) => start(worker, listener, socket, connection.remote, connection.permit),
+        Err(error) => debug!(%error, "a connection was lost on its way to another worker"),
+    }
+}
+
+/// The one place where connections are spawned: each carries what a drain waits for.
+fn start(
+    worker: &Rc<Worker>,
+    listener: &Rc<WorkerListener>,
+    socket: Socket,
+    remote: Option<SocketAddr>,
+    admission: Admission,
+) {
+    let permit = ConnectionPermit::new(worker, admission);
+    tokio::task::spawn_local(connection::serve(Rc::clone(worker), Rc::clone(listener), socket, remote, permit));
+}

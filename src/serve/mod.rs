@@ -1,4 +1,4 @@
-//! Joins the rooms per listener.
+//! Joins the rooms per listener: a worker thread, its listening sockets, and the life of a connection.
 pub mod connection;
 pub mod listeners;
 pub mod worker;

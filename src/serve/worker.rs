@@ -1,1 +1,293 @@
-//! worker
+//! A worker: an OS thread with a runtime of its own, its share of the listening sockets and its own pools. Everything
+//! in here is `!Send`; the control thread speaks to it through `Command`s, and each command is carried out whole
+//! before a connection runs again.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, LocalRuntime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tracing::{debug, error};
+
+use super::listeners::{self, Arrival, SocketId, WorkerListener};
+use crate::base::drain::{Flag, Tally};
+use crate::base::limit::Limit;
+use crate::net::bind::BoundSocket;
+use crate::net::handoff::Loads;
+use crate::net::timer;
+use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::telemetry::counters::Counters;
+use crate::upstream::endpoint_set::EndpointSet;
+use crate::upstream::pool::Pools;
+use crate::upstream::worker::WorkerUpstream;
+
+/// Polls of tasks between two looks at the sockets. More means larger batches per system call and later timers; while
+/// no task is ready the runtime looks at once, so that an idle proxy answers no later.
+const EVENT_INTERVAL: u32 = 1024;
+
+/// What the control thread, or another worker, asks of a worker.
+pub enum Command {
+    /// Put a generation in force.
+    Apply(Apply),
+    /// Serve a connection that another worker accepted.
+    Socket(Box<Arrival>),
+    /// Pick from these endpoints from now on.
+    Endpoints {
+        /// The name of the upstream.
+        upstream: Arc<str>,
+        /// Its endpoints.
+        set: Arc<EndpointSet>,
+    },
+    /// Accept no more, ask every connection to go, hand nothing over; then say so.
+    Drain(oneshot::Sender<()>),
+    /// Leave as soon as nothing is under way. Sent when every worker has said that it drains, so that no connection is
+    /// on its way to one that left.
+    Finish,
+    /// Leave now.
+    Stop,
+}
+
+/// A generation and the sockets it wants.
+pub struct Apply {
+    /// The generation.
+    pub snapshot: Arc<Snapshot>,
+    /// Every bound address that is wanted; what is not here goes.
+    pub listening: Vec<Listening>,
+    /// Told when it is in force, with what could not be listened on.
+    pub applied: oneshot::Sender<Vec<(SocketId, io::Error)>>,
+}
+
+/// One bound address of a generation.
+pub struct Listening {
+    /// Its number.
+    pub id: SocketId,
+    /// What accepts there.
+    pub spec: Arc<ListenerSpec>,
+    /// `None`: the worker has it already.
+    pub socket: Option<BoundSocket>,
+}
+
+/// What a worker is made of; crosses into its thread.
+pub struct Setup {
+    /// Its number, from 0.
+    pub id: usize,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Open connections of every worker.
+    pub loads: Arc<Loads>,
+    /// Open connections of the process.
+    pub process_limit: Arc<Limit>,
+    /// The command queues of all workers, its own included.
+    pub workers: Arc<[UnboundedSender<Command>]>,
+    /// Its own command queue.
+    pub commands: UnboundedReceiver<Command>,
+}
+
+/// A snapshot as one worker holds it; a request clones the `Rc` around it and touches no counter that others touch.
+pub struct WorkerSnapshot {
+    /// The generation.
+    pub snapshot: Arc<Snapshot>,
+    /// By `UpstreamId`.
+    pub upstreams: Vec<Rc<WorkerUpstream>>,
+}
+
+/// One worker, as its own tasks see it.
+pub struct Worker {
+    id: usize,
+    counters: Arc<Counters>,
+    loads: Arc<Loads>,
+    process_limit: Arc<Limit>,
+    workers: Arc<[UnboundedSender<Command>]>,
+    pools: Rc<Pools>,
+    current: RefCell<Rc<WorkerSnapshot>>,
+    listeners: RefCell<BTreeMap<SocketId, Rc<WorkerListener>>>,
+    draining: Flag,
+    under_way: Rc<Tally>,
+}
+
+impl Worker {
+    /// Its number, from 0.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    /// What it counts; this worker's thread is the only writer.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The generation in force. A request keeps the one it began with.
+    pub fn current(&self) -> Rc<WorkerSnapshot> {
+        Rc::clone(&self.current.borrow())
+    }
+
+    /// Its connections to endpoints.
+    pub fn pools(&self) -> &Rc<Pools> {
+        &self.pools
+    }
+
+    /// Whether the process is on its way out. Tasks that wait on timers are woken when it begins.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_raised()
+    }
+
+    pub(super) fn loads(&self) -> &Loads {
+        &self.loads
+    }
+
+    pub(super) fn process_limit(&self) -> &Arc<Limit> {
+        &self.process_limit
+    }
+
+    /// Accept loops and connections: what a drain waits for.
+    pub(super) fn under_way(&self) -> &Rc<Tally> {
+        &self.under_way
+    }
+
+    /// Sends to another worker; gives the command back where that one is gone.
+    pub(super) fn send_to(&self, other: usize, command: Command) -> Result<(), Command> {
+        self.workers[other].send(command).map_err(|unsent| unsent.0)
+    }
+
+    fn new(setup: &Setup, first: Arc<Snapshot>) -> Rc<Self> {
+        let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.counters));
+        let current = attach(&pools, first);
+        Rc::new(Self {
+            id: setup.id,
+            counters: Arc::clone(&setup.counters),
+            loads: Arc::clone(&setup.loads),
+            process_limit: Arc::clone(&setup.process_limit),
+            workers: Arc::clone(&setup.workers),
+            pools,
+            current: RefCell::new(Rc::new(current)),
+            listeners: RefCell::default(),
+            draining: Flag::default(),
+            under_way: Rc::default(),
+        })
+    }
+
+    /// Specs and routes change in one step: a request never meets a listener of one generation and a route of another.
+    fn apply(self: &Rc<Self>, apply: Apply) {
+        self.current.replace(Rc::new(attach(&self.pools, apply.snapshot)));
+        let failed = self.listen(apply.listening);
+        self.pools.retire_unused();
+        // Connections of listeners that went look at their flags.
+        timer::wake_all();
+        // Nobody waits for it when the control thread is gone, and then nothing is left to tell.
+        let _ = apply.applied.send(failed);
+    }
+
+    fn listen(self: &Rc<Self>, listening: Vec<Listening>) -> Vec<(SocketId, io::Error)> {
+        let mut failed = Vec::new();
+        let mut before = self.listeners.take();
+        let mut wanted = BTreeMap::new();
+        for Listening { id, spec, socket } in listening {
+            let spec = ListenerSpec::clone(&spec);
+            let listener = match before.remove(&id) {
+                Some(listener) => {
+                    listener.replace_spec(spec);
+                    listener
+                }
+                None => WorkerListener::new(id, spec),
+            };
+            if let Some(Err(error)) = socket.map(|socket| listeners::listen(self, &listener, socket)) {
+                failed.push((id, error));
+            }
+            wanted.insert(id, listener);
+        }
+        before.values().for_each(|gone| gone.drain());
+        self.listeners.replace(wanted);
+        failed
+    }
+
+    fn set_endpoints(&self, upstream: &str, set: &Arc<EndpointSet>) {
+        let current = self.current();
+        let place = current.snapshot.upstreams.iter().position(|known| &*known.name == upstream);
+        if let Some(attached) = place.and_then(|place| current.upstreams.get(place)) {
+            attached.set_endpoints(Arc::clone(set));
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.raise();
+        self.listeners.borrow().values().for_each(|listener| listener.drain());
+        timer::wake_all();
+    }
+
+    /// Carries out commands until it is time to leave.
+    async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
+        let mut finishing = false;
+        loop {
+            let command = tokio::select! {
+                biased;
+                // Both are cancel-safe. A connection that was handed over is taken in before emptiness is judged.
+                command = commands.recv() => command,
+                () = self.under_way.emptied(), if finishing => None,
+            };
+            match command {
+                Some(Command::Apply(apply)) => self.apply(apply),
+                Some(Command::Socket(arrival)) => {
+                    let listener = self.listeners.borrow().get(&arrival.socket_id()).cloned();
+                    listeners::arrived(&self, listener, *arrival);
+                }
+                Some(Command::Endpoints { upstream, set }) => self.set_endpoints(&upstream, &set),
+                Some(Command::Drain(draining)) => {
+                    self.drain();
+                    let _ = draining.send(());
+                }
+                Some(Command::Finish) => finishing = true,
+                Some(Command::Stop) | None => break,
+            }
+        }
+        self.pools.close_idle();
+        debug!(worker = self.id, "worker leaves");
+    }
+}
+
+fn attach(pools: &Rc<Pools>, snapshot: Arc<Snapshot>) -> WorkerSnapshot {
+    let upstreams = snapshot.upstreams.iter().map(|upstream| pools.attach(upstream)).collect();
+    WorkerSnapshot { snapshot, upstreams }
+}
+
+/// Starts a worker's thread with its first generation. `left` is sent its number when it leaves, however that comes.
+///
+/// # Errors
+/// The system has no thread for it. What happens inside the thread is told through `first.applied`, which is dropped
+/// where the thread could not begin.
+pub fn spawn(setup: Setup, first: Apply, left: UnboundedSender<usize>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{}", setup.id)).spawn(move || {
+        let _left = Left { worker: setup.id, told: left };
+        match runtime() {
+            Ok(runtime) => runtime.block_on(serve(setup, first)),
+            Err(error) => error!(worker = setup.id, %error, "the worker's runtime could not be made"),
+        }
+    })
+}
+
+async fn serve(setup: Setup, first: Apply) {
+    timer::start();
+    let worker = Worker::new(&setup, Arc::clone(&first.snapshot));
+    worker.apply(first);
+    worker.run(setup.commands).await;
+}
+
+fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(Default::default())
+}
+
+/// Tells that a worker left, also where a fault of ours unwinds its thread.
+struct Left {
+    worker: usize,
+    told: UnboundedSender<usize>,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = self.told.send(self.worker);
+    }
+}

@@ -1,0 +1,274 @@
+//! The listening sockets of the process, by what they are bound to. The control thread keeps one descriptor of each, so
+//! that a socket outlives the listener that asked for it as long as the next generation wants it too: closing one
+//! member of a SO_REUSEPORT group resets what waits in its queue. A reload plans first, which may fail, and commits
+//! then, which may not.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::workers::Shares;
+use crate::base::addr::Address;
+use crate::config::model::{Bind, Config, Listener, Protocols, SocketOptions};
+use crate::net::bind::{self, BindError, BoundSocket};
+use crate::serve::listeners::SocketId;
+use crate::serve::worker::Listening;
+use crate::snapshot::{ListenerSpec, Snapshot};
+
+/// Every bound address.
+pub struct ListeningSockets {
+    bound: Vec<Bound>,
+    workers: usize,
+    next_id: u32,
+}
+
+/// One bound address.
+struct Bound {
+    id: SocketId,
+    key: Key,
+    listener: usize,
+    options: SocketOptions,
+    /// One for each worker, in the order of the workers.
+    members: Vec<BoundSocket>,
+    /// For a Unix socket: the file that is ours to remove.
+    file: Option<SocketFile>,
+    /// What the workers have not been given yet; empty once they have.
+    to_give: Vec<BoundSocket>,
+}
+
+/// What makes two addresses of two generations the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    bind: Bind,
+    /// With port 0 every use is a socket of its own: the listener's name and which of its addresses.
+    picked_for: Option<(Arc<str>, usize)>,
+}
+
+/// The sockets of the next generation; dropping it closes what it opened.
+pub struct Plan {
+    /// In the order of the configuration: kept ones by their place, new ones whole.
+    entries: Vec<Entry>,
+}
+
+enum Entry {
+    Kept { place: usize, listener: usize },
+    New(Box<Bound>),
+}
+
+/// What a commit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Addresses that stay.
+    pub kept: usize,
+    /// Addresses that are new.
+    pub opened: usize,
+    /// Addresses that go.
+    pub closed: usize,
+}
+
+impl ListeningSockets {
+    /// None yet; each will have one member for each of `workers`.
+    pub fn new(workers: usize) -> Self {
+        Self { bound: Vec::new(), workers, next_id: 0 }
+    }
+
+    /// Binds what `config` wants and is not there. Nothing that is there changes.
+    ///
+    /// # Errors
+    /// Every address that cannot be had.
+    pub fn plan(&mut self, config: &Config) -> Result<Plan, Vec<BindError>> {
+        let wanted: Vec<(usize, &Listener, Key)> = (0..)
+            .zip(&config.listeners)
+            .flat_map(|(place, listener)| keys(listener).map(move |key| (place, listener, key)))
+            .collect();
+        let mut errors: Vec<_> = wanted
+            .iter()
+            .filter(|(_, _, key)| self.place_of(key).is_none() && !self.holds_port_of(&key.bind))
+            .filter_map(|(_, _, key)| bind::ensure_free(&key.bind).err())
+            .collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut entries = Vec::with_capacity(wanted.len());
+        for (listener, config, key) in wanted {
+            match self.place_of(&key) {
+                Some(place) => entries.push(Entry::Kept { place, listener }),
+                None => match self.open(key, listener, &config.socket) {
+                    Ok(bound) => entries.push(Entry::New(Box::new(bound))),
+                    Err(error) => errors.push(error),
+                },
+            }
+        }
+        if errors.is_empty() { Ok(Plan { entries }) } else { Err(errors) }
+    }
+
+    /// Takes a plan over. Gives each worker's share, and closes the control thread's descriptors of what goes: the
+    /// workers' are then the last.
+    pub fn commit(&mut self, plan: Plan, snapshot: &Snapshot) -> (Shares, Changes) {
+        let mut before: Vec<_> = std::mem::take(&mut self.bound).into_iter().map(Some).collect();
+        let mut changes = Changes::default();
+        for entry in plan.entries {
+            match entry {
+                Entry::New(bound) => {
+                    changes.opened += 1;
+                    self.bound.push(*bound);
+                }
+                Entry::Kept { place, listener } => {
+                    // Two listeners never have the same key, so a place is taken once.
+                    if let Some(mut bound) = before[place].take() {
+                        changes.kept += 1;
+                        bound.listener = listener;
+                        bound.change_options(&snapshot.listeners[listener].config.socket);
+                        self.bound.push(bound);
+                    }
+                }
+            }
+        }
+        changes.closed = before.iter().flatten().count();
+        before.into_iter().flatten().for_each(Bound::close);
+        (self.shares(snapshot), changes)
+    }
+
+    /// Closes the control thread's descriptors of all of them.
+    pub fn close(&mut self) {
+        std::mem::take(&mut self.bound).into_iter().for_each(Bound::close);
+    }
+
+    /// Where each listener accepts: its name and an address, in the order of the configuration.
+    pub fn addresses(&self, snapshot: &Snapshot) -> Vec<(Arc<str>, Address)> {
+        let named = |bound: &Bound| {
+            let address = bound.members.first()?.local_address().clone();
+            Some((Arc::clone(&snapshot.listeners[bound.listener].name), address))
+        };
+        self.bound.iter().filter_map(named).collect()
+    }
+
+    /// Logs each address with what is spoken there and what the kernel granted.
+    pub fn log(&self, snapshot: &Snapshot) {
+        for bound in &self.bound {
+            bound.log(&snapshot.listeners[bound.listener]);
+        }
+    }
+
+    fn open(&mut self, key: Key, listener: usize, options: &SocketOptions) -> Result<Bound, BindError> {
+        let to_give = bind::bind(&key.bind, options, self.workers)?;
+        let file = match &key.bind {
+            Bind::Unix(path) => SocketFile::of(path),
+            _ => None,
+        };
+        let members = to_give.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
+        let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
+        let id = SocketId(self.next_id);
+        self.next_id += 1;
+        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give })
+    }
+
+    fn place_of(&self, key: &Key) -> Option<usize> {
+        self.bound.iter().position(|bound| bound.key == *key)
+    }
+
+    /// Whether one of our own sockets has the port, which then is no sign of another process: `:80` and
+    /// `127.0.0.1:80` may stand side by side.
+    fn holds_port_of(&self, wanted: &Bind) -> bool {
+        let port = |bind: &Bind| match bind {
+            Bind::AnyAddress(port) => Some(*port),
+            Bind::Address(address) => Some(address.port()),
+            Bind::Unix(_) => None,
+        };
+        port(wanted).is_some_and(|wanted| self.bound.iter().any(|bound| port(&bound.key.bind) == Some(wanted)))
+    }
+
+    fn shares(&mut self, snapshot: &Snapshot) -> Shares {
+        let mut shares: Shares = (0..self.workers).map(|_| Vec::with_capacity(self.bound.len())).collect();
+        for bound in &mut self.bound {
+            let mut given = std::mem::take(&mut bound.to_give).into_iter();
+            for share in &mut shares {
+                let spec = Arc::clone(&snapshot.listeners[bound.listener]);
+                share.push(Listening { id: bound.id, spec, socket: given.next() });
+            }
+        }
+        shares
+    }
+}
+
+impl Bound {
+    fn change_options(&mut self, wanted: &SocketOptions) {
+        if self.options == *wanted {
+            return;
+        }
+        for member in &self.members {
+            if let Err(error) = member.change_options(wanted) {
+                warn!(address = bind::name(&self.key.bind), %error, "a changed socket option was refused and waits for a restart");
+            }
+        }
+        self.options = wanted.clone();
+    }
+
+    /// The file goes first: who connects from now on finds nobody, instead of a queue that nobody empties.
+    fn close(self) {
+        drop(self.file);
+        info!(address = bind::name(&self.key.bind), "no longer listening");
+    }
+
+    fn log(&self, spec: &ListenerSpec) {
+        let Some(member) = self.members.first() else { return };
+        let granted = member.granted(&self.options).map_or_else(|| "-".to_owned(), |granted| granted.to_string());
+        info!(
+            listener = %spec.name,
+            address = %member.local_address(),
+            protocols = protocols(spec.config.protocols, spec.tls.is_some()),
+            sockets = self.members.len(),
+            granted,
+            "listening"
+        );
+    }
+}
+
+fn keys(listener: &Listener) -> impl Iterator<Item = Key> {
+    listener.binds.iter().enumerate().map(|(nth, bind)| {
+        let picks =
+            matches!(bind, Bind::AnyAddress(0)) || matches!(bind, Bind::Address(address) if address.port() == 0);
+        Key { bind: bind.clone(), picked_for: picks.then(|| (Arc::clone(&listener.name), nth)) }
+    })
+}
+
+fn protocols(spoken: Protocols, tls: bool) -> &'static str {
+    match (spoken.http1, spoken.http2, tls) {
+        (true, true, true) => "http1, http2 over tls",
+        (true, false, true) => "http1 over tls",
+        (_, _, true) => "http2 over tls",
+        (true, true, false) => "http1, http2",
+        (true, false, false) => "http1",
+        (_, _, false) => "http2",
+    }
+}
+
+/// The file of a Unix socket, removed when dropped unless another process has put its own there since.
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> Option<Self> {
+        Some(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.identity) {
+            // Left behind, it is taken for stale at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}

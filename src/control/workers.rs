@@ -1,0 +1,172 @@
+//! The worker threads as the control thread holds them: start, command, wait, leave.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+
+use crate::base::limit::Limit;
+use crate::net::handoff::Loads;
+use crate::serve::listeners::SocketId;
+use crate::serve::worker::{self, Apply, Command, Listening, Setup};
+use crate::snapshot::Snapshot;
+use crate::telemetry::counters::Counters;
+use crate::upstream::endpoint_set::EndpointSet;
+
+/// Every worker of the process.
+pub struct Workers {
+    commands: Arc<[UnboundedSender<Command>]>,
+    counters: Arc<[Arc<Counters>]>,
+    threads: Vec<JoinHandle<()>>,
+    /// Numbers of workers that left.
+    left: UnboundedReceiver<usize>,
+    running: usize,
+}
+
+/// Workers are gone that nobody asked to leave: a fault of ours, told on stderr by the panic.
+#[derive(Debug, thiserror::Error)]
+#[error("worker {0} is gone")]
+pub struct WorkerGone(pub usize);
+
+/// What a generation is for each worker: its share of the bound addresses.
+pub type Shares = Vec<Vec<Listening>>;
+
+impl Workers {
+    /// Starts one worker for each share and waits until all of them accept.
+    ///
+    /// # Errors
+    /// The system has no thread or no runtime for one of them, or does not let it watch its sockets.
+    pub async fn start(snapshot: &Arc<Snapshot>, shares: Shares, process_limit: &Arc<Limit>) -> io::Result<Self> {
+        let count = shares.len();
+        let (commands, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let commands: Arc<[_]> = commands.into();
+        let counters: Arc<[_]> = (0..count).map(|_| Arc::new(Counters::default())).collect();
+        let loads = Arc::new(Loads::new(count));
+        let (left_sender, left) = mpsc::unbounded_channel();
+        let mut workers = Self { commands, counters, threads: Vec::with_capacity(count), left, running: 0 };
+        let mut ready = Vec::with_capacity(count);
+        for (id, (listening, queue)) in shares.into_iter().zip(queues).enumerate() {
+            let (applied, done) = oneshot::channel();
+            let setup = Setup {
+                id,
+                counters: Arc::clone(&workers.counters[id]),
+                loads: Arc::clone(&loads),
+                process_limit: Arc::clone(process_limit),
+                workers: Arc::clone(&workers.commands),
+                commands: queue,
+            };
+            let first = Apply { snapshot: Arc::clone(snapshot), listening, applied };
+            workers.threads.push(worker::spawn(setup, first, left_sender.clone())?);
+            workers.running += 1;
+            ready.push(done);
+        }
+        for (id, done) in ready.into_iter().enumerate() {
+            let failed = done.await.map_err(|_| io::Error::other(WorkerGone(id)))?;
+            if let Some((_, error)) = failed.into_iter().next() {
+                return Err(error);
+            }
+        }
+        Ok(workers)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// What each of them counts.
+    pub fn counters(&self) -> &Arc<[Arc<Counters>]> {
+        &self.counters
+    }
+
+    /// Connections of clients that are open.
+    pub fn open_connections(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.connections_open.value()).sum()
+    }
+
+    /// Puts a generation in force on every worker and waits until it is. Says which sockets a worker could not watch.
+    pub async fn apply(&self, snapshot: &Arc<Snapshot>, shares: Shares) -> Vec<(usize, SocketId, io::Error)> {
+        let mut pending = Vec::with_capacity(shares.len());
+        for (commands, listening) in self.commands.iter().zip(shares) {
+            let (applied, done) = oneshot::channel();
+            // One that is gone is noticed elsewhere and ends the process.
+            let _ = commands.send(Command::Apply(Apply { snapshot: Arc::clone(snapshot), listening, applied }));
+            pending.push(done);
+        }
+        let mut failed = Vec::new();
+        for (worker, done) in pending.into_iter().enumerate() {
+            failed.extend(done.await.unwrap_or_default().into_iter().map(|(id, error)| (worker, id, error)));
+        }
+        failed
+    }
+
+    /// Gives every worker a new set of endpoints.
+    pub fn set_endpoints(&self, upstream: &Arc<str>, set: &Arc<EndpointSet>) {
+        self.tell(|| Command::Endpoints { upstream: Arc::clone(upstream), set: Arc::clone(set) });
+    }
+
+    /// Has every worker accept no more and ask its connections to go, and lets each leave once they are gone.
+    pub async fn drain(&self) {
+        let mut pending = Vec::with_capacity(self.count());
+        self.tell(|| {
+            let (draining, done) = oneshot::channel();
+            pending.push(done);
+            Command::Drain(draining)
+        });
+        for done in pending {
+            let _ = done.await;
+        }
+        // From here on no worker hands a connection over, so that one without connections may leave.
+        self.tell(|| Command::Finish);
+    }
+
+    /// Has every worker leave now.
+    pub fn stop(&self) {
+        self.tell(|| Command::Stop);
+    }
+
+    /// The number of the next worker that left; `None` when none is left. Cancel-safe.
+    pub async fn next_left(&mut self) -> Option<usize> {
+        if self.running == 0 {
+            return None;
+        }
+        let left = self.left.recv().await;
+        self.running -= 1;
+        left
+    }
+
+    /// Waits until every worker has left. Cancel-safe.
+    pub async fn all_left(&mut self) {
+        while self.next_left().await.is_some() {}
+    }
+
+    /// Waits for the threads of workers that left or were stopped.
+    pub fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic was told by the panic itself.
+            let _ = thread.join();
+        }
+    }
+
+    /// Leaves threads to themselves that do not leave: the end of the process ends them.
+    pub fn abandon(&mut self) {
+        self.threads.clear();
+    }
+
+    fn tell(&self, mut command: impl FnMut() -> Command) {
+        for commands in self.commands.iter() {
+            // One that has left needs to be told nothing.
+            let _ = commands.send(command());
+        }
+    }
+}
+
+impl Drop for Workers {
+    /// A start that failed half-way leaves no thread behind.
+    fn drop(&mut self) {
+        self.stop();
+        self.join();
+    }
+}
