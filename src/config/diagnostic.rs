@@ -3,7 +3,6 @@
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::model::Place;
 
@@ -31,8 +30,10 @@ pub struct Fault {
 pub struct Excerpt {
     /// Where it begins.
     pub place: Place,
-    /// The whole line; empty where it cannot be shown.
-    pub line: Arc<str>,
+    /// The line, or what is shown of a long one; empty where it cannot be shown.
+    pub line: String,
+    /// Characters of `line` before the caret.
+    pub offset: u32,
     /// Characters under the caret, at least 1.
     pub width: u32,
     /// What stands beside the caret; may be empty.
@@ -81,7 +82,8 @@ impl Faults {
     ) {
         let line = line_of(Path::new(&*place.file), place.line).unwrap_or_default();
         let width = token_width(&line, place.column);
-        let excerpt = Excerpt { place: place.clone(), line: line.into(), width, label: label.into() };
+        let at = line.char_indices().nth(place.column.max(1) as usize - 1).map_or(line.len(), |(at, _)| at);
+        let excerpt = Excerpt::new(place.clone(), &line, at, width, label.into());
         self.push(Fault { message: message.into(), excerpt: Some(excerpt), second: None, help });
     }
 
@@ -129,7 +131,7 @@ fn render_fault(out: &mut String, fault: &Fault, paint: Paint) {
 }
 
 fn render_excerpt(out: &mut String, excerpt: &Excerpt, gutter: usize, arrow: &str, paint: Paint) {
-    let Excerpt { place, line, width, label } = excerpt;
+    let Excerpt { place, line, offset, width, label } = excerpt;
     let _ = writeln!(out, "{:gutter$}{} {}:{}:{}", "", paint.frame(arrow), place.file, place.line, place.column);
     let label = printable(label);
     if line.is_empty() {
@@ -138,44 +140,33 @@ fn render_excerpt(out: &mut String, excerpt: &Excerpt, gutter: usize, arrow: &st
         }
         return;
     }
-    let window = Window::around(line, place.column, *width);
     let bar = paint.frame("|");
     let _ = writeln!(out, "{:gutter$} {bar}", "");
     let number = paint.frame(&format!("{:>gutter$}", place.line));
-    let _ = writeln!(out, "{number} {bar} {}", window.text.trim_end());
-    let marks = if arrow == "-->" { "^" } else { "-" }.repeat(window.width);
+    let _ = writeln!(out, "{number} {bar} {}", printable(line).trim_end());
+    // Tabs stay tabs, so that the mark stands under what it marks.
+    let indent: String = line.chars().take(*offset as usize).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let marks = if arrow == "-->" { "^" } else { "-" }.repeat(*width as usize);
     let marks = if label.is_empty() { marks } else { format!("{marks} {label}") };
     let marks = if arrow == "-->" { paint.error(&marks) } else { paint.frame(&marks) };
-    let _ = writeln!(out, "{:gutter$} {bar} {}{marks}", "", window.indent);
+    let _ = writeln!(out, "{:gutter$} {bar} {indent}{marks}", "");
 }
 
-/// The part of a line that is shown: a line of a megabyte must not fill the terminal.
-struct Window {
-    text: String,
-    indent: String,
-    width: usize,
-}
-
-impl Window {
-    fn around(line: &str, column: u32, width: u32) -> Self {
-        let column = column.max(1) as usize - 1;
-        let skip = if column > LINE_LIMIT { column - LINE_LIMIT / 2 } else { 0 };
-        let mut text = String::from(if skip > 0 { "…" } else { "" });
-        let mut indent = String::from(if skip > 0 { " " } else { "" });
-        let mut shown = 0;
-        for character in line.chars().skip(skip).take(2 * LINE_LIMIT) {
-            let character = visible(character);
-            if shown < column - skip {
-                indent.push(if character == '\t' { '\t' } else { ' ' });
-            }
-            text.push(character);
-            shown += 1;
+impl Excerpt {
+    /// Marks `width` characters of a line from a byte offset on. Of a line of a megabyte only the surroundings are kept.
+    pub(crate) fn new(place: Place, line: &str, at: usize, width: u32, label: String) -> Self {
+        let at = at.min(line.len());
+        let before = line[..at].char_indices().rev().nth(LINE_LIMIT - 1).map_or(0, |(start, _)| start);
+        let behind = line[at..].char_indices().nth(LINE_LIMIT).map_or(line.len(), |(end, _)| at + end);
+        let mut shown = String::from(if before > 0 { "…" } else { "" });
+        shown.push_str(&line[before..at]);
+        let offset = shown.chars().count() as u32;
+        shown.push_str(&line[at..behind]);
+        if behind < line.len() {
+            shown.push('…');
         }
-        if shown == 2 * LINE_LIMIT {
-            text.push('…');
-        }
-        let width = (width as usize).clamp(1, (shown + 1).saturating_sub(column - skip).max(1));
-        Self { text, indent, width }
+        let room = line[at..behind].chars().count() as u32;
+        Self { place, line: shown, offset, width: width.clamp(1, room.max(1)), label }
     }
 }
 
@@ -234,7 +225,7 @@ impl Paint {
     }
 }
 
-/// Characters of a line shown on either side of the mark.
+/// Characters of a line shown on either side of the place.
 const LINE_LIMIT: usize = 120;
 
 #[cfg(test)]
@@ -243,7 +234,8 @@ mod tests {
 
     fn excerpt(line: u32, column: u32, text: &str, width: u32, label: &str) -> Excerpt {
         let place = Place { file: "tidegate.toml".into(), line, column };
-        Excerpt { place, line: text.into(), width, label: label.into() }
+        let at = text.char_indices().nth(column as usize - 1).map_or(text.len(), |(at, _)| at);
+        Excerpt::new(place, text, at, width, label.into())
     }
 
     fn faults(fault: Fault) -> Faults {

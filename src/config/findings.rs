@@ -9,6 +9,7 @@ pub(crate) struct Findings {
     list: Vec<Finding>,
     /// Statements are missing from the tree after a syntax error: what is absent may well be written.
     pub(crate) incomplete: bool,
+    compared: usize,
 }
 
 /// One fault, under construction. Where nothing is said about a place, it belongs to the whole file.
@@ -69,9 +70,11 @@ impl Findings {
         self.list.is_empty()
     }
 
-    /// How many there are; suggestions are looked for only while there are few.
-    pub(crate) fn are_many(&self) -> bool {
-        self.list.len() > SUGGESTION_LIMIT
+    /// Whether a written word may be compared with so many known ones: a file with hundreds of faults needs no suggestion
+    /// at each, and comparing every name with every other takes time.
+    pub(crate) fn may_compare(&mut self, words: usize) -> bool {
+        self.compared += words;
+        self.compared <= COMPARISON_LIMIT
     }
 
     pub(crate) fn into_faults(mut self, sources: &Sources) -> Faults {
@@ -80,7 +83,7 @@ impl Findings {
         for finding in self.list {
             let mut excerpt = sources.excerpt(finding.spot, &finding.label);
             if finding.whole_file {
-                excerpt.line = "".into();
+                excerpt.line.clear();
             }
             let second = finding.second.map(|(spot, label)| sources.excerpt(spot, &label));
             faults.push(Fault { message: finding.message, excerpt: Some(excerpt), second, help: finding.help });
@@ -89,5 +92,4 @@ impl Findings {
     }
 }
 
-/// A file with hundreds of faults needs no suggestion at each, and comparing every name with every other takes time.
-const SUGGESTION_LIMIT: usize = 200;
+const COMPARISON_LIMIT: usize = 100_000;

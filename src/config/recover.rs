@@ -28,10 +28,8 @@ pub(crate) fn recover<'a>(file: u32, text: &'a str, findings: &mut Findings) -> 
         broken: Vec::new(),
         seen: BTreeSet::new(),
     };
-    for _ in 0..ROUNDS {
-        if !recovery.round() {
-            break;
-        }
+    if !(0..ROUNDS).any(|_| !recovery.round()) {
+        recovery.findings.incomplete = true;
     }
     let Recovery { text, mut broken, .. } = recovery;
     broken.sort_by_key(|range| range.start);

@@ -95,9 +95,8 @@ impl Sources {
         let line_start = source.line_starts[place.line as usize - 1] as usize;
         let end = (spot.end as usize).min(line_start + line.len());
         let marked = source.text.get(spot.start as usize..end).unwrap_or("");
-        let width = (marked.chars().count() as u32).max(1);
-        // A byte order mark is no column that anyone sees, but the line is shown as it stands.
-        Excerpt { place, line: line.into(), width, label: label.to_owned() }
+        let width = marked.chars().take(WIDTH_LIMIT).count() as u32;
+        Excerpt::new(place, line, spot.start as usize - line_start, width, label.to_owned())
     }
 
     /// Whether a text says this anywhere.
@@ -135,6 +134,8 @@ impl Source {
     }
 }
 
+/// Characters that are counted under a mark; no more are shown.
+const WIDTH_LIMIT: usize = 1_000;
 /// The largest text that is read, bytes.
 pub(crate) const TEXT_LIMIT: usize = 1 << 30;
 
@@ -151,7 +152,7 @@ mod tests {
         let place = sources.place(Spot::new(file, at..at + 4));
         assert_eq!((place.line, place.column), (2, 5));
         let excerpt = sources.excerpt(Spot::new(file, at..at + 4), "here");
-        assert_eq!((excerpt.width, &*excerpt.line), (3, "ü = \"ö\" # x"));
+        assert_eq!((excerpt.width, excerpt.offset, &*excerpt.line), (3, 4, "ü = \"ö\" # x"));
         let later = text.find('#').unwrap();
         assert_eq!(sources.place(Spot::new(file, later..later + 1)).column, 9);
         assert_eq!(sources.place(Spot::new(file, 0..1)).line, 1);

@@ -11,7 +11,8 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
             continue;
         }
         let distance = distance(&written, &candidate);
-        if distance <= limit && best.is_none_or(|(shortest, _)| distance < shortest) {
+        // By name among equals, so that the order of a map does not show.
+        if distance <= limit && best.is_none_or(|nearest| (distance, word) < nearest) {
             best = Some((distance, word));
         }
     }

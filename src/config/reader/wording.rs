@@ -95,7 +95,7 @@ impl Reader<'_> {
     pub(super) fn unknown_key(&mut self, written: &str, spot: Spot, keys: &'static [Key]) {
         let here = keys.iter().filter(|key| key.is_here());
         let mut help = suggest::did_you_mean(written, here.clone().map(|key| key.name));
-        if help.is_none() && !self.findings.are_many() {
+        if help.is_none() && self.findings.may_compare(ROOT.len()) {
             help = home_of(written).map(|home| format!("`{written}` is a key of {home}"));
         }
         let help = help.unwrap_or_else(|| {

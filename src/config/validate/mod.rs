@@ -119,7 +119,8 @@ impl<'a> Check<'a> {
         let words = if self.sources.iter().count() > 1 { "these files" } else { "this file" };
         let message = format!("unknown upstream `{}`", written.value);
         let finding = Finding::new(written.spot, message, format!("no [upstream.{}] in {words}", written.value));
-        let help = self.suggestion(written.value, |check| check.upstreams.keys().copied().collect());
+        let near = self.findings.may_compare(self.upstreams.len());
+        let help = near.then(|| suggest::did_you_mean(written.value, self.upstreams.keys().copied())).flatten();
         self.findings.push(finding.help_if(help));
         0
     }
@@ -134,18 +135,11 @@ impl<'a> Check<'a> {
         }
         let message = format!("unknown listener `{}`", written.value);
         let finding = Finding::new(written.spot, message, "no [[listener]] has this name");
-        let help = self.suggestion(written.value, |check| check.listeners.keys().map(String::as_str).collect());
+        let near = self.findings.may_compare(self.listeners.len());
+        let help =
+            near.then(|| suggest::did_you_mean(written.value, self.listeners.keys().map(String::as_str))).flatten();
         self.findings.push(finding.help_if(help));
         None
-    }
-
-    fn suggestion<'c>(&'c self, written: &str, known: impl Fn(&'c Self) -> Vec<&'c str>) -> Option<String> {
-        if self.findings.are_many() {
-            return None;
-        }
-        let mut known = known(self);
-        known.sort_unstable();
-        suggest::did_you_mean(written, known)
     }
 
     /// A name of ours: it stands in logs, metrics and headers.

@@ -1,0 +1,103 @@
+//! The files in `config/`, and files that include others.
+
+use std::path::Path;
+
+use tidegate::config::{self, Config, model};
+
+fn load(path: &str) -> Config {
+    config::load(Path::new(path)).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+#[test]
+fn the_smallest_file_has_every_default() {
+    let config = load("config/minimal.toml");
+    assert_eq!(config.listeners[0].binds, [model::Bind::AnyAddress(8080)]);
+    assert_eq!(&*config.listeners[0].name, ":8080");
+    assert_eq!(&*config.routes[0].name, "*/*");
+    assert_eq!(config.upstreams[0].timeouts.connect, config::defaults::CONNECT_TIMEOUT);
+    assert_eq!(config.files, [Path::new("config/minimal.toml")]);
+}
+
+#[test]
+fn the_example_loads_without_its_certificates() {
+    let config = load("config/example.toml");
+    let tls = config.listeners[1].tls.as_ref().unwrap();
+    assert_eq!(tls.certificates[0].cert, Path::new("config/../certs/example.org.pem"));
+    let summary = config::summary(&config);
+    assert!(summary.lines().all(|line| line == line.trim_end()), "{summary}");
+    for words in ["api.example.org", "-> stable 95%, next 5%", "retry 2 on", "max_body 10MiB", "unix:/run/tools.sock"] {
+        assert!(summary.contains(words), "{words}\n{summary}");
+    }
+}
+
+#[test]
+fn the_demo_takes_its_addresses_from_outside() {
+    let text = include_str!("../../config/demo.toml");
+    let origin = |name: &str| (name == "TIDEGATE_DEMO_ORIGIN").then(|| "127.0.0.1:1234".to_owned());
+    let config = config::parse_with("demo.toml", text, &origin).unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(config::summary(&config).contains("127.0.0.1:1234"));
+    load("config/demo.toml");
+}
+
+#[test]
+fn the_reference_is_what_the_code_says() {
+    let made = config::reference::reference();
+    let path = Path::new("config/reference.toml");
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(path, &made).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(made == committed, "config/reference.toml is stale: UPDATE_REFERENCE=1 cargo test --test config");
+    assert!(made.lines().all(|line| line.chars().count() <= 120));
+}
+
+#[test]
+fn the_reference_stands_for_the_defaults() {
+    let reference = load("config/reference.toml");
+    let minimal = load("config/minimal.toml");
+    assert_eq!(crate::keys::without_places(&reference), crate::keys::without_places(&minimal));
+}
+
+#[test]
+fn includes_are_merged_in_byte_order_behind_the_file_that_names_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    std::fs::create_dir(directory.path().join("sites")).unwrap();
+    write("main.toml", "include = [\"sites/*.toml\", \"more.toml\"]\n[[listener]]\nbind = \":0\"\n");
+    write("more.toml", "include = \"main.toml\"\n[[route]]\nname = \"more\"\npath = \"/more\"\nupstream = \"app\"\n");
+    write("sites/b.toml", "[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\n");
+    write("sites/B.toml", "[[route]]\nname = \"B\"\npath = \"/B\"\nupstream = \"app\"\n");
+    write("sites/a.toml", "[upstream.app]\nendpoints = [\"127.0.0.1:1\"]\ntls = { ca = \"ca.pem\" }\n");
+    let main = directory.path().join("main.toml");
+    let config = config::load(&main).unwrap_or_else(|faults| panic!("{faults}"));
+    let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["B", "b", "more"]);
+    assert_eq!(config.files.len(), 5);
+    let ca = config.upstreams[0].tls.as_ref().unwrap().ca.clone().unwrap();
+    assert_eq!(ca, directory.path().join("sites/ca.pem"));
+    assert_eq!(&*config.routes[0].place.file, directory.path().join("sites/B.toml").to_str().unwrap());
+
+    write("sites/c.toml", "[server]\nworkers = 1\n[upstream.app]\nendpoints = [\"127.0.0.1:2\"]\n");
+    write(
+        "main.toml",
+        "include = [\"sites/*.toml\", \"gone.toml\"]\n[server]\nworkers = 2\n[[listener]]\nbind = \":0\"\n",
+    );
+    let faults = config::load(&main).unwrap_err();
+    let text = faults.render(false).replace(&*directory.path().to_string_lossy(), "");
+    assert_eq!(faults.len(), 3, "{text}");
+    assert!(text.contains("cannot read /gone.toml"), "{text}");
+    assert!(text.contains("`[server]` stands in two files\n --> /sites/c.toml:1:1\n"), "{text}");
+    assert!(text.contains("upstream `app` is defined twice\n --> /sites/c.toml:3:11\n"), "{text}");
+    assert!(text.contains("::: /sites/a.toml:1:11\n"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_fault() {
+    let faults = config::load(Path::new("no/such/file.toml")).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert!(faults.to_string().starts_with("error: cannot read no/such/file.toml"));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.toml");
+    std::fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
+    assert!(config::load(&path).unwrap_err().to_string().contains("line 2 is not UTF-8"));
+}

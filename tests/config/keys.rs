@@ -1,0 +1,283 @@
+//! Every key of the schema does something: each has a row here whose value changes the model, and each default, written
+//! out, changes nothing.
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+use tidegate::config::schema::{Key, ROOT};
+use tidegate::config::{self, Config};
+
+/// A key, what must stand beside it, and a line that changes the model.
+struct Row(&'static str, &'static str, &'static str);
+
+const TLS: &str = "tls.certificates = [{ cert = \"a\", key = \"b\" }]\n";
+const UP: &str = "upstream = \"app\"\n";
+const ANSWER: &str = "respond.body = \"x\"\n";
+const MOVED: &str = "redirect.to = \"/x\"\n";
+const UPTLS: &str = "tls.server_name = \"a\"\n";
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row("server.workers", "", "workers = 77"),
+    Row("server.drain_timeout", "", "drain_timeout = \"7s\""),
+    Row("listener.name", "", "name = \"x\""),
+    Row("listener.bind", "", "bind = [\":0\", \":81\"]"),
+    // The only value of this version is the default.
+    Row("listener.mode", "", "mode = \"http\""),
+    Row("listener.protocols", "", "protocols = \"http2\""),
+    Row("listener.trusted_proxies", "", "trusted_proxies = [\"10.0.0.0/8\"]"),
+    Row("listener.tls", "", TLS),
+    Row("listener.tls.certificates", "", TLS),
+    Row("listener.tls.certificates.cert", "", TLS),
+    Row("listener.tls.certificates.key", "", TLS),
+    Row("listener.tls.min_version", TLS, "tls.min_version = \"1.3\""),
+    Row("listener.tls.client_auth", TLS, "tls.client_auth = { mode = \"require\", ca = \"c\" }"),
+    Row("listener.tls.client_auth.mode", TLS, "tls.client_auth = { mode = \"optional\", ca = \"c\" }"),
+    Row("listener.tls.client_auth.ca", TLS, "tls.client_auth = { mode = \"optional\", ca = \"d\" }"),
+    Row("listener.limits", "", "limits = { max_headers = 7 }"),
+    Row("listener.limits.max_connections", "", "limits.max_connections = 7"),
+    Row("listener.limits.max_connections_per_ip", "", "limits.max_connections_per_ip = 7"),
+    Row("listener.limits.max_header_size", "", "limits.max_header_size = \"7KiB\""),
+    Row("listener.limits.max_headers", "", "limits.max_headers = 7"),
+    Row("listener.limits.max_concurrent_streams", "", "limits.max_concurrent_streams = 7"),
+    Row("listener.limits.max_body", "", "limits.max_body = \"0B\""),
+    Row("listener.timeouts", "", "timeouts = { idle = \"7s\" }"),
+    Row("listener.timeouts.handshake", "", "timeouts.handshake = \"7s\""),
+    Row("listener.timeouts.header", "", "timeouts.header = \"7s\""),
+    Row("listener.timeouts.client_stall", "", "timeouts.client_stall = \"7s\""),
+    Row("listener.timeouts.idle", "", "timeouts.idle = \"7s\""),
+    Row("listener.timeouts.max_age", "", "timeouts.max_age = \"7s\""),
+    Row("listener.socket", "", "socket = { nodelay = false }"),
+    Row("listener.socket.nodelay", "", "socket.nodelay = false"),
+    Row("listener.socket.keepalive", "", "socket.keepalive = \"off\""),
+    Row("listener.socket.keepalive.idle", "", "socket.keepalive.idle = \"7s\""),
+    Row("listener.socket.keepalive.interval", "", "socket.keepalive.interval = \"7s\""),
+    Row("listener.socket.keepalive.count", "", "socket.keepalive.count = 7"),
+    Row("listener.socket.backlog", "", "socket.backlog = 7"),
+    Row("listener.socket.recv_buffer", "", "socket.recv_buffer = \"7KiB\""),
+    Row("listener.socket.send_buffer", "", "socket.send_buffer = \"7KiB\""),
+    Row("listener.socket.fast_open", "", "socket.fast_open = true"),
+    Row("listener.socket.user_timeout", "", "socket.user_timeout = \"7s\""),
+    Row("listener.forwarding", "", "forwarding = { via = \"off\" }"),
+    Row("listener.forwarding.x_forwarded", "", "forwarding.x_forwarded = false"),
+    Row("listener.forwarding.forwarded", "", "forwarding.forwarded = true"),
+    Row("listener.forwarding.via", "", "forwarding.via = \"gate\""),
+    Row("route.name", UP, "name = \"x\""),
+    Row("route.listener", UP, "listener = \"base\""),
+    Row("route.host", UP, "host = \"example.org\""),
+    Row("route.path", UP, "path = \"/x\""),
+    Row("route.method", UP, "method = \"GET\""),
+    Row("route.header", UP, "header = { a = \"b\" }"),
+    Row("route.query", UP, "query = { a = \"~ b\" }"),
+    Row("route.upstream", "", "upstream = \"other\""),
+    Row("route.weighted", "", "weighted = [{ upstream = \"app\", weight = 2 }, { upstream = \"other\" }]"),
+    Row("route.weighted.upstream", "", "weighted = [{ upstream = \"other\" }]"),
+    Row("route.weighted.weight", "", "weighted = [{ upstream = \"app\", weight = 7 }]"),
+    Row("route.redirect", "", "redirect = { to = \"/x\" }"),
+    Row("route.redirect.to", "", "redirect.to = \"/x\""),
+    Row("route.redirect.status", MOVED, "redirect.status = 301"),
+    Row("route.respond", "", "respond = {}"),
+    Row("route.respond.status", ANSWER, "respond.status = 404"),
+    Row("route.respond.body", "respond.status = 201\n", "respond.body = \"x\""),
+    Row("route.respond.content_type", ANSWER, "respond.content_type = \"text/html\""),
+    Row("route.strip_prefix", UP, "strip_prefix = \"/v1\""),
+    Row("route.replace_path", UP, "replace_path = \"/v1\""),
+    Row("route.host_header", UP, "host_header = \"example.org:80\""),
+    Row("route.max_body", UP, "max_body = \"unlimited\""),
+    Row("route.allow", UP, "allow = \"10.0.0.0/8\""),
+    Row("route.deny", UP, "deny = \"10.0.0.1\""),
+    Row("route.upgrade", UP, "upgrade = []"),
+    Row("route.timeouts", UP, "timeouts = { total = \"7s\" }"),
+    Row("route.timeouts.response", UP, "timeouts.response = \"7s\""),
+    Row("route.timeouts.total", UP, "timeouts.total = \"7s\""),
+    Row("route.retry", UP, "retry = { attempts = 0 }"),
+    Row("route.retry.attempts", UP, "retry.attempts = 0"),
+    Row("route.retry.on", UP, "retry.on = [\"503\", \"reset-before-headers\"]"),
+    Row("route.retry.replay", UP, "retry.replay = \"0B\""),
+    Row("route.request_headers", UP, "request_headers = { remove = \"a\" }"),
+    Row("route.request_headers.remove", UP, "request_headers.remove = \"a\""),
+    Row("route.request_headers.set", UP, "request_headers.set = { a = \"{host}\" }"),
+    Row("route.request_headers.add", UP, "request_headers.add = { a = \"b\" }"),
+    Row("route.response_headers", UP, "response_headers = { remove = \"a\" }"),
+    Row("route.response_headers.remove", UP, "response_headers.remove = \"a\""),
+    Row("route.response_headers.set", UP, "response_headers.set = { a = \"b\" }"),
+    Row("route.response_headers.add", UP, "response_headers.add = { a = \"b\" }"),
+    Row("upstream.endpoints", "", "endpoints = [\"127.0.0.1:1\", \"[::1]:2\"]"),
+    Row("upstream.endpoints.address", "", "endpoints = [{ address = \"127.0.0.1:7\" }]"),
+    Row("upstream.endpoints.weight", "", "endpoints = [{ address = \"127.0.0.1:3000\", weight = 7 }]"),
+    Row("upstream.protocol", "", "protocol = \"http2\""),
+    Row("upstream.balance", "", "balance = \"random\""),
+    Row("upstream.tls", "", "tls = true"),
+    Row("upstream.tls.server_name", "tls.insecure = true\n", "tls.server_name = \"a.example\""),
+    Row("upstream.tls.ca", UPTLS, "tls.ca = \"ca.pem\""),
+    Row("upstream.tls.client_cert", UPTLS, "tls.client_cert = \"c\"\ntls.client_key = \"k\""),
+    Row("upstream.tls.client_key", UPTLS, "tls.client_cert = \"c\"\ntls.client_key = \"l\""),
+    Row("upstream.tls.insecure", UPTLS, "tls.insecure = true"),
+    Row("upstream.pool", "", "pool = { max_age = \"7s\" }"),
+    Row("upstream.pool.max_idle_per_endpoint", "", "pool.max_idle_per_endpoint = 0"),
+    Row("upstream.pool.idle_timeout", "", "pool.idle_timeout = \"7s\""),
+    Row("upstream.pool.max_age", "", "pool.max_age = \"7s\""),
+    Row("upstream.timeouts", "", "timeouts = { connect = \"7s\" }"),
+    Row("upstream.timeouts.connect", "", "timeouts.connect = \"7s\""),
+    Row("upstream.timeouts.response", "", "timeouts.response = \"7s\""),
+    Row("upstream.timeouts.stream_idle", "", "timeouts.stream_idle = \"7s\""),
+    Row("upstream.socket", "", "socket = { nodelay = false }"),
+    Row("upstream.socket.nodelay", "", "socket.nodelay = false"),
+    Row("upstream.socket.keepalive", "", "socket.keepalive = \"off\""),
+    Row("upstream.socket.keepalive.idle", "", "socket.keepalive.idle = \"7s\""),
+    Row("upstream.socket.keepalive.interval", "", "socket.keepalive.interval = \"7s\""),
+    Row("upstream.socket.keepalive.count", "", "socket.keepalive.count = 7"),
+    Row("upstream.socket.recv_buffer", "", "socket.recv_buffer = \"7KiB\""),
+    Row("upstream.socket.send_buffer", "", "socket.send_buffer = \"7KiB\""),
+    Row("upstream.socket.fast_open", "", "socket.fast_open = true"),
+    Row("upstream.socket.user_timeout", "", "socket.user_timeout = \"7s\""),
+];
+
+/// Tables that are tested by the keys in them, and `include`, which files.rs tests.
+const ELSEWHERE: [&str; 5] = ["include", "server", "listener", "route", "upstream"];
+
+/// A configuration whose table of the row's kind has some more lines.
+fn file(key: &str, lines: &str) -> String {
+    let kind = key.split('.').next().unwrap();
+    let more = |table: &str| if table == kind { lines } else { "" };
+    // What the lines say must not stand before.
+    let unless = |name: &str, usual: &str| {
+        let has =
+            lines.lines().any(|line| line.starts_with(&format!("{name} =")) || line.starts_with(&format!("{name}.")));
+        if has { String::new() } else { usual.to_owned() }
+    };
+    let bind = if kind == "listener" { unless("bind", "bind = \":8080\"\n") } else { "bind = \":8080\"\n".into() };
+    let endpoints = "endpoints = [\"127.0.0.1:3000\"]\n".to_owned();
+    let own = if kind == "upstream" { unless("endpoints", &endpoints) } else { endpoints.clone() };
+    let acts = ["upstream", "weighted", "redirect", "respond"].iter().any(|name| unless(name, "x").is_empty());
+    let action = if kind == "route" && acts { "" } else { UP };
+    format!(
+        "[server]\n{}\n[[listener]]\n{bind}{}\n[[listener]]\nname = \"base\"\nbind = \":8081\"\n\n[[route]]\n{action}{}\n\n\
+         [upstream.app]\n{own}{}\n\n[upstream.other]\n{endpoints}",
+        more("server"),
+        more("listener"),
+        more("route"),
+        more("upstream"),
+    )
+}
+
+fn read(key: &str, lines: &str) -> String {
+    let text = file(key, lines);
+    let config = config::parse_with("rows.toml", &text, &|_| None).unwrap_or_else(|faults| panic!("{key}\n{faults}"));
+    without_places(&config)
+}
+
+/// The model as a text that says nothing about where things stand.
+pub(crate) fn without_places(config: &Config) -> String {
+    let mut config = config.clone();
+    config.files.clear();
+    let text = format!("{config:#?}");
+    Regex::new(r"Place \{[^}]*\}").unwrap().replace_all(&text, "_").into_owned()
+}
+
+fn keys_of(keys: &'static [Key], path: &str, found: &mut Vec<(String, &'static Key)>) {
+    for key in keys.iter().filter(|key| key.is_here()) {
+        let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
+        if let Some(inner) = key.shape.keys() {
+            keys_of(inner, &path, found);
+        }
+        found.push((path, key));
+    }
+}
+
+fn all_keys() -> Vec<(String, &'static Key)> {
+    let mut found = Vec::new();
+    keys_of(ROOT, "", &mut found);
+    found
+}
+
+#[test]
+fn every_key_has_a_row_and_every_row_a_key() {
+    let keys: BTreeSet<String> = all_keys().into_iter().map(|(path, _)| path).collect();
+    let rows: BTreeSet<String> = ROWS.iter().map(|row| row.0).chain(ELSEWHERE).map(str::to_owned).collect();
+    assert_eq!(keys.difference(&rows).collect::<Vec<_>>(), Vec::<&String>::new(), "keys without a row");
+    assert_eq!(rows.difference(&keys).collect::<Vec<_>>(), Vec::<&String>::new(), "rows without a key");
+}
+
+#[test]
+fn every_key_changes_the_model() {
+    for Row(key, beside, line) in ROWS.iter().filter(|row| row.0 != "listener.mode") {
+        let before = read(key, beside);
+        let after = read(key, &format!("{beside}{line}"));
+        assert_ne!(before, after, "{key} changes nothing");
+    }
+}
+
+#[test]
+fn every_default_written_out_changes_nothing() {
+    let mut tried = 0;
+    for (path, key) in all_keys() {
+        let Some(Row(_, beside, _)) = ROWS.iter().find(|row| row.0 == path) else { continue };
+        let Some(value) = key.fallback.toml() else { continue };
+        // Keys inside lists of tables have no dotted form; tests of the model cover them.
+        if path.contains("weighted.") || path.contains("endpoints.") || path.contains("client_auth.") {
+            continue;
+        }
+        let (_, dotted) = path.split_once('.').unwrap();
+        let before = read(&path, beside);
+        assert_eq!(before, read(&path, &format!("{beside}{dotted} = {value}")), "{path} = {value}");
+        tried += 1;
+    }
+    assert!(tried > 40, "{tried}");
+}
+
+#[test]
+fn every_key_tells_what_it_does() {
+    for (path, key) in all_keys() {
+        assert!(key.doc.ends_with('.'), "{path}: {}", key.doc);
+        assert!(!key.cost.ends_with('.'), "{path}: {}", key.cost);
+        let shown = key.fallback.toml().is_some() || !key.example.is_empty() || key.shape.keys().is_some();
+        assert!(shown, "{path} has neither a default nor an example");
+    }
+}
+
+#[test]
+fn what_later_versions_bring_is_refused() {
+    for line in ["admin = {}", "observe.bind = \"x\""] {
+        refused("server.x", line);
+    }
+    for line in [
+        "proxy_protocol = \"off\"",
+        "mode = \"tcp\"",
+        "mode = \"forward\"",
+        "protocols = [\"http1\", \"http3\"]",
+        "forward.allow = []",
+        "sni = {}",
+        "alpn = {}",
+        "upstream = \"app\"",
+        "tls = { certificates = [{ cert = \"a\", key = \"b\" }], early_data = false }",
+    ] {
+        refused("listener.x", line);
+    }
+    refused("route.x", "expect = \"x\"");
+    for line in [
+        "health = {}",
+        "outlier = {}",
+        "limits.max_requests = 1",
+        "hash_on = \"client-ip\"",
+        "sticky = {}",
+        "slow_start = \"1s\"",
+        "send_proxy_protocol = \"v2\"",
+        "source = []",
+        "alpn = \"x\"",
+        "balance = \"maglev\"",
+        "balance = \"p2c-ewma\"",
+        "balance = \"ring-hash\"",
+        "protocol = \"quic\"",
+        "protocol = \"http3\"",
+        "endpoints = [\"srv:_http._tcp.api.internal\"]",
+    ] {
+        refused("upstream.x", line);
+    }
+}
+
+fn refused(key: &str, line: &str) {
+    let faults = config::parse("later.toml", &file(key, line)).expect_err(line).to_string();
+    assert_eq!(faults.matches("error: ").count(), 1, "{faults}");
+    assert!(faults.contains("not in this version"), "{faults}");
+}
