@@ -59,13 +59,19 @@ pub struct Change {
     pub endpoints: Arc<EndpointSet>,
 }
 
+/// How a lookup ended.
+struct Lookup {
+    host: Arc<str>,
+    resolved: Result<Resolved, Error>,
+}
+
 /// Keeps the endpoints of upstreams true to their names.
 pub struct Discovery<R> {
     registry: Arc<Registry>,
     resolver: R,
     schedule: Schedule,
     upstreams: Vec<Arc<Upstream>>,
-    lookups: JoinSet<(Arc<str>, Result<Resolved, Error>)>,
+    lookups: JoinSet<Lookup>,
     under_way: HashMap<Id, Arc<str>>,
 }
 
@@ -143,17 +149,17 @@ impl<R: Resolve> Discovery<R> {
                 let resolved = timeout(LOOKUP, lookup).await.unwrap_or_else(|_| {
                     Err(Error::upstream(Kind::DnsTimeout, Retry::Always, "no name server answered in time"))
                 });
-                (asked, resolved)
+                Lookup { host: asked, resolved }
             });
             self.under_way.insert(task.id(), host);
         }
     }
 
     /// Takes in how a lookup ended.
-    fn take_in(&mut self, done: Result<(Id, (Arc<str>, Result<Resolved, Error>)), JoinError>) -> Vec<Change> {
+    fn take_in(&mut self, done: Result<(Id, Lookup), JoinError>) -> Vec<Change> {
         let now = Instant::now();
         match done {
-            Ok((id, (host, Ok(resolved)))) => {
+            Ok((id, Lookup { host, resolved: Ok(resolved) })) => {
                 self.under_way.remove(&id);
                 self.schedule.answered(&host, now, resolved.valid_for);
                 let count = resolved.addresses.len();
@@ -162,7 +168,7 @@ impl<R: Resolve> Discovery<R> {
                     return self.changes(&host);
                 }
             }
-            Ok((id, (host, Err(error)))) => {
+            Ok((id, Lookup { host, resolved: Err(error) })) => {
                 self.under_way.remove(&id);
                 self.failed(&host, &error, now);
             }

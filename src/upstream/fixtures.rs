@@ -1,11 +1,30 @@
 //! What the tests of this room share: configurations, and origins that speak raw bytes so that they can misbehave.
 
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::client::{Answer, SendFailure, Session};
+use super::pool::Pools;
+use super::registry::Registry;
+use super::worker::WorkerUpstream;
+use crate::base::error::Error;
+use crate::base::id::UpstreamId;
+use crate::body::Body;
 use crate::config::model::{
     Balance, EndpointAddress, EndpointConfig, Place, PoolLimits, SocketOptions, Upstream, UpstreamProtocol,
     UpstreamTimeouts,
 };
+use crate::net::timer;
+use crate::telemetry::counters::Counters;
 
 fn place() -> Place {
     Place { file: "test".into(), line: 1, column: 1 }
@@ -45,5 +64,151 @@ pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) ->
             user_timeout: None,
         },
         place: place(),
+    }
+}
+
+/// Runs a future as a worker would.
+pub(crate) fn on_worker<F: Future>(future: F) -> F::Output {
+    on_runtime(tokio::runtime::Builder::new_current_thread().enable_all(), future)
+}
+
+/// As [`on_worker`], with a clock that runs ahead whenever nothing else is to be done.
+pub(crate) fn on_paused_worker<F: Future>(future: F) -> F::Output {
+    on_runtime(tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true), future)
+}
+
+fn on_runtime<F: Future>(builder: &mut tokio::runtime::Builder, future: F) -> F::Output {
+    builder.build_local(Default::default()).unwrap().block_on(async {
+        timer::start();
+        future.await
+    })
+}
+
+/// Lets other tasks run until `done`. Fails when it never comes true.
+pub(crate) async fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..100_000 {
+        if done() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came true");
+}
+
+/// One worker and one upstream.
+pub(crate) struct Caller {
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) pools: Rc<Pools>,
+    pub(crate) upstream: Rc<WorkerUpstream>,
+}
+
+impl Caller {
+    pub(crate) fn new(config: Upstream) -> Self {
+        let counters = Arc::new(Counters::default());
+        let pools = Pools::new(0, 1, Arc::clone(&counters));
+        let upstream = pools.attach(&Registry::new().upstream(UpstreamId(0), Arc::new(config), None));
+        Self { counters, pools, upstream }
+    }
+
+    pub(crate) async fn session(&self, fresh: bool) -> Result<Session, Error> {
+        let pick = self.upstream.pick(&[]).unwrap();
+        self.upstream.session(&pick, fresh).await
+    }
+
+    /// Sends a GET on a pooled or new session.
+    pub(crate) async fn get(&self) -> Result<Answer, SendFailure> {
+        self.session(false).await.unwrap().send(request()).await
+    }
+
+    /// Connections made, and requests that met a pooled one.
+    pub(crate) fn connects(&self) -> (u64, u64) {
+        (self.counters.upstream_connects.value(), self.counters.upstream_reuses.value())
+    }
+}
+
+/// A GET that suits either version.
+pub(crate) fn request() -> Request<Body> {
+    Request::get("http://origin.test/").header("host", "origin.test").body(Body::empty()).unwrap()
+}
+
+/// Reads an answer's body to its end.
+pub(crate) async fn body_of(answer: Answer) -> Bytes {
+    answer.response.into_body().collect().await.unwrap().to_bytes()
+}
+
+pub(crate) fn failure_of(outcome: Result<Answer, SendFailure>) -> SendFailure {
+    match outcome {
+        Ok(answer) => panic!("answered {}", answer.response.status()),
+        Err(failure) => failure,
+    }
+}
+
+/// An origin that does what its test says, byte by byte.
+pub(crate) struct Origin {
+    listener: TcpListener,
+}
+
+/// One connection to it.
+pub(crate) struct OriginConnection {
+    pub(crate) stream: TcpStream,
+}
+
+impl Origin {
+    pub(crate) async fn bind() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    pub(crate) async fn accept(&self) -> OriginConnection {
+        OriginConnection { stream: self.listener.accept().await.unwrap().0 }
+    }
+
+    /// Answers every request with `hello`.
+    pub(crate) fn serve(self) {
+        tokio::task::spawn_local(async move {
+            loop {
+                let mut connection = self.accept().await;
+                tokio::task::spawn_local(async move {
+                    while connection.stream.readable().await.is_ok()
+                        && connection.stream.peek(&mut [0]).await.is_ok_and(|n| n > 0)
+                    {
+                        connection.answer().await;
+                    }
+                });
+            }
+        });
+    }
+}
+
+impl OriginConnection {
+    /// Reads a request without a body and gives its head.
+    pub(crate) async fn request(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    pub(crate) async fn say(&mut self, bytes: &str) {
+        self.stream.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    /// Answers a request with `hello`.
+    pub(crate) async fn answer(&mut self) {
+        self.request().await;
+        self.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+    }
+
+    /// Whether the proxy closed it; waits until it does or says something.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        !matches!(self.stream.read(&mut [0]).await, Ok(1))
+    }
+
+    pub(crate) fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }

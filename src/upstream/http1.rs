@@ -223,3 +223,6 @@ pub(super) fn not_switched() -> Error {
     let reason = "the connection to the endpoint ended while it switched protocols";
     Error::upstream(Kind::HttpUpgradeFailed, Retry::Never, reason)
 }
+
+#[cfg(test)]
+mod tests;

@@ -218,3 +218,6 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
         tokio::task::spawn_local(async move { drop(future.await) });
     }
 }
+
+#[cfg(test)]
+mod tests;

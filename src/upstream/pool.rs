@@ -377,3 +377,6 @@ impl Drop for Attempt<'_> {
         self.0.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn never_picks_a_tried_endpoint_while_another_exists(
             weights in prop::collection::vec(1u32..2_000, 1..60),
