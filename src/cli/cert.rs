@@ -2,7 +2,6 @@
 //! that is in the directory already signs again, so that who trusts it need not trust another.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -68,26 +67,14 @@ impl Cert {
         for (path, what) in lines {
             let _ = writeln!(text, "{:width$}  {what}", path.display().to_string());
         }
-        let (ca, cert, key) = (files.ca.display(), files.cert.display(), files.key.display());
+        let (cert, key) = (files.cert.display(), files.key.display());
         let _ = write!(
             text,
             "\nIn a [[listener]] of tidegate.toml:\n  \
              tls.certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}]\n\n\
-             Try it:\n  curl --cacert {ca} {}\n",
-            self.hosts.first().map_or_else(String::new, |host| destination(host))
+             Try it:\n  {}\n",
+            self.hosts.first().map_or_else(String::new, |host| files.curl(host, 443))
         );
         text
     }
-}
-
-/// The URL of `host` for curl, and where to find it when no name service says so yet.
-fn destination(host: &str) -> String {
-    if host.contains(':') {
-        return format!("'https://[{host}]/'");
-    }
-    let host = host.replace('*', "www");
-    if host == "localhost" || host.parse::<IpAddr>().is_ok() {
-        return format!("https://{host}/");
-    }
-    format!("--resolve {host}:443:127.0.0.1 https://{host}/")
 }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +103,21 @@ impl Certificate {
         write(&self.key, &leaf.key_pem, 0o600)?;
         write(&self.cert, &leaf.cert_pem, 0o644)?;
         Ok(signer)
+    }
+
+    /// How to ask `host` on `port` of this machine with curl, trusting the authority.
+    pub fn curl(&self, host: &str, port: u16) -> String {
+        let ca = self.ca.display();
+        let suffix = if port == 443 { String::new() } else { format!(":{port}") };
+        if host.contains(':') {
+            // In quotes, since brackets mean something to shells.
+            return format!("curl --cacert {ca} 'https://[{host}]{suffix}/'");
+        }
+        let host = host.replace('*', "www");
+        // No name service need know the host yet.
+        let is_found = host == "localhost" || host.parse::<IpAddr>().is_ok();
+        let resolve = if is_found { String::new() } else { format!("--resolve {host}:{port}:127.0.0.1 ") };
+        format!("curl --cacert {ca} {resolve}https://{host}{suffix}/")
     }
 
     fn authority(&self, keep: Keep) -> Result<(Authority, Signer), CertificateError> {
@@ -227,5 +243,14 @@ mod tests {
         assert_eq!(name("example.org"), Path::new("certs/example.org.pem"));
         assert_eq!(name("*.example.org"), Path::new("certs/_.example.org.pem"));
         assert_eq!(name("../::1"), Path::new("certs/..___1.pem"));
+    }
+
+    #[test]
+    fn curl_finds_a_host_that_no_name_service_knows() {
+        let curl = |host, port| Certificate::named(Path::new("c"), host).curl(host, port);
+        assert_eq!(curl("localhost", 443), "curl --cacert c/ca.pem https://localhost/");
+        assert_eq!(curl("::1", 8443), "curl --cacert c/ca.pem 'https://[::1]:8443/'");
+        let resolved = "curl --cacert c/ca.pem --resolve www.a.test:8443:127.0.0.1 https://www.a.test:8443/";
+        assert_eq!(curl("*.a.test", 8443), resolved);
     }
 }

@@ -3,8 +3,14 @@
 
 mod cert;
 mod certificate;
+mod check;
 mod completions;
+mod demo;
 mod man;
+mod proxy;
+mod run;
+mod scratch;
+mod serving;
 mod terminal;
 
 use std::ffi::OsString;
@@ -12,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
 use crate::telemetry::log;
 
@@ -71,6 +78,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve what a configuration file says
+    ///
+    /// HUP reads the file again: a fault in it changes nothing. TERM drains: no new connections, and what is under
+    /// way may finish within `server.drain_timeout`.
+    Run(run::Run),
+    /// See it work: an embedded configuration, an origin of its own, one request through every way in
+    ///
+    /// Needs nothing and writes nothing but a temporary certificate. Stays up, so that you can try it by hand.
+    Demo(demo::Demo),
+    /// Serve without a file: --from here --to there
+    Proxy(proxy::Proxy),
+    /// Read and compile a configuration; print what it would serve, or every fault
+    Check(check::Check),
     /// Make a development authority and a certificate for some hosts
     Cert(cert::Cert),
     /// Print a completion script for a shell
@@ -83,6 +103,10 @@ enum Command {
 impl Command {
     fn run(self) -> ExitCode {
         match self {
+            Self::Run(command) => command.run(),
+            Self::Demo(command) => command.run(),
+            Self::Proxy(command) => command.run(),
+            Self::Check(command) => command.run().into(),
             Self::Cert(command) => command.run().into(),
             Self::Completions(command) => command.run().into(),
             Self::Man(command) => command.run().into(),
@@ -91,7 +115,11 @@ impl Command {
 
     /// The filter where nobody asked for one.
     fn quiet_filter(&self) -> log::Filter {
-        log::Filter::default()
+        match self {
+            // The table tells what the log would.
+            Self::Demo(_) => log::Filter::level(LevelFilter::WARN),
+            _ => log::Filter::default(),
+        }
     }
 }
 

@@ -1,0 +1,175 @@
+//! `tidegate demo`: everything there is to see, with nothing to prepare. An embedded configuration, an origin and a
+//! certificate made on the spot, one real request through every way in, and the commands to try next.
+
+mod origin;
+mod payload;
+mod probe;
+mod table;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::app::Running;
+use crate::config::model::{Bind, EndpointAddress};
+use crate::config::{self, Config};
+use crate::net::bind::ensure_free;
+
+use self::origin::Origin;
+use self::probe::Probe;
+use self::table::Row;
+use super::certificate::{Certificate, Keep};
+use super::scratch::Scratch;
+use super::terminal::Palette;
+use super::{Exit, serving, terminal};
+
+/// Arguments of `tidegate demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Leave after the table: with 0 only if every row succeeded
+    #[arg(long)]
+    exit: bool,
+}
+
+impl Demo {
+    /// Serves until a signal, or until the table is printed.
+    pub fn run(&self) -> ExitCode {
+        match Stage::set() {
+            Ok(stage) => self.play(stage),
+            Err(exit) => exit.into(),
+        }
+    }
+
+    fn play(&self, stage: Stage) -> ExitCode {
+        let rows = match stage.send_all() {
+            Ok(rows) => rows,
+            Err(error) => {
+                terminal::complain(format_args!("cannot send the demo's requests: {error}"), "");
+                return Exit::System.into();
+            }
+        };
+        let colours = Palette::stdout();
+        terminal::print(&table::render(&rows, colours));
+        terminal::print(&stage.notes());
+        if self.exit {
+            stage.running.stop();
+            let left = serving::wait(stage.running);
+            let is_good = rows.iter().all(|row| row.answer.is_ok());
+            return if is_good { left } else { Exit::Fault.into() };
+        }
+        terminal::print(&stage.suggestions(colours));
+        serving::wait(stage.running)
+    }
+}
+
+/// All that a demo needs, running.
+struct Stage {
+    running: Running,
+    cleartext: SocketAddr,
+    secure: SocketAddr,
+    /// Addresses of the embedded configuration that were taken.
+    taken: Vec<SocketAddr>,
+    certificate: Certificate,
+    /// Holds the certificate until the end.
+    _scratch: Scratch,
+}
+
+impl Stage {
+    /// Starts all of it; what fails is said on stderr.
+    fn set() -> Result<Self, Exit> {
+        let refuse = |what: &str, error: std::io::Error| {
+            terminal::complain(format_args!("cannot {what}: {error}"), "");
+            Exit::System
+        };
+        let scratch = Scratch::create().map_err(|error| refuse("make a directory for the certificate", error))?;
+        let certificate = Certificate::named(scratch.path(), "localhost");
+        let hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        certificate.create(&hosts, Keep::Nothing).map_err(|error| error.report())?;
+        let origin = Origin::start().map_err(|error| refuse("start the demo's origin", error))?;
+
+        let mut config = config::parse("demo.toml", CONFIGURATION).map_err(|faults| {
+            serving::report(&faults);
+            Exit::Fault
+        })?;
+        let taken = adapt(&mut config, &certificate, origin.address);
+        let names = [false, true].map(|is_tls| config.listeners.iter().find(|l| l.tls.is_some() == is_tls));
+        let names = names.map(|listener| listener.map(|listener| listener.name.clone()));
+        let running = serving::start(config, None)?;
+        // It is in memory now, and nothing reads it again.
+        let _ = std::fs::remove_file(&certificate.key);
+        let [cleartext, secure] = names.map(|name| name.and_then(|name| serving::address(&running, &name)));
+        let (Some(cleartext), Some(secure)) = (cleartext, secure) else {
+            terminal::complain("the demo's configuration lacks a cleartext or a TLS listener", "");
+            return Err(Exit::Fault);
+        };
+        Ok(Self { running, cleartext, secure, taken, certificate, _scratch: scratch })
+    }
+
+    /// One request after the other, so that no row's time holds another's work.
+    fn send_all(&self) -> std::io::Result<Vec<Row>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(async {
+            let mut rows = Vec::new();
+            for probe in Probe::ALL {
+                let address = if probe.is_tls { self.secure } else { self.cleartext };
+                rows.push(probe.send(address, &self.certificate.ca).await);
+            }
+            rows
+        }))
+    }
+
+    fn notes(&self) -> String {
+        let note = |taken: &SocketAddr| format!("note: {taken} is taken, so a free port stands in for it\n");
+        self.taken.iter().map(note).collect()
+    }
+
+    fn suggestions(&self, colours: Palette) -> String {
+        let Self { cleartext, secure, certificate, .. } = self;
+        let ca = certificate.ca.display();
+        let commands = [
+            (format!("curl http://{cleartext}/anything"), "what the origin received"),
+            (format!("curl --http2-prior-knowledge http://{cleartext}/anything"), "the same over HTTP/2"),
+            (format!("curl --cacert {ca} https://{secure}/anything"), "the same over TLS"),
+            (format!("curl -N http://{cleartext}/events"), "an event every second"),
+            (format!("curl -o /dev/null http://{cleartext}/bytes/1000000000"), "a gigabyte"),
+        ];
+        let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+        let mut text = format!("\n{}\n", colours.bold("Try it:"));
+        for (command, what) in &commands {
+            let _ = writeln!(text, "  {command:width$}  {}", colours.dim(what));
+        }
+        let _ = writeln!(text, "\nOr open http://{cleartext}/ in a browser. Ctrl-C ends the demo.");
+        text
+    }
+}
+
+/// Puts this run's certificate, origin and free ports into the embedded configuration; returns the addresses that
+/// were taken.
+fn adapt(config: &mut Config, files: &Certificate, origin: SocketAddr) -> Vec<SocketAddr> {
+    // Nothing of a demo is worth waiting for.
+    config.server.drain_timeout = Duration::from_secs(1);
+    let mut taken = Vec::new();
+    for listener in &mut config.listeners {
+        for bind in &mut listener.binds {
+            if let Bind::Address(address) = bind
+                && ensure_free(&Bind::Address(*address)).is_err()
+            {
+                taken.push(*address);
+                address.set_port(0);
+            }
+        }
+        for pair in listener.tls.iter_mut().flat_map(|tls| &mut tls.certificates) {
+            pair.cert.clone_from(&files.cert);
+            pair.key.clone_from(&files.key);
+        }
+    }
+    for endpoint in config.upstreams.iter_mut().flat_map(|upstream| &mut upstream.endpoints) {
+        endpoint.address = EndpointAddress::Socket(origin);
+    }
+    taken
+}
+
+const CONFIGURATION: &str = include_str!("../../../config/demo.toml");

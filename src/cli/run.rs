@@ -1,0 +1,56 @@
+//! `tidegate run`: serve what a file says.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::config;
+
+use super::{Exit, serving, terminal};
+
+/// Arguments of `tidegate run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Run {
+    /// Serves until a signal.
+    pub fn run(self) -> ExitCode {
+        let Some(path) = self.config.or_else(find_configuration) else {
+            terminal::print_error(&no_configuration("run --config FILE"));
+            return Exit::Usage.into();
+        };
+        let config = match config::load(&path) {
+            Ok(config) => config,
+            Err(faults) => {
+                serving::report(&faults);
+                return Exit::Fault.into();
+            }
+        };
+        match serving::start(config, Some(path)) {
+            Ok(running) => serving::wait(running),
+            Err(exit) => exit.into(),
+        }
+    }
+}
+
+/// The first of the two files that there is.
+pub fn find_configuration() -> Option<PathBuf> {
+    SEARCH.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned)
+}
+
+/// What to type where there is no file; `usage` is how this command takes one.
+pub fn no_configuration(usage: &str) -> String {
+    format!(
+        "tidegate: no configuration: neither ./{} nor {} is there.\n  \
+         `tidegate {usage}` names one; without a file, try `tidegate demo` or `tidegate proxy --from :8080 --to \
+         127.0.0.1:3000`.\n",
+        SEARCH[0], SEARCH[1]
+    )
+}
+
+const SEARCH: [&str; 2] = ["tidegate.toml", "/etc/tidegate/tidegate.toml"];
