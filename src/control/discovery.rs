@@ -95,13 +95,14 @@ impl<R: Resolve> Discovery<R> {
         self.schedule.replace(self.upstreams.iter().flat_map(|upstream| names(upstream)), Instant::now());
     }
 
-    /// Waits until every name was asked once, at most for `limit`, and gives what changed. For the start, so that the first
-    /// request finds endpoints. Names that failed are told in the log; they are asked again later.
+    /// Waits until every name that never resolved was asked once, at most for `limit`, and gives what changed. For the start
+    /// of a generation, so that its first request finds endpoints. Names that failed are told in the log; they are asked
+    /// again later.
     pub async fn settle(&mut self, limit: Duration) -> Vec<Change> {
         let deadline = Instant::now() + limit;
         let mut changes = Vec::new();
         self.ask();
-        while !self.lookups.is_empty() {
+        while self.under_way.values().any(|host| !self.registry.knows(host)) {
             match timeout_at(deadline, self.lookups.join_next_with_id()).await {
                 Ok(Some(done)) => changes.extend(self.take_in(done)),
                 Ok(None) | Err(_) => break,

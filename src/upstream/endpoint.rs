@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use http::HeaderValue;
-use rustls_pki_types::ServerName;
 
 use crate::base::addr::Address;
+use crate::transport::tls::client::ServerName;
 
 /// One address that requests are sent to. A `dns:` name becomes one endpoint for each address it resolves to.
 pub struct Endpoint {

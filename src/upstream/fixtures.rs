@@ -23,6 +23,7 @@ use crate::config::model::{
     Balance, EndpointAddress, EndpointConfig, Place, PoolLimits, SocketOptions, Upstream, UpstreamProtocol,
     UpstreamTimeouts,
 };
+use crate::net::io::Socket;
 use crate::net::timer;
 use crate::telemetry::counters::Counters;
 
@@ -209,6 +210,6 @@ impl OriginConnection {
     }
 
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        Socket::Tcp(self.stream).reset();
     }
 }

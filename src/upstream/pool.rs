@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use rustls_pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,6 +22,7 @@ use crate::base::error::Error;
 use crate::config::model::PoolLimits;
 use crate::net::timer;
 use crate::telemetry::counters::Counters;
+use crate::transport::tls::client::ServerName;
 
 /// How often connections are looked at; idle and age limits are kept to within it. Only while there are any.
 const SWEEP: Duration = Duration::from_millis(500);

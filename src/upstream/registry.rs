@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use rustls_pki_types::ServerName;
 
 use super::Upstream;
 use super::endpoint::{Endpoint, EndpointState};
@@ -16,7 +15,7 @@ use super::endpoint_set::EndpointSet;
 use crate::base::addr::Address;
 use crate::base::id::UpstreamId;
 use crate::config::model::{self, EndpointAddress, EndpointConfig};
-use crate::transport::tls::client::ClientTls;
+use crate::transport::tls::client::{ClientTls, ServerName};
 
 /// What upstreams of all generations share.
 #[derive(Default)]
