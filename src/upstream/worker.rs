@@ -199,3 +199,6 @@ impl Drop for Pick {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
