@@ -1,6 +1,7 @@
 //! One real request through the running proxy, as a client would send it: connect, handshake, ask, read to the end,
 //! and look whether the answer is what it should be.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -146,7 +147,7 @@ enum ProbeError {
     Authority(String),
     #[error("TLS handshake: {0}")]
     Handshake(Error),
-    #[error("HTTP: {0}")]
+    #[error("HTTP: {}", with_cause(.0))]
     Http(#[from] hyper::Error),
     #[error("cannot build the request: {0}")]
     Request(#[from] http::Error),
@@ -158,6 +159,11 @@ enum ProbeError {
     TlsVersion(Option<rustls::ProtocolVersion>),
     #[error("something else answered, not the demo's origin")]
     Stranger,
+}
+
+/// hyper's errors say one level only, and the level below is the one that helps.
+fn with_cause(error: &hyper::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn request(target: &str) -> Result<Request<Empty<Bytes>>, http::Error> {

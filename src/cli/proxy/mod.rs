@@ -105,8 +105,10 @@ impl Proxy {
             return Exit::Fault;
         }
         if !self.tls.is_empty() {
-            let hosts = self.tls.iter().map(|host| format!(" '{host}'")).collect::<String>();
-            text.insert_str(0, &format!("# The certificate: tidegate cert{hosts} --out certs\n"));
+            // A star means something to shells.
+            let hosts = self.tls.iter().map(|host| if host.contains('*') { format!("'{host}'") } else { host.clone() });
+            let hosts: Vec<String> = hosts.collect();
+            text.insert_str(0, &format!("# The certificate: tidegate cert {}\n", hosts.join(" ")));
         }
         terminal::print(&text);
         Exit::Done
