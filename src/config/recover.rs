@@ -311,11 +311,12 @@ fn is_assignment(line: &str) -> bool {
     rest.len() < line.len() && rest.trim_start().starts_with('=')
 }
 
+/// A header, closed or not: no list of ours has a line that begins with a bracket and a letter.
 fn is_header(line: &str) -> bool {
-    let line = line.split('#').next().unwrap_or("").trim();
-    let inner = line.trim_start_matches('[').trim_end_matches(']');
-    let is_name = |c: char| is_key(c) || matches!(c, ' ' | '"' | '\'');
-    line.starts_with('[') && line.ends_with(']') && !inner.is_empty() && inner.chars().all(is_name)
+    let line = line.trim_start();
+    let name = line.trim_start_matches('[');
+    let quoted = name.starts_with('"') && line.trim_end().ends_with(']') && !line.contains(',');
+    line.starts_with('[') && (name.starts_with(|c: char| c.is_ascii_alphabetic()) || quoted)
 }
 
 /// Statements that break the parser and are taken out one by one; a file with more is not a file with slips.

@@ -101,3 +101,37 @@ fn a_file_that_cannot_be_read_is_one_fault() {
     std::fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
     assert!(config::load(&path).unwrap_err().to_string().contains("line 2 is not UTF-8"));
 }
+
+#[test]
+fn listeners_on_ports_of_the_systems_choice_need_no_names() {
+    let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nrespond = {}\n";
+    let config = config::parse("x.toml", text).unwrap_or_else(|faults| panic!("{faults}"));
+    let names: Vec<_> = config.listeners.iter().map(|listener| &*listener.name).collect();
+    assert_eq!(names, ["127.0.0.1:0", "127.0.0.1:0#2"]);
+}
+
+#[test]
+fn routes_without_a_name_get_one_that_stays() {
+    let text = "[[listener]]\nbind = \":0\"\n\
+        [[route]]\nrespond = {}\n\
+        [[route]]\nhost = [\"a.org\", \"b.org\"]\npath = \"/v1/*\"\nmethod = [\"POST\", \"GET\"]\nrespond = {}\n\
+        [[route]]\nhost = \"*.a.org\"\nheader = { x = \"~ y\" }\nquery = { q = \"z\" }\nrespond = {}\n\
+        [[route]]\nhost = [\"a.org\", \"c.org\"]\npath = \"/v1/*\"\nmethod = [\"POST\", \"GET\"]\nrespond = {}\n";
+    let config = config::parse("x.toml", text).unwrap_or_else(|faults| panic!("{faults}"));
+    let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["*/*", "a.org+1/v1/*[GET,POST]", "*.a.org/*[?q=z,x=~y]", "a.org+1/v1/*[GET,POST]#2"]);
+}
+
+#[test]
+fn variables_are_put_into_strings_before_they_are_read() {
+    let text = "[[listener]]\nbind = \":${PORT}\"\ntimeouts.max_age = \"${AGE:-off}\"\nname = \"$${PORT}\"\n\
+        [[route]]\nupstream = \"a\"\n[upstream.a]\nendpoints = [\"${HOST:-127.0.0.1}:80\", \"${GONE}\"]\n";
+    let lookup = |name: &str| (name == "PORT").then(|| "8080".to_owned());
+    let faults = config::parse_with("x.toml", text, &lookup).unwrap_err();
+    assert_eq!(faults.len(), 1, "{faults}");
+    let place = &faults.iter().next().unwrap().excerpt.as_ref().unwrap().place;
+    assert_eq!((place.line, place.column), (8, 40));
+    let config = config::parse_with("x.toml", &text.replace(", \"${GONE}\"", ""), &lookup).unwrap();
+    assert_eq!(config.listeners[0].binds, [model::Bind::AnyAddress(8080)]);
+    assert_eq!(&*config.listeners[0].name, "${PORT}");
+}

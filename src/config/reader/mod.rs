@@ -108,6 +108,11 @@ impl Reader<'_> {
             (Shape::Map(inner), DeValue::Table(table)) => Data::Map(self.pairs(table, inner)),
             (Shape::Table(keys), DeValue::Table(table)) => Data::Section(self.section(table, keys, value.span())),
             (Shape::Tables(keys), DeValue::Array(items)) => self.tables(items, keys),
+            // Its keys are checked all the same.
+            (Shape::Tables(keys), DeValue::Table(table)) => {
+                self.wrong(value, shape, spot);
+                Data::Sections(vec![self.section(table, keys, value.span())])
+            }
             (Shape::Named(keys), DeValue::Table(table)) => self.named(table, keys),
             (shape, DeValue::String(text)) if shape.takes_any_string() => self.string(text, shape, shape, spot),
             _ => self.wrong(value, shape, spot),

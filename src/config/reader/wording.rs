@@ -45,7 +45,11 @@ impl Reader<'_> {
         let label = format!("expected {}", whole.expected());
         let takes_number =
             matches!(whole, Shape::Either(shapes) if shapes.iter().any(|shape| matches!(shape, Shape::Count { .. })));
-        let help = if takes_number && text.parse::<u64>().is_ok() {
+        let takes_flag =
+            matches!(whole, Shape::Either(shapes) if shapes.iter().any(|shape| matches!(shape, Shape::Flag)));
+        let help = if takes_flag && matches!(text, "true" | "false") {
+            Some(format!("write `{text}` without quotes"))
+        } else if takes_number && text.parse::<u64>().is_ok() {
             Some(format!("numbers stand without quotes: {text}"))
         } else {
             suggest::did_you_mean(text, words(whole))

@@ -27,12 +27,17 @@ impl Check<'_> {
                     (written.value.to_owned(), written.spot)
                 }
                 None => match section.texts("bind").next() {
+                    // Where the system chooses the port, the same address is another one.
+                    Some(first)
+                        if names.contains_key(first.value) && binds.first().is_some_and(|b| claim(b).is_none()) =>
+                    {
+                        (format!("{}#{}", first.value, listeners.len() + 1), first.spot)
+                    }
                     Some(first) => (first.value.to_owned(), first.spot),
                     None => (String::new(), section.spot),
                 },
             };
             match names.get(&name) {
-                // Two listeners on port 0 are two listeners, yet their default names are one.
                 Some(first) if !name.is_empty() => {
                     let finding = Finding::new(spot, format!("listener `{name}` is defined twice"), "the second time");
                     let finding = finding.second(*first, "first defined here");
