@@ -98,27 +98,31 @@ impl WorkerUpstream {
     /// The endpoint could not be reached: always worth another try, as nothing was sent.
     pub async fn session(&self, pick: &Pick, fresh: bool) -> Result<Session, Error> {
         let endpoint = &*pick.endpoint;
-        loop {
+        match self.pooled(endpoint, fresh) {
+            Some(session) => Ok(session),
+            // Boxed: connecting needs a large future, which would lie in the future of every request.
+            None => Box::pin(self.made(endpoint, fresh)).await,
+        }
+    }
+
+    /// A new connection, or a pooled one where one comes back while it is waited for.
+    async fn made(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Result<Session, Error> {
+        let connecting = &endpoint.pool.connecting;
+        while match self.speaks(endpoint) {
+            Spoken::Http1 => false,
+            Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
+            // One connection serves all who wait for it, up to its streams.
+            Spoken::Http2 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
+        } {
+            connecting.wait().await?;
             if let Some(session) = self.pooled(endpoint, fresh) {
-                self.pools.counters().upstream_reuses.add(1);
                 return Ok(session);
             }
-            let connecting = &endpoint.pool.connecting;
-            let enough = match self.speaks(endpoint) {
-                Spoken::Http1 => break,
-                Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
-                // One connection serves all who wait for it, up to its streams.
-                Spoken::Http2 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
-            };
-            if !enough {
-                break;
-            }
-            connecting.wait().await?;
         }
-        let attempt = endpoint.pool.connecting.attempt();
+        let attempt = connecting.attempt();
         let session = self.connect(endpoint).await;
         if let Err(error) = &session {
-            endpoint.pool.connecting.failed(error);
+            connecting.failed(error);
         }
         // After the session was shared or the failure noted: those who wait look again now.
         drop(attempt);
@@ -136,16 +140,17 @@ impl WorkerUpstream {
 
     fn pooled(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Option<Session> {
         let spoken = self.speaks(endpoint);
-        if spoken != Spoken::Http2
-            && !fresh
-            && let Some(session) = endpoint.pool.take_idle()
-        {
-            return Some(Session::Http1(session));
+        let mut session = None;
+        if spoken != Spoken::Http2 && !fresh {
+            session = endpoint.pool.take_idle().map(Session::Http1);
         }
-        if spoken != Spoken::Http1 {
-            return endpoint.pool.take_stream().map(Session::Http2);
+        if session.is_none() && spoken != Spoken::Http1 {
+            session = endpoint.pool.take_stream().map(Session::Http2);
         }
-        None
+        if session.is_some() {
+            self.pools.counters().upstream_reuses.add(1);
+        }
+        session
     }
 
     /// What the endpoint speaks, by configuration or, where ALPN decides, as it was last heard.

@@ -6,7 +6,9 @@ use tokio::join;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::base::error::{Kind, Retry};
+use crate::base::error::{Kind, Retry, Side};
+use crate::body::exchange::{Exchange, Limits, Load};
+use crate::body::request::Source;
 use crate::config::model::{Upstream, UpstreamProtocol};
 use crate::upstream::client::Session;
 use crate::upstream::fixtures::{
@@ -368,5 +370,38 @@ fn a_session_dropped_unused_gives_its_stream_back() {
         drop(session);
         assert_eq!(shared.open.get(), 0);
         until(|| caller.pools.resting().1 == 1).await;
+    });
+}
+
+#[test]
+fn a_failing_request_body_is_not_blamed_on_the_endpoint() {
+    on_worker(async {
+        // The body of an answer that breaks off stands in for a client that goes away inside its body.
+        let breaking_origin = crate::upstream::fixtures::Origin::bind().await;
+        let breaking_caller = Caller::new(upstream_config("breaking", &[breaking_origin.address()]));
+        let (broken, breaking) = join!(breaking_caller.get(), async {
+            let mut connection = breaking_origin.accept().await;
+            connection.request().await;
+            connection.say("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello").await;
+            connection
+        });
+        let origin = Origin::bind().await;
+        let caller = Caller::new(origin.config());
+        let second = Duration::from_secs(1);
+        let limits = Limits { client_stall: second, stream_idle: second, judge_client: false };
+        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.counters)), limits);
+        let source = Source::new(broken.ok().unwrap().response.into_body(), exchange, None, 0, |_| ());
+        let upload = Request::post("http://origin.test/").body(Body::Request(source.attempt())).unwrap();
+        let session = caller.session(false).await.unwrap();
+        let (failure, _stream) = join!(session.send(upload), async {
+            let mut session = origin.accept(100).await;
+            let stream = next(&mut session).await;
+            drop(breaking);
+            keep(session);
+            stream
+        });
+        let error = failure_of(failure).error;
+        assert_eq!((error.kind(), error.side()), (Kind::ClientGone, Side::Downstream));
+        assert_eq!(caller.pools.resting().1, 1);
     });
 }
