@@ -104,18 +104,6 @@ pub fn start(config: Config, options: Options) -> Result<Running, Refused> {
     }
 }
 
-/// Starts a proxy, waits until it leaves, and says with which exit code the process should end: 0 done, 1 the
-/// configuration is at fault, 3 the system refused. What was refused is logged.
-pub fn run(config: Config, options: Options) -> ExitCode {
-    match start(config, options) {
-        Ok(running) => running.wait().exit_code(),
-        Err(refused) => {
-            error!("not started\n{refused}");
-            ExitCode::from(if refused.is_fault_of_configuration() { 1 } else { 3 })
-        }
-    }
-}
-
 impl Running {
     /// Where each listener accepts: its name and an address, with the ports that the kernel picked.
     pub fn addresses(&self) -> Vec<(String, Address)> {

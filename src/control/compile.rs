@@ -100,3 +100,44 @@ fn tell(faults: &mut Faults, fault: CertFault, owner: &Place) {
     let place = fault.place.as_ref().unwrap_or(owner);
     faults.push_at(place, fault.what, "", (!fault.help.is_empty()).then_some(fault.help));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn parse(text: &str) -> Config {
+        config::parse("test.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn next(config: &Config, previous: Option<&Snapshot>) -> Result<Snapshot, Faults> {
+        compile(config, previous, &Registry::new(), Generation(1))
+    }
+
+    const LIMITED: &str = "[[listener]]\nname = \"web\"\nbind = \":0\"\n[listener.limits]\nmax_connections = 1\n[[route]]\nrespond = {}\n";
+
+    #[test]
+    fn what_is_counted_outlives_a_generation() {
+        let first = next(&parse(LIMITED), None).unwrap();
+        let held = first.listeners[0].limit.as_ref().unwrap().acquire().unwrap();
+        let second = next(&parse(&LIMITED.replace("= 1", "= 2")), Some(&first)).unwrap();
+        let limit = second.listeners[0].limit.as_ref().unwrap();
+        assert_eq!((limit.open(), limit.max()), (1, 1), "nothing in force changes before the swap");
+        second.listeners[0].enforce_limits();
+        assert_eq!(limit.max(), 2);
+        drop(held);
+        assert_eq!(limit.open(), 0);
+    }
+
+    #[test]
+    fn every_missing_file_is_told_at_its_place() {
+        let text = "[[listener]]\nbind = \":0\"\n\
+                    tls.certificates = [{ cert = \"no.pem\", key = \"no.key\" }, { cert = \"nor.pem\", key = \"this.key\" }]\n\
+                    [[route]]\nupstream = \"app\"\n\
+                    [upstream.app]\nendpoints = [\"127.0.0.1:1\"]\ntls = { ca = \"none.pem\" }\n";
+        let Err(faults) = next(&parse(text), None) else { panic!("it compiled") };
+        assert!(faults.len() >= 3, "{faults}");
+        let lines: Vec<_> = faults.iter().map(|fault| fault.excerpt.as_ref().unwrap().place.line).collect();
+        assert!(lines.contains(&3) && lines.iter().any(|line| *line >= 6), "{faults}");
+    }
+}

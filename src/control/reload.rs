@@ -100,7 +100,8 @@ impl Control {
         resolve(&mut discovery, &snapshot).await;
         let (shares, _) = sockets.commit(plan, &snapshot);
         let workers = Workers::start(&snapshot, shares, &Arc::new(Limit::new(connections))).await?;
-        let control = Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), connections };
+        let mut control =
+            Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), connections };
         control.counters.generation.add(1);
         control.warn();
         control.sockets.log(&control.snapshot);
@@ -159,9 +160,7 @@ impl Control {
         enforce_limits(&before, &self.snapshot);
         self.counters.generation.add(1);
         self.warn();
-        if changes.opened > 0 {
-            self.sockets.log(&self.snapshot);
-        }
+        self.sockets.log(&self.snapshot);
         Ok(Report {
             generation,
             listeners: self.snapshot.listeners.len(),

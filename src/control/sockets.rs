@@ -38,6 +38,8 @@ struct Bound {
     file: Option<SocketFile>,
     /// What the workers have not been given yet; empty once they have.
     to_give: Vec<BoundSocket>,
+    /// Whether the log says already what the kernel granted.
+    is_logged: bool,
 }
 
 /// What makes two addresses of two generations the same.
@@ -147,10 +149,11 @@ impl ListeningSockets {
         self.bound.iter().filter_map(named).collect()
     }
 
-    /// Logs each address with what is spoken there and what the kernel granted.
-    pub fn log(&self, snapshot: &Snapshot) {
-        for bound in &self.bound {
+    /// Logs each address that is new or changed, with what is spoken there and what the kernel granted.
+    pub fn log(&mut self, snapshot: &Snapshot) {
+        for bound in self.bound.iter_mut().filter(|bound| !bound.is_logged) {
             bound.log(&snapshot.listeners[bound.listener]);
+            bound.is_logged = true;
         }
     }
 
@@ -164,7 +167,7 @@ impl ListeningSockets {
         let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
         let id = SocketId(self.next_id);
         self.next_id += 1;
-        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give })
+        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give, is_logged: false })
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {
@@ -206,6 +209,7 @@ impl Bound {
             }
         }
         self.options = wanted.clone();
+        self.is_logged = false;
     }
 
     /// The file goes first: who connects from now on finds nobody, instead of a queue that nobody empties.
@@ -271,4 +275,141 @@ impl Drop for SocketFile {
 fn identity(path: &Path) -> Option<(u64, u64)> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::id::Generation;
+    use crate::config;
+    use crate::control::compile::compile;
+    use crate::upstream::registry::Registry;
+
+    fn parse(text: &str) -> Config {
+        config::parse("test.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn listener(name: &str, bind: &str, more: &str) -> String {
+        format!(
+            "[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\n{more}\n[[route]]\nname = \"to-{name}\"\nlistener = \"{name}\"\nrespond = {{}}\n"
+        )
+    }
+
+    fn put(sockets: &mut ListeningSockets, config: &Config) -> (Shares, Changes) {
+        let snapshot = compile(config, None, &Registry::new(), Generation(1)).unwrap();
+        let plan = sockets.plan(config).unwrap_or_else(|errors| panic!("{errors:?}"));
+        sockets.commit(plan, &snapshot)
+    }
+
+    fn port(sockets: &ListeningSockets) -> u16 {
+        match sockets.bound[0].members[0].local_address() {
+            Address::Socket(address) => address.port(),
+            Address::Unix(_) => panic!("not TCP"),
+        }
+    }
+
+    #[test]
+    fn every_worker_gets_each_new_socket_once() {
+        let mut sockets = ListeningSockets::new(3);
+        let config = parse(&listener("web", "127.0.0.1:0", ""));
+        let (shares, _) = put(&mut sockets, &config);
+        assert!(shares.iter().all(|share| share.len() == 1 && share[0].socket.is_some()));
+        let (shares, changes) = put(&mut sockets, &config);
+        assert!(shares.iter().all(|share| share.len() == 1 && share[0].socket.is_none()));
+        assert_eq!(changes, Changes { kept: 1, opened: 0, closed: 0 });
+    }
+
+    #[test]
+    fn a_socket_stays_when_its_listener_is_renamed() {
+        let mut sockets = ListeningSockets::new(1);
+        let folder = tempfile::tempdir().unwrap();
+        let bind = format!("unix:{}", folder.path().join("x.sock").display());
+        let (shares, _) = put(&mut sockets, &parse(&listener("one", &bind, "")));
+        let (again, changes) = put(&mut sockets, &parse(&listener("two", &bind, "")));
+        assert_eq!(changes.kept, 1);
+        assert_eq!(shares[0][0].id, again[0][0].id);
+        assert_eq!(&*again[0][0].spec.name, "two");
+    }
+
+    #[test]
+    fn a_plan_that_fails_or_is_dropped_leaves_nothing_open() {
+        let mut sockets = ListeningSockets::new(2);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let config = parse(&listener("local", &format!("unix:{}", path.display()), ""));
+        let plan = sockets.plan(&config).unwrap_or_else(|errors| panic!("{errors:?}"));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(plan);
+        assert!(!path.exists());
+        assert!(sockets.bound.is_empty());
+    }
+
+    #[test]
+    fn every_address_that_cannot_be_had_is_told() {
+        let (mut first, mut second) = (ListeningSockets::new(1), ListeningSockets::new(1));
+        put(&mut first, &parse(&listener("web", "127.0.0.1:0", "")));
+        let taken = format!("127.0.0.1:{}", port(&first));
+        let both = listener("taken", &taken, "") + &listener("foreign", "192.0.2.1:9", "");
+        let Err(errors) = second.plan(&parse(&both)) else { panic!("both were had") };
+        assert_eq!(errors.len(), 2);
+    }
+
+    #[test]
+    fn the_wildcard_may_join_an_address_of_ours() {
+        let mut sockets = ListeningSockets::new(1);
+        put(&mut sockets, &parse(&listener("one", "127.0.0.1:0", "")));
+        let port = port(&sockets);
+        let both = listener("one", "127.0.0.1:0", "") + &listener("all", &format!("127.0.0.2:{port}"), "");
+        let (_, changes) = put(&mut sockets, &parse(&both));
+        assert_eq!((changes.kept, changes.opened), (1, 1));
+    }
+
+    #[test]
+    fn changed_options_reach_a_socket_that_listens() {
+        let mut sockets = ListeningSockets::new(2);
+        put(
+            &mut sockets,
+            &parse(&listener("web", "127.0.0.1:0", "socket = { user_timeout = \"7s\", nodelay = false }")),
+        );
+        let granted = |sockets: &ListeningSockets| {
+            let bound = &sockets.bound[0];
+            bound.members.iter().map(|member| member.granted(&bound.options).unwrap()).collect::<Vec<_>>()
+        };
+        assert!(granted(&sockets).iter().all(|granted| granted.user_timeout == Some(Duration::from_secs(7))));
+        assert!(granted(&sockets).iter().all(|granted| !granted.nodelay));
+        let before = port(&sockets);
+        put(&mut sockets, &parse(&listener("web", "127.0.0.1:0", "socket = { keepalive = { idle = \"9s\" } }")));
+        assert_eq!(port(&sockets), before);
+        for granted in granted(&sockets) {
+            assert_eq!((granted.user_timeout, granted.nodelay), (None, true));
+            assert_eq!(granted.keepalive.unwrap().idle, Duration::from_secs(9));
+        }
+    }
+
+    #[test]
+    fn a_socket_that_goes_is_closed_when_the_workers_close_theirs() {
+        let mut sockets = ListeningSockets::new(1);
+        let (shares, _) = put(&mut sockets, &parse(&listener("web", "127.0.0.1:0", "")));
+        let address = ("127.0.0.1", port(&sockets));
+        sockets.close();
+        assert!(TcpStream::connect(address).is_ok());
+        drop(shares);
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn a_socket_file_that_another_process_replaced_stays() {
+        let mut sockets = ListeningSockets::new(1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        put(&mut sockets, &parse(&listener("local", &format!("unix:{}", path.display()), "")));
+        std::fs::remove_file(&path).unwrap();
+        let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        sockets.close();
+        assert!(path.exists());
+    }
 }

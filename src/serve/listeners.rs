@@ -2,17 +2,19 @@
 //! connection to a worker that has clearly fewer, and otherwise spawns `connection::serve`. A reload changes what
 //! stands behind a socket and leaves the socket alone.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connection;
 use super::worker::{Command, Worker};
 use crate::base::drain::{Entry, Flag};
-use crate::base::limit::{AddressPermit, Permit};
+use crate::base::limit::{AddressPermit, Limit, Permit};
 use crate::net::accept;
 use crate::net::bind::BoundSocket;
 use crate::net::handoff::HandedOver;
@@ -29,11 +31,13 @@ pub struct WorkerListener {
     /// A copy of this worker's own; see [`ListenerSpec`].
     spec: RefCell<Rc<ListenerSpec>>,
     draining: Flag,
+    /// When it was last said that a limit keeps clients waiting.
+    full_logged: Cell<Option<Instant>>,
 }
 
 impl WorkerListener {
     pub(super) fn new(id: SocketId, spec: ListenerSpec) -> Rc<Self> {
-        Rc::new(Self { id, spec: RefCell::new(Rc::new(spec)), draining: Flag::default() })
+        Rc::new(Self { id, spec: RefCell::new(Rc::new(spec)), draining: Flag::default(), full_logged: Cell::default() })
     }
 
     /// What the listener is now. A connection asks again for each request, so that a reload reaches the open ones.
@@ -48,6 +52,15 @@ impl WorkerListener {
 
     pub(super) fn replace_spec(&self, spec: ListenerSpec) {
         self.spec.replace(Rc::new(spec));
+    }
+
+    /// An operator must know why clients wait, but not at every one of them.
+    fn warn_full(&self, limit: &str, connections: u32) {
+        let now = Instant::now();
+        if self.full_logged.get().is_none_or(|last| now - last >= FULL_LOG_INTERVAL) {
+            self.full_logged.set(Some(now));
+            warn!(listener = %self.spec.borrow().name, limit, connections, "full: new clients wait in the queue");
+        }
     }
 
     /// Ends its accept loop once nobody waits in its queue, and asks its connections to go.
@@ -130,12 +143,20 @@ impl Arrival {
 
 /// Waits until one more connection may be open.
 async fn admitted(worker: &Worker, listener: &WorkerListener) -> Admission {
-    let spec = listener.spec();
-    let of_listener = match &spec.limit {
-        Some(limit) => Some(limit.acquired().await),
+    let of_listener = match &listener.spec().limit {
+        Some(limit) => Some(permit(limit, listener, "max_connections").await),
         None => None,
     };
-    Admission { _listener: of_listener, _process: worker.process_limit().acquired().await, address: None }
+    let process = permit(worker.process_limit(), listener, "the descriptor limit").await;
+    Admission { _listener: of_listener, _process: process, address: None }
+}
+
+async fn permit(limit: &Arc<Limit>, listener: &WorkerListener, name: &str) -> Permit {
+    if let Some(permit) = limit.acquire() {
+        return permit;
+    }
+    listener.warn_full(name, limit.max());
+    limit.acquired().await
 }
 
 fn accepted(
@@ -213,3 +234,6 @@ fn start(
     let permit = ConnectionPermit::new(worker, admission);
     tokio::task::spawn_local(connection::serve(Rc::clone(worker), Rc::clone(listener), socket, remote, permit));
 }
+
+/// How often one socket of one worker says that clients wait.
+const FULL_LOG_INTERVAL: Duration = Duration::from_secs(10);
