@@ -64,7 +64,7 @@ enum State {
 struct Head {
     /// Where the line under way begins.
     line: usize,
-    /// No line feed stands between `line` and here.
+    /// How far the bytes were seen; its line is not ended there.
     searched: usize,
     fields: usize,
     blank_lines: u8,
@@ -174,100 +174,117 @@ impl Wire {
 
     /// The length of the head at the front of `bytes`, once its empty line is there.
     fn scan_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        loop {
-            let from = self.head.searched;
-            let Some(found) = memchr(b'\n', &bytes[from..]) else {
-                self.head.searched = bytes.len();
-                self.check_partial(&bytes[self.head.line..])?;
-                return if bytes.len() >= self.limits.max_head_bytes { Err(HEAD_TOO_LARGE) } else { Ok(None) };
-            };
-            let end = from + found;
-            if end >= self.limits.max_head_bytes {
+        // The line under way is read again from its beginning, a long one only once its end has come: a sender of
+        // single bytes costs no more than the bytes.
+        let is_long = self.head.searched - self.head.line > LONG_LINE;
+        let is_cut = is_long && memchr(b'\n', bytes.get(self.head.searched..).unwrap_or_default()).is_none();
+        while !is_cut {
+            let Some(end) = self.line(bytes, self.head.line)? else { break };
+            let is_blank = end - self.head.line == 2;
+            self.head.line = end;
+            self.head.searched = end;
+            if end > self.limits.max_head_bytes {
                 return Err(HEAD_TOO_LARGE);
             }
-            // RFC 9112 §2.2 lets a recipient take a bare LF for a line end; who does not is not confused by who does.
-            let Some((b'\r', line)) = bytes[self.head.line..end].split_last() else {
-                return Err(bad("a line of the head ends without CR"));
-            };
-            self.head.line = end + 1;
-            self.head.searched = end + 1;
-            match (self.head.has_request_line, line.is_empty()) {
-                (true, false) => self.field(line)?,
-                (false, false) => self.request_line(line)?,
-                (true, true) => return self.check_framing().map(|()| Some(end + 1)),
-                (false, true) => {
-                    // RFC 9112 §2.2: old clients send an empty line behind a body.
-                    self.head.blank_lines += 1;
-                    if self.head.blank_lines > MAX_BLANK_LINES {
-                        return Err(bad("empty lines before the request line"));
-                    }
-                }
+            if is_blank && self.head.has_request_line {
+                return self.check_framing().map(|()| Some(end));
             }
+            self.head.has_request_line = !is_blank;
         }
+        self.head.searched = bytes.len().max(self.head.line);
+        if bytes.len() >= self.limits.max_head_bytes { Err(HEAD_TOO_LARGE) } else { Ok(None) }
     }
 
-    /// Refuses what can never become a request line without waiting for its end: TLS on a cleartext port, for one.
-    fn check_partial(&self, line: &[u8]) -> Result<(), Refusal> {
-        if self.head.has_request_line {
-            return Ok(());
-        }
-        let start = &line[..line.len().min(METHOD_PEEK)];
-        match start.iter().position(|byte| !is_token(*byte)) {
-            None => Ok(()),
-            Some(0) if start == b"\r" => Ok(()),
-            Some(at) if at > 0 && start[at] == b' ' => Ok(()),
-            Some(_) => Err(bad("the request line does not begin with a method")),
-        }
-    }
-
-    /// RFC 9112 §3: `method SP request-target SP HTTP-version`, exactly.
-    fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        let Some((start, version)) = line.split_last_chunk::<9>() else {
-            return Err(bad("the request line is not complete"));
+    /// Where the line that begins at `start` ends, behind its LF; `None` while its end has not come.
+    fn line(&mut self, bytes: &[u8], start: usize) -> Result<Option<usize>, Refusal> {
+        let line = bytes.get(start..).unwrap_or_default();
+        let end = match line {
+            [] | [b'\r'] => return Ok(None),
+            [b'\r', b'\n', ..] if self.head.has_request_line => Some(2),
+            [b'\r', b'\n', ..] => {
+                // RFC 9112 §2.2: old clients send an empty line behind a body.
+                self.head.blank_lines += 1;
+                if self.head.blank_lines > MAX_BLANK_LINES {
+                    return Err(bad("empty lines before the request line"));
+                }
+                Some(2)
+            }
+            _ if self.head.has_request_line => self.field(line)?,
+            _ => self.request_line(line)?,
         };
-        self.head.is_1_0 = match version {
-            b" HTTP/1.1" => false,
-            b" HTTP/1.0" => true,
+        Ok(end.map(|end| start + end))
+    }
+
+    /// RFC 9112 §3: `method SP request-target SP HTTP-version`, exactly. What can never become one is refused without
+    /// waiting for its end: TLS on a cleartext port, for one.
+    fn request_line(&mut self, line: &[u8]) -> Result<Option<usize>, Refusal> {
+        let method = token_length(line);
+        match line.get(method) {
+            None => return Ok(None),
+            Some(b' ') if method > 0 => {}
+            Some(b'\n') if method == 0 => return Err(BARE_LF),
+            Some(_) => return Err(bad("the request line does not begin with a method")),
+        }
+        let target = &line[method + 1..];
+        let length = target_length(target);
+        match target.get(length) {
+            None => return Ok(None),
+            Some(b' ') if length > 0 => {}
+            Some(b'\r' | b'\n') => return Err(bad("the request line is not complete")),
+            Some(_) => return Err(bad("the request target holds what none may hold")),
+        }
+        let version = &target[length + 1..];
+        self.head.is_1_0 = match version.first_chunk() {
+            Some(b"HTTP/1.1\r\n") => false,
+            Some(b"HTTP/1.0\r\n") => true,
+            None if b"HTTP/1.1\r\n".starts_with(version) || b"HTTP/1.0\r\n".starts_with(version) => return Ok(None),
+            _ if version.starts_with(b"HTTP/1.1\n") || version.starts_with(b"HTTP/1.0\n") => return Err(BARE_LF),
             _ => return Err(bad("the request line does not end in HTTP/1.1 or HTTP/1.0")),
         };
-        let method_end = start.iter().position(|byte| !is_token(*byte)).unwrap_or(start.len());
-        if method_end == 0 || start.get(method_end) != Some(&b' ') {
-            return Err(bad("the request line does not begin with a method"));
-        }
-        let target = &start[method_end + 1..];
-        let is_bad = |byte: u8| byte <= b' ' || byte == 0x7f || byte == b'#' || byte == b'\\';
-        // No early return: the compiler makes vector code of the fold.
-        if target.is_empty() || target.iter().fold(false, |bad, byte| bad | is_bad(*byte)) {
-            return Err(bad("the request target holds what none may hold"));
-        }
-        self.head.is_connect = &start[..method_end] == b"CONNECT";
-        self.head.has_request_line = true;
-        Ok(())
+        self.head.is_connect = line.starts_with(b"CONNECT ");
+        Ok(Some(method + 1 + length + 1 + 10))
     }
 
     /// RFC 9112 §5: `field-name ":" OWS field-value OWS`.
-    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+    fn field(&mut self, line: &[u8]) -> Result<Option<usize>, Refusal> {
+        let name = token_length(line);
+        match line.get(name) {
+            None => return Ok(None),
+            Some(b':') if name > 0 => {}
+            Some(byte) => return Err(not_a_name(name, *byte)),
+        }
+        let mut end = name + 1;
+        loop {
+            end += text_length(&line[end..]);
+            match line[end..] {
+                [] | [b'\r'] => return Ok(None),
+                [b'\t', ..] => end += 1,
+                [b'\r', b'\n', ..] => break,
+                [b'\n', ..] => return Err(BARE_LF),
+                _ => return Err(bad("a control character in a header field")),
+            }
+        }
         self.head.fields += 1;
         if self.head.fields > self.limits.max_fields {
             return Err(Refusal { kind: Kind::RequestHeaderTooLarge, reason: "too many header fields" });
         }
-        let name_end = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
-        match line.get(name_end) {
-            Some(b':') if name_end > 0 => {}
-            // RFC 9112 §5.2: obsolete line folding.
-            Some(b' ' | b'\t') if name_end == 0 => return Err(bad("a folded header line")),
-            // RFC 9112 §5.1: no whitespace between name and colon.
-            Some(b' ' | b'\t') => return Err(bad("whitespace before the colon of a header field")),
-            _ => return Err(bad("a header field without a valid name")),
-        }
-        let value = &line[name_end + 1..];
-        if has_control(value) {
-            return Err(bad("a control character in a header field"));
-        }
-        match name_end {
-            7 if line[..7].eq_ignore_ascii_case(b"upgrade") => self.head.asks_upgrade = true,
-            14 if line[..14].eq_ignore_ascii_case(b"content-length") => self.content_length(value)?,
-            17 if line[..17].eq_ignore_ascii_case(b"transfer-encoding") => {
+        self.take_framing(&line[..name], &line[name + 1..end])?;
+        Ok(Some(end + 2))
+    }
+
+    /// Remembers the fields that frame the message or switch its protocol.
+    fn take_framing(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.head.asks_upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                // RFC 9110 §8.6: digits; repeated only with the same value.
+                let length = parse_length(value.trim_ascii()).ok_or(BAD_LENGTH)?;
+                if self.head.length.is_some_and(|before| before != length) {
+                    return Err(DIFFERING_LENGTHS);
+                }
+                self.head.length = Some(length);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 // RFC 9112 §6.1. No other coding is implemented, and a list is a way to hide one.
                 if self.head.is_chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                     return Err(BAD_CODING);
@@ -276,16 +293,6 @@ impl Wire {
             }
             _ => {}
         }
-        Ok(())
-    }
-
-    /// RFC 9110 §8.6: digits; repeated only with the same value.
-    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
-        let length = parse_length(value.trim_ascii()).ok_or(BAD_LENGTH)?;
-        if self.head.length.is_some_and(|before| before != length) {
-            return Err(DIFFERING_LENGTHS);
-        }
-        self.head.length = Some(length);
         Ok(())
     }
 
@@ -365,14 +372,66 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// No early return: the compiler makes vector code of it.
-fn has_control(bytes: &[u8]) -> bool {
-    bytes.iter().fold(false, |bad, &byte| bad | ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f))
+/// How many bytes of a token (RFC 9110 §5.6.2) stand at the front. Names are too short for more than one at a time.
+fn token_length(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| !TOKEN[usize::from(*byte)]).unwrap_or(bytes.len())
 }
 
-/// RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
+/// How many bytes stand before the first control character, tabs among them.
+fn text_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        let found = below(word, b' ') | equal(word, 0x7f);
+        if found != 0 {
+            return at + first_marked(found);
+        }
+        at += 8;
+    }
+    let is_control = |byte: &u8| *byte < b' ' || *byte == 0x7f;
+    at + bytes[at..].iter().position(is_control).unwrap_or(bytes.len() - at)
+}
+
+/// How many bytes stand before the first that no request target may hold.
+fn target_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        let found = below(word, b'!') | equal(word, 0x7f) | equal(word, b'#') | equal(word, b'\\');
+        if found != 0 {
+            return at + first_marked(found);
+        }
+        at += 8;
+    }
+    let is_outside = |byte: &u8| *byte <= b' ' || matches!(*byte, 0x7f | b'#' | b'\\');
+    at + bytes[at..].iter().position(is_outside).unwrap_or(bytes.len() - at)
+}
+
+/// Marks bytes below `limit` (at most 0x80) in their highest bit. Marks above the lowest one may be false: a borrow.
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(ONES * u64::from(limit)) & !word & (ONES << 7)
+}
+
+/// Marks bytes equal to `byte` as [`below`] does.
+fn equal(word: u64, byte: u8) -> u64 {
+    below(word ^ (ONES * u64::from(byte)), 1)
+}
+
+fn first_marked(marks: u64) -> usize {
+    marks.trailing_zeros() as usize / 8
+}
+
+#[cold]
+fn not_a_name(length: usize, byte: u8) -> Refusal {
+    match byte {
+        // RFC 9112 §5.2: obsolete line folding.
+        b' ' | b'\t' if length == 0 => bad("a folded header line"),
+        // RFC 9112 §5.1: no whitespace between name and colon.
+        b' ' | b'\t' => bad("whitespace before the colon of a header field"),
+        // RFC 9112 §2.2 lets a recipient take a bare LF for a line end; who does not is not confused by who does.
+        b'\n' if length == 0 => BARE_LF,
+        _ => bad("a header field without a valid name"),
+    }
 }
 
 const fn bad(reason: &'static str) -> Refusal {
@@ -395,8 +454,10 @@ pub const BAD_CHUNK: Refusal = bad("broken chunked framing");
 pub const HEAD_TOO_LARGE: Refusal =
     Refusal { kind: Kind::RequestHeaderTooLarge, reason: "the request head is larger than allowed" };
 
+const BARE_LF: Refusal = bad("a line of the head ends without CR");
+const LONG_LINE: usize = 256;
 const MAX_BLANK_LINES: u8 = 4;
-const METHOD_PEEK: usize = 24;
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 const TOKEN: [bool; 256] = {
     let mut map = [false; 256];

@@ -78,14 +78,16 @@ fn refuses_loose_syntax() {
         ("GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n", "a control character in a header field"),
         ("GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", "a control character in a header field"),
         ("GET / HTTP/1.1\r\nHost: a\r\r\n\r\n", "a control character in a header field"),
+        ("GET / HTTP/1.1\r\nHost: a\x7f\r\n\r\n", "a control character in a header field"),
         ("GET  / HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
-        ("GET /  HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
-        ("GET /a b HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
+        ("GET /  HTTP/1.1\r\n\r\n", "the request line does not end in HTTP/1.1 or HTTP/1.0"),
+        ("GET /a b HTTP/1.1\r\n\r\n", "the request line does not end in HTTP/1.1 or HTTP/1.0"),
         ("GET /a#b HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
         ("GET /a\\b HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
         ("GET /\x01 HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
         ("GET  HTTP/1.1\r\n\r\n", "the request target holds what none may hold"),
-        ("GET HTTP/1.1\r\n\r\n", "the request line does not begin with a method"),
+        ("GET HTTP/1.1\r\n\r\n", "the request line is not complete"),
+        ("GET\r\n\r\n", "the request line does not begin with a method"),
         (" GET / HTTP/1.1\r\n\r\n", "the request line does not begin with a method"),
         ("G@T / HTTP/1.1\r\n\r\n", "the request line does not begin with a method"),
         ("GET / HTTP/1.2\r\n\r\n", "the request line does not end in HTTP/1.1 or HTTP/1.0"),
@@ -102,10 +104,10 @@ fn refuses_loose_syntax() {
 
 #[test]
 fn refuses_garbage_without_waiting_for_a_line() {
-    for garbage in [&b"\x16\x03\x01\x02\x00"[..], b"\r\r", b"\0", b"GE(", b"{\"a\""] {
+    for garbage in [&b"\x16\x03\x01\x02\x00"[..], b"\r\r", b"\0", b"GE(", b"{\"a\"", b"GET /\x01"] {
         assert!(matches!(Wire::new(LIMITS).feed(garbage), Fed::Refuse(_)), "{garbage:?}");
     }
-    for start in [&b"G"[..], b"\r", b"PROPFIND", b"GET ", b"GET /\x01"] {
+    for start in [&b"G"[..], b"\r", b"PROPFIND", b"GET ", b"GET /x HTT", b"GET / HTTP/1.1\r"] {
         assert_eq!(Wire::new(LIMITS).feed(start), Fed::Release(0), "{start:?}");
     }
 }
@@ -258,6 +260,17 @@ proptest! {
             prop_assert_eq!(has("transfer-encoding"), wire.head.is_chunked);
             prop_assert_eq!(has("upgrade"), wire.head.asks_upgrade);
         }
+    }
+
+    #[test]
+    fn reads_eight_bytes_as_eight_times_one(bytes in prop::collection::vec(
+        prop_oneof![Just(b'a'), Just(b'-'), Just(b' '), Just(b'\t'), any::<u8>()], 0..40,
+    )) {
+        let before = |is_end: &dyn Fn(u8) -> bool| bytes.iter().position(|byte| is_end(*byte)).unwrap_or(bytes.len());
+        prop_assert_eq!(token_length(&bytes), before(&|byte| !TOKEN[usize::from(byte)]));
+        prop_assert_eq!(text_length(&bytes), before(&|byte| byte < b' ' || byte == 0x7f));
+        let is_outside = |byte| byte <= b' ' || matches!(byte, 0x7f | b'#' | b'\\');
+        prop_assert_eq!(target_length(&bytes), before(&is_outside));
     }
 
     #[test]
