@@ -178,8 +178,16 @@ impl Wire {
         // single bytes costs no more than the bytes.
         let is_long = self.head.searched - self.head.line > LONG_LINE;
         let is_cut = is_long && memchr(b'\n', bytes.get(self.head.searched..).unwrap_or_default()).is_none();
-        while !is_cut {
-            let Some(end) = self.line(bytes, self.head.line)? else { break };
+        if !is_cut && let Some(length) = self.scan_lines(bytes)? {
+            return Ok(Some(length));
+        }
+        self.head.searched = bytes.len().max(self.head.line);
+        if bytes.len() >= self.limits.max_head_bytes { Err(HEAD_TOO_LARGE) } else { Ok(None) }
+    }
+
+    /// From the line under way to the head's empty line; `None` where a line is not ended.
+    fn scan_lines(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some(end) = self.line(bytes, self.head.line)? {
             let is_blank = end - self.head.line == 2;
             self.head.line = end;
             self.head.searched = end;
@@ -191,8 +199,7 @@ impl Wire {
             }
             self.head.has_request_line = !is_blank;
         }
-        self.head.searched = bytes.len().max(self.head.line);
-        if bytes.len() >= self.limits.max_head_bytes { Err(HEAD_TOO_LARGE) } else { Ok(None) }
+        Ok(None)
     }
 
     /// Where the line that begins at `start` ends, behind its LF; `None` while its end has not come.
