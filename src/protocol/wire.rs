@@ -3,8 +3,13 @@
 //! released; heads come out whole and unambiguous or not at all, bodies are skipped by their framing.
 //! Nothing is copied or allocated: the caller keeps an unfinished head and feeds it again with more behind it.
 
+mod chunk;
+mod scan;
+
 use memchr::memchr;
 
+use self::chunk::{Chunk, Skipped, skip};
+use self::scan::{target_length, text_length, token_length};
 use crate::base::error::Kind;
 
 /// Bounds of a request head.
@@ -76,24 +81,6 @@ struct Head {
     length: Option<u64>,
 }
 
-/// Where in a chunked body: RFC 9112 §7.1, step by step as hyper reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    SizeFirst,
-    Size(u64),
-    SizeSpace(u64),
-    Extension(u64),
-    SizeLf(u64),
-    Data(u64),
-    DataCr,
-    DataLf,
-    /// At the beginning of a trailer line, or of the empty line.
-    TrailerFirst,
-    Trailer,
-    TrailerLf,
-    EndLf,
-}
-
 impl Wire {
     /// A stream whose first byte is the first of a request.
     pub fn new(limits: Limits) -> Self {
@@ -127,9 +114,13 @@ impl Wire {
                     self.state = if skip == left { State::Head } else { State::Length(left - skip) };
                 }
                 State::Chunked(chunk) => {
-                    let (used, state) = skip_chunks(chunk, rest);
+                    let (used, skipped) = skip(chunk, rest);
                     at += used;
-                    self.state = state;
+                    self.state = match skipped {
+                        Skipped::Inside(chunk) => State::Chunked(chunk),
+                        Skipped::Whole => State::Head,
+                        Skipped::Broken => State::Broken,
+                    };
                 }
                 State::Tunnel => return Fed::Release(bytes.len()),
                 State::Broken if at > 0 => return Fed::Release(at),
@@ -325,50 +316,6 @@ impl Wire {
     }
 }
 
-/// How many bytes go on, and the state behind them. The step table is hyper's: where this one fails, hyper fails on
-/// the same byte, which is let through for that; what follows it is not.
-fn skip_chunks(mut chunk: Chunk, bytes: &[u8]) -> (usize, State) {
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if let Chunk::Data(left) = chunk {
-            let skip = left.min((bytes.len() - at) as u64);
-            at += skip as usize;
-            chunk = if skip == left { Chunk::DataCr } else { Chunk::Data(left - skip) };
-            continue;
-        }
-        at += 1;
-        let next = match (chunk, byte) {
-            (Chunk::SizeFirst, _) => hex(byte).map(Chunk::Size),
-            (Chunk::Size(size) | Chunk::SizeSpace(size), b' ' | b'\t') => Some(Chunk::SizeSpace(size)),
-            (Chunk::Size(size) | Chunk::SizeSpace(size), b';') => Some(Chunk::Extension(size)),
-            (Chunk::Size(size) | Chunk::SizeSpace(size) | Chunk::Extension(size), b'\r') => Some(Chunk::SizeLf(size)),
-            (Chunk::Size(size), _) => {
-                hex(byte).and_then(|digit| size.checked_mul(16)?.checked_add(digit)).map(Chunk::Size)
-            }
-            (Chunk::Extension(size), byte) if byte != b'\n' => Some(Chunk::Extension(size)),
-            (Chunk::SizeLf(0), b'\n') => Some(Chunk::TrailerFirst),
-            (Chunk::SizeLf(size), b'\n') => Some(Chunk::Data(size)),
-            (Chunk::DataCr, b'\r') => Some(Chunk::DataLf),
-            (Chunk::DataLf, b'\n') => Some(Chunk::SizeFirst),
-            (Chunk::TrailerFirst, b'\r') => Some(Chunk::EndLf),
-            (Chunk::Trailer, b'\r') => Some(Chunk::TrailerLf),
-            (Chunk::TrailerFirst | Chunk::Trailer, _) => Some(Chunk::Trailer),
-            (Chunk::TrailerLf, b'\n') => Some(Chunk::TrailerFirst),
-            (Chunk::EndLf, b'\n') => return (at, State::Head),
-            _ => None,
-        };
-        match next {
-            Some(next) => chunk = next,
-            None => return (at, State::Broken),
-        }
-    }
-    (at, State::Chunked(chunk))
-}
-
-fn hex(byte: u8) -> Option<u64> {
-    (byte as char).to_digit(16).map(u64::from)
-}
-
 fn parse_length(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -377,55 +324,6 @@ fn parse_length(digits: &[u8]) -> Option<u64> {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         length.checked_mul(10)?.checked_add(digit).filter(|length| *length <= i64::MAX as u64)
     })
-}
-
-/// How many bytes of a token (RFC 9110 §5.6.2) stand at the front. Names are too short for more than one at a time.
-fn token_length(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| !TOKEN[usize::from(*byte)]).unwrap_or(bytes.len())
-}
-
-/// How many bytes stand before the first control character, tabs among them.
-fn text_length(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        let found = below(word, b' ') | equal(word, 0x7f);
-        if found != 0 {
-            return at + first_marked(found);
-        }
-        at += 8;
-    }
-    let is_control = |byte: &u8| *byte < b' ' || *byte == 0x7f;
-    at + bytes[at..].iter().position(is_control).unwrap_or(bytes.len() - at)
-}
-
-/// How many bytes stand before the first that no request target may hold.
-fn target_length(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*chunk);
-        let found = below(word, b'!') | equal(word, 0x7f) | equal(word, b'#') | equal(word, b'\\');
-        if found != 0 {
-            return at + first_marked(found);
-        }
-        at += 8;
-    }
-    let is_outside = |byte: &u8| *byte <= b' ' || matches!(*byte, 0x7f | b'#' | b'\\');
-    at + bytes[at..].iter().position(is_outside).unwrap_or(bytes.len() - at)
-}
-
-/// Marks bytes below `limit` (at most 0x80) in their highest bit. Marks above the lowest one may be false: a borrow.
-fn below(word: u64, limit: u8) -> u64 {
-    word.wrapping_sub(ONES * u64::from(limit)) & !word & (ONES << 7)
-}
-
-/// Marks bytes equal to `byte` as [`below`] does.
-fn equal(word: u64, byte: u8) -> u64 {
-    below(word ^ (ONES * u64::from(byte)), 1)
-}
-
-fn first_marked(marks: u64) -> usize {
-    marks.trailing_zeros() as usize / 8
 }
 
 #[cold]
@@ -464,23 +362,6 @@ pub const HEAD_TOO_LARGE: Refusal =
 const BARE_LF: Refusal = bad("a line of the head ends without CR");
 const LONG_LINE: usize = 256;
 const MAX_BLANK_LINES: u8 = 4;
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-const TOKEN: [bool; 256] = {
-    let mut map = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        map[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let marks = b"!#$%&'*+-.^_`|~";
-    let mut at = 0;
-    while at < marks.len() {
-        map[marks[at] as usize] = true;
-        at += 1;
-    }
-    map
-};
 
 #[cfg(test)]
 mod tests;

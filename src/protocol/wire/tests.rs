@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::scan::TOKEN;
 use super::*;
 
 const LIMITS: Limits = Limits { max_head_bytes: 300, max_fields: 8 };
