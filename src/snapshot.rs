@@ -2,6 +2,7 @@
 //! not at all; workers are sent it in an `Arc` and wrap it in an `Rc` of their own. Nothing in it changes but the
 //! endpoint sets of `dns:` names, which discovery swaps.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::id::{Generation, ListenerId, UpstreamId};
@@ -10,6 +11,7 @@ use crate::config::model;
 use crate::route::table::Table;
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
+use crate::upstream::worker::WorkerUpstream;
 
 /// One compiled configuration.
 pub struct Snapshot {
@@ -42,6 +44,21 @@ pub struct ListenerSpec {
     pub limit: Option<Arc<Limit>>,
     /// Its `max_connections_per_ip`, where one is written; the counts stay across generations.
     pub per_address: Option<Arc<PerAddress>>,
+}
+
+/// A snapshot as one worker holds it; a request clones the `Rc` around it and touches no counter that others touch.
+pub struct WorkerSnapshot {
+    /// The generation.
+    pub snapshot: Arc<Snapshot>,
+    /// By [`UpstreamId`].
+    pub upstreams: Vec<Rc<WorkerUpstream>>,
+}
+
+impl WorkerSnapshot {
+    /// This worker's side of an upstream.
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Rc<WorkerUpstream>> {
+        self.upstreams.get(id.0 as usize)
+    }
 }
 
 impl Snapshot {

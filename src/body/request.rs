@@ -100,7 +100,6 @@ impl Source {
     }
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        // A statement of its own: in the match the borrow would last through the arms, which borrow again.
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         match polled {
             Poll::Ready(Some(Ok(frame))) => {

@@ -10,12 +10,15 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::request::Source;
 use crate::base::error::{Error, Kind, Retry};
 
 /// What an endpoint answers.
 pub struct ResponseBody {
     incoming: Incoming,
     exchange: Rc<Exchange>,
+    /// What the client may still be sending; nobody wants it once the answer is complete.
+    upload: Option<Rc<Source>>,
     /// Takes away trailer fields that must not pass; `None`: the client gets no trailers at all.
     trailers: Option<fn(&mut HeaderMap)>,
     /// What lives as long as the body: the count of an HTTP/2 session's streams.
@@ -27,13 +30,14 @@ impl ResponseBody {
     pub fn new(
         incoming: Incoming,
         exchange: Rc<Exchange>,
+        upload: Option<Rc<Source>>,
         trailers: Option<fn(&mut HeaderMap)>,
         held: Option<Box<dyn std::any::Any>>,
     ) -> Self {
         if incoming.is_end_stream() {
             exchange.finish();
         }
-        Self { incoming, exchange, trailers, _held: held }
+        Self { incoming, exchange, upload, trailers, _held: held }
     }
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -79,5 +83,14 @@ impl ResponseBody {
 
     pub(super) fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // RFC 9112 §9.3: an endpoint that answers early is not sent the rest.
+        if let Some(upload) = self.upload.take() {
+            upload.abandon();
+        }
     }
 }

@@ -1,1 +1,387 @@
-//! http
+//! Serves HTTP/1 and HTTP/2 on one downstream channel with hyper: waits for the first byte, tells the protocols apart,
+//! drives hyper's connection under the proxy's own deadlines, and takes an idle HTTP/1 connection apart again, so that
+//! only its socket waits for the next request (the connection is parked).
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tower::Service;
+
+use super::detect::{Detected, detect};
+use super::h2_frames::H2Frames;
+use super::link::{Deadlines, Link, LinkIo, Track, Verdict};
+use super::wire::{Fed, Limits, Refusal, Wire};
+use crate::base::error::Kind;
+use crate::body::Body;
+use crate::body::exchange::Exchange;
+use crate::net::timer;
+use crate::transport::Channel;
+
+/// What a listener's connections speak, and within which limits. Made once per listener and generation.
+#[derive(Clone)]
+pub struct Settings {
+    /// HTTP/1.1 and HTTP/1.0.
+    pub http1: bool,
+    /// HTTP/2.
+    pub http2: bool,
+    /// Bytes of a request head.
+    pub max_header_size: u32,
+    /// Fields of a request head.
+    pub max_headers: u32,
+    /// HTTP/2 streams of a connection.
+    pub max_concurrent_streams: u32,
+    /// The deadlines of a connection.
+    pub deadlines: Deadlines,
+}
+
+/// Which protocol the handshake has settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing: the first bytes tell.
+    Nothing,
+    /// HTTP/1 by ALPN, or over TLS without ALPN.
+    Http1,
+    /// HTTP/2 by ALPN.
+    Http2,
+}
+
+/// Makes the bytes of an answer to a head that was refused before hyper saw it.
+pub type Refuse = Rc<dyn Fn(Refusal) -> Bytes>;
+
+/// Bytes that hyper buffers for one HTTP/1 connection in either direction at the most. Large enough that a body moves
+/// in few system calls, small enough to stay in the processor's second-level cache.
+const HTTP1_BUFFER: usize = 128 * 1024;
+/// Flow-control window of one HTTP/2 stream: what a client may send ahead of the endpoint.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Flow-control window of one HTTP/2 connection: more than a stream's, so that one stalled upload leaves room for
+/// others, and less than all of them together, so that a connection's memory is bounded.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of an answer that are buffered for one stream whose client does not take them.
+const STREAM_SEND_BUFFER: usize = 256 * 1024;
+/// Frames of an upload that a client may send; the default of RFC 9113 §4.2 costs a call per 16 KiB.
+const MAX_FRAME: u32 = 64 * 1024;
+/// How long the rest of what a client sends is read and thrown away, so that our last words are not lost to a reset.
+const LINGER: Duration = Duration::from_secs(2);
+/// How much of it.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// RFC 9110 §15.5.9.
+const HEADER_LATE: Refusal =
+    Refusal { kind: Kind::RequestHeaderTimeout, reason: "the head of the request did not arrive in time" };
+
+/// What became of hyper's connection.
+enum Ended {
+    Closed,
+    /// The channel, and what was read ahead.
+    Parked(Channel, Vec<u8>),
+}
+
+/// Serves one connection until it ends. Not cancel-safe: dropping it closes the connection.
+pub async fn serve<S>(
+    channel: Channel,
+    settled: Settled,
+    settings: Rc<Settings>,
+    link: Rc<Link>,
+    refuse: Refuse,
+    service: S,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static,
+    S::Future: 'static,
+{
+    let mut channel = channel;
+    let mut first = Vec::new();
+    loop {
+        let Some(detected) = first_bytes(&mut channel, &mut first, settled, &settings, &link).await else {
+            // The client is told that this was the end (close_notify over TLS); it may be gone, so nobody waits for it.
+            let _ = timer::timeout(LINGER, channel.shutdown()).await;
+            return;
+        };
+        // Boxed, so that a parked connection does not hold the room for it.
+        let ended = if detected == Detected::Http2 {
+            Box::pin(serve_http2(channel, std::mem::take(&mut first), &settings, &link, service.clone())).await
+        } else {
+            Box::pin(serve_http1(channel, std::mem::take(&mut first), &settings, &link, &refuse, service.clone())).await
+        };
+        match ended {
+            Ended::Closed => return,
+            Ended::Parked(parked, ahead) => (channel, first) = (parked, ahead),
+        }
+    }
+}
+
+/// Waits for bytes on a connection that holds no buffers, and tells the protocol by them.
+async fn first_bytes(
+    channel: &mut Channel,
+    first: &mut Vec<u8>,
+    settled: Settled,
+    settings: &Settings,
+    link: &Rc<Link>,
+) -> Option<Detected> {
+    let counters = Rc::clone(link.load());
+    let parked = link.load().served() > 0;
+    if parked {
+        counters.counters().parked.add(1);
+    }
+    let detected = read_first(channel, first, settled, settings, link).await;
+    if parked {
+        counters.counters().parked.sub(1);
+    }
+    detected
+}
+
+async fn read_first(
+    channel: &mut Channel,
+    first: &mut Vec<u8>,
+    settled: Settled,
+    settings: &Settings,
+    link: &Rc<Link>,
+) -> Option<Detected> {
+    loop {
+        if !first.is_empty() {
+            match tell(first, settled, settings) {
+                Detected::NeedMore => {}
+                detected => return Some(detected),
+            }
+        }
+        let before = first.len();
+        let open = poll_fn(|cx| {
+            // On the stack only while it is polled: a waiting connection holds no buffer.
+            let mut scratch = [std::mem::MaybeUninit::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            if let Poll::Ready(read) = Pin::new(&mut *channel).poll_read(cx, &mut buffer) {
+                first.extend_from_slice(buffer.filled());
+                return Poll::Ready(read.is_ok() && !buffer.filled().is_empty());
+            }
+            link.poll_verdict(false, cx).map(|_| false)
+        })
+        .await;
+        if !open {
+            return None;
+        }
+        link.load().counters().bytes_downstream_in.add((first.len() - before) as u64);
+    }
+}
+
+/// Which protocol the bytes are, among those the listener speaks.
+fn tell(first: &[u8], settled: Settled, settings: &Settings) -> Detected {
+    match settled {
+        Settled::Http1 => Detected::Http1,
+        Settled::Http2 => Detected::Http2,
+        Settled::Nothing if !settings.http2 => Detected::Http1,
+        Settled::Nothing if !settings.http1 => Detected::Http2,
+        Settled::Nothing => detect(first),
+    }
+}
+
+async fn serve_http1<S>(
+    channel: Channel,
+    first: Vec<u8>,
+    settings: &Settings,
+    link: &Rc<Link>,
+    refuse: &Refuse,
+    service: S,
+) -> Ended
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static,
+    S::Future: 'static,
+{
+    let wire = Wire::new(Limits {
+        max_head_bytes: settings.max_header_size as usize,
+        max_fields: settings.max_headers as usize,
+    });
+    let io = LinkIo::new(channel, Rc::clone(link), wire, first);
+    let mut connection = http1::Builder::new()
+        // The wire has counted before; hyper's own limits only must not be tighter.
+        .max_headers(settings.max_headers as usize)
+        .max_buf_size(HTTP1_BUFFER.max(settings.max_header_size as usize * 2))
+        .header_read_timeout(None)
+        .serve_connection(io, service_fn(move |request| service.clone().call(request)));
+    let verdict = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(ended.is_err_and(|error| error.is_user()).then_some(Verdict::Broken));
+            }
+            if link.due_refusal().is_some() {
+                return Poll::Ready(None);
+            }
+            match ready!(link.poll_verdict(true, cx)) {
+                Verdict::Retire => {
+                    link.retire();
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                verdict => return Poll::Ready(Some(verdict)),
+            }
+        }
+    })
+    .await;
+    let parts = connection.into_parts();
+    let (channel, held) = parts.io.into_channel();
+    if let Some(tunnel) = link.take_tunnel() {
+        let mut ahead = Vec::from(parts.read_buf);
+        ahead.extend_from_slice(&held);
+        tunnel(Rc::clone(link), channel, Bytes::from(ahead)).await;
+        return Ended::Closed;
+    }
+    match verdict {
+        Some(Verdict::Park) => Ended::Parked(channel, Vec::from(parts.read_buf)),
+        Some(Verdict::HeaderLate) if link.load().open() == 0 => {
+            farewell(channel, refuse(HEADER_LATE)).await;
+            Ended::Closed
+        }
+        // RFC 9112 §8: an answer that breaks off must not look like one that ended.
+        Some(Verdict::Broken | Verdict::Stalled | Verdict::Cut) => {
+            channel.reset();
+            Ended::Closed
+        }
+        Some(_) => Ended::Closed,
+        None => {
+            if let Some(refusal) = link.due_refusal() {
+                farewell(channel, refuse(refusal)).await;
+            } else if !link.is_at_boundary() {
+                linger(channel).await;
+            }
+            Ended::Closed
+        }
+    }
+}
+
+impl Track for Wire {
+    fn feed(&mut self, bytes: &[u8]) -> Fed {
+        Wire::feed(self, bytes)
+    }
+
+    fn is_in_head(&self) -> bool {
+        false
+    }
+
+    fn is_at_boundary(&self) -> bool {
+        self.at_boundary()
+    }
+}
+
+/// Says why the connection ends, and ends it.
+async fn farewell(mut channel: Channel, words: Bytes) {
+    if let Ok(Ok(())) = timer::timeout(LINGER, channel.write_all(&words)).await {
+        let _ = timer::timeout(LINGER, channel.shutdown()).await;
+        linger(channel).await;
+    }
+}
+
+/// Reads what the client still sends for a moment, so that the reset which unread bytes would cause does not overtake
+/// our last answer (RFC 9112 §9.6).
+async fn linger(mut channel: Channel) {
+    let _ = timer::timeout(LINGER, channel.shutdown()).await;
+    let mut left = LINGER_BYTES;
+    let drained = poll_fn(|cx| {
+        let mut scratch = [std::mem::MaybeUninit::uninit(); 16 * 1024];
+        while left > 0 {
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            match ready!(Pin::new(&mut channel).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => left = left.saturating_sub(buffer.filled().len()),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Ready(())
+    });
+    let _ = timer::timeout(LINGER, drained).await;
+}
+
+async fn serve_http2<S>(channel: Channel, first: Vec<u8>, settings: &Settings, link: &Rc<Link>, service: S) -> Ended
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static,
+    S::Future: 'static,
+{
+    let io = LinkIo::new(channel, Rc::clone(link), H2Frames::new(), first);
+    let connection = http2::Builder::new(Supervisor(Rc::clone(link)))
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_header_list_size(settings.max_header_size)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_SEND_BUFFER)
+        .max_frame_size(MAX_FRAME)
+        .serve_connection(io, service_fn(move |request| service.clone().call(request)));
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        loop {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            match ready!(link.poll_verdict(false, cx)) {
+                Verdict::Park => {}
+                // A head that never ends: nothing after it on this connection can be read.
+                Verdict::HeaderLate | Verdict::Stalled | Verdict::Cut | Verdict::Broken => return Poll::Ready(()),
+                Verdict::IdleLate | Verdict::Retire => {
+                    link.retire();
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    })
+    .await;
+    Ended::Closed
+}
+
+impl Track for H2Frames {
+    fn feed(&mut self, bytes: &[u8]) -> Fed {
+        H2Frames::feed(self, bytes);
+        Fed::Release(bytes.len())
+    }
+
+    fn is_in_head(&self) -> bool {
+        self.head_in_progress()
+    }
+
+    fn is_at_boundary(&self) -> bool {
+        self.at_boundary()
+    }
+}
+
+/// Spawns HTTP/2 streams on this thread, each under the deadlines of its exchange.
+#[derive(Clone)]
+struct Supervisor(Rc<Link>);
+
+impl<F> Executor<F> for Supervisor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(Supervised { stream: Some(stream), exchange: self.0.take_supervised() });
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A stream whose client takes nothing is dropped, which resets it (RFC 9113 §5.4.2): hyper does not poll a body
+    /// while the window is shut, so the body itself could not tell.
+    struct Supervised<F> {
+        #[pin]
+        stream: Option<F>,
+        exchange: Option<Rc<Exchange>>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Supervised<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if let Some(stream) = this.stream.as_mut().as_pin_mut()
+            && stream.poll(cx).is_pending()
+        {
+            let Some(exchange) = this.exchange else { return Poll::Pending };
+            ready!(exchange.poll_client_overdue(cx));
+        }
+        this.stream.set(None);
+        Poll::Ready(())
+    }
+}

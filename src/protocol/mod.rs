@@ -2,4 +2,5 @@
 pub mod detect;
 pub mod h2_frames;
 pub mod http;
+pub mod link;
 pub mod wire;

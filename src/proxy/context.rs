@@ -1,1 +1,175 @@
-//! context
+//! What the exchanges of one downstream connection share, and what templates may ask of one request.
+
+use std::cell::{OnceCell, RefCell};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::HeaderMap;
+
+use super::headers::forwarded::{ForwardedFor, Policy};
+use super::headers::via::Via;
+use super::rescue;
+use crate::base::template::Placeholder;
+use crate::body::exchange::{Exchange, Limits};
+use crate::protocol::http::Settings;
+use crate::protocol::link::{Deadlines, Link};
+use crate::route::action::Values as RouteValues;
+use crate::snapshot::{ListenerSpec, WorkerSnapshot};
+use crate::transport::tls::server::Accepted;
+
+/// A listener of one generation, with what is computed from it once for all its connections on a worker.
+pub struct Profile {
+    /// The listener.
+    pub spec: Rc<ListenerSpec>,
+    /// What endpoints are told about clients.
+    pub policy: Policy,
+    /// The entry in `Via`; `None` where it is off.
+    pub via: Option<Via>,
+    /// What its connections speak.
+    pub settings: Rc<Settings>,
+}
+
+impl Profile {
+    /// Computes it.
+    pub fn new(spec: Rc<ListenerSpec>, drain: std::time::Duration) -> Self {
+        let config = &spec.config;
+        let settings = Settings {
+            http1: config.protocols.http1,
+            http2: config.protocols.http2,
+            max_header_size: config.limits.max_header_size,
+            max_headers: config.limits.max_headers,
+            max_concurrent_streams: config.limits.max_concurrent_streams,
+            deadlines: Deadlines {
+                header: config.timeouts.header,
+                client_stall: config.timeouts.client_stall,
+                idle: config.timeouts.idle,
+                max_age: config.timeouts.max_age,
+                drain,
+            },
+        };
+        Self {
+            policy: Policy::new(&config.forwarding, &config.trusted_proxies),
+            via: config.forwarding.via.as_deref().and_then(Via::new),
+            settings: Rc::new(settings),
+            spec,
+        }
+    }
+}
+
+/// What is in force where a connection was accepted. Asked once for each request, so that a reload reaches open
+/// connections and no request sees two generations.
+pub trait Home {
+    /// The generation, and the listener as it has it.
+    fn now(&self) -> (Rc<WorkerSnapshot>, Rc<Profile>);
+}
+
+/// One downstream connection, as its exchanges see it.
+pub struct Connection {
+    /// Where it was accepted.
+    pub home: Rc<dyn Home>,
+    /// Its deadlines and its exchanges.
+    pub link: Rc<Link>,
+    /// The client's socket; `None` on a Unix socket.
+    pub remote: Option<SocketAddr>,
+    /// What endpoints are told about the client.
+    pub forwarded: ForwardedFor,
+    /// What the handshake settled; `None` on cleartext.
+    pub tls: Option<Accepted>,
+    /// An exchange that is over and can be used again.
+    pub spare: RefCell<Option<Rc<Exchange>>>,
+}
+
+impl Connection {
+    /// Begins an exchange, with the one of an earlier request where that is free again.
+    pub fn begin(&self, limits: Limits) -> Rc<Exchange> {
+        // The streams of HTTP/2 overlap, and each has its own end.
+        if limits.judge_client {
+            return Exchange::begin(self.link.load(), limits);
+        }
+        let exchange = match self.spare.take() {
+            Some(spare) => spare.begin_again(limits),
+            None => Exchange::begin(self.link.load(), limits),
+        };
+        self.spare.replace(Some(Rc::clone(&exchange)));
+        exchange
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The name of the handshake.
+    pub fn sni(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(|tls| tls.sni.as_deref())
+    }
+}
+
+/// What placeholders stand for in one request.
+pub struct Values<'a> {
+    /// The connection.
+    pub connection: &'a Connection,
+    /// The effective host.
+    pub host: &'a str,
+    /// The effective port.
+    pub port: Option<u16>,
+    /// The path as the client sent it.
+    pub path: &'a str,
+    /// The query, without its `?`.
+    pub query: Option<&'a str>,
+    /// What `*` of the route's path matched.
+    pub rest: &'a str,
+    /// The client's address.
+    pub client: Option<std::net::IpAddr>,
+    /// The request's id.
+    pub id: &'a RequestId,
+}
+
+/// The id of a request: the one it came with, or one that is made when it is first asked for.
+#[derive(Default)]
+pub struct RequestId(OnceCell<String>);
+
+impl RequestId {
+    /// Takes the id that the request came with.
+    pub fn adopt(&self, fields: &HeaderMap) {
+        if let Some(id) = rescue::given_request_id(fields) {
+            let _ = self.0.set(id);
+        }
+    }
+
+    /// The id.
+    pub fn as_str(&self) -> &str {
+        self.0.get_or_init(rescue::new_request_id)
+    }
+}
+
+impl RouteValues for Values<'_> {
+    fn append(&self, hole: Placeholder, out: &mut String) {
+        match hole {
+            Placeholder::Scheme => out.push_str(self.connection.scheme()),
+            Placeholder::Host => out.push_str(self.host),
+            Placeholder::Port => {
+                let default = if self.connection.tls.is_some() { 443 } else { 80 };
+                out.push_str(itoa::Buffer::new().format(self.port.unwrap_or(default)));
+            }
+            Placeholder::Path => out.push_str(self.path),
+            Placeholder::Query => out.push_str(self.query.unwrap_or_default()),
+            Placeholder::PathAndQuery => {
+                out.push_str(self.path);
+                if let Some(query) = self.query {
+                    out.push('?');
+                    out.push_str(query);
+                }
+            }
+            Placeholder::Rest => out.push_str(self.rest),
+            Placeholder::ClientIp => {
+                if let Some(client) = self.client {
+                    let _ = write!(out, "{client}");
+                }
+            }
+            Placeholder::RequestId => out.push_str(self.id.as_str()),
+            Placeholder::Sni => out.push_str(self.connection.sni().unwrap_or_default()),
+        }
+    }
+}

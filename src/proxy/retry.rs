@@ -1,1 +1,169 @@
-//! retry
+//! Whether a request may be sent again (sans-io). Two different things: the silent replay of a request that met a stale
+//! pooled connection, which costs no attempt, and the attempts that a route allows. RFC 9110 §9.2.2 rules both: a request
+//! that may have been processed is sent again only where its method is idempotent.
+
+use http::{Method, StatusCode};
+
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::RetryRules;
+
+/// What is known of a request when an attempt fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// What the route allows.
+    pub rules: &'a RetryRules,
+    /// Its method.
+    pub idempotent: bool,
+    /// No byte of its body was read from the client; true where it has none.
+    pub body_untouched: bool,
+    /// Its body can be sent from the beginning again.
+    pub body_replayable: bool,
+    /// It has a body.
+    pub has_body: bool,
+    /// Attempts of the route that are used up.
+    pub used: u32,
+    /// A silent replay was made already.
+    pub replayed: bool,
+}
+
+/// What to do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The client is told.
+    GiveUp,
+    /// Once more on a fresh connection to the same endpoint, without using up an attempt.
+    Replay,
+    /// Once more at another endpoint, if there is one.
+    TryAgain,
+}
+
+/// RFC 9110 §9.2.2.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+impl Attempt<'_> {
+    /// Whether a copy of the head is worth keeping before it is sent.
+    pub fn may_be_sent_again(&self, reused: bool, http2: bool) -> bool {
+        let left = self.used < self.rules.attempts;
+        (reused && !self.replayed && (self.idempotent || self.has_body))
+            || http2
+            || (left && self.idempotent && (self.rules.on_reset_before_headers || !self.rules.on_status.is_empty()))
+    }
+
+    /// After an endpoint could not be reached. Nothing was sent.
+    pub fn after_connect_failure(&self, error: &Error) -> Decision {
+        let unreachable = error.retry() == Retry::Always && error.kind() != Kind::ConnectionLimitReached;
+        if unreachable && self.rules.on_connect_failure && self.used < self.rules.attempts {
+            Decision::TryAgain
+        } else {
+            Decision::GiveUp
+        }
+    }
+
+    /// After a request was handed to a session and failed before the head of an answer.
+    pub fn after_send_failure(&self, error: &Error, reused: bool) -> Decision {
+        if !self.body_replayable {
+            return Decision::GiveUp;
+        }
+        // With none of the body sent, an endpoint cannot have processed a request that has one.
+        let unprocessed = self.has_body && self.body_untouched;
+        let safe = match error.retry() {
+            Retry::Always => true,
+            Retry::IfReused => self.idempotent || unprocessed,
+            Retry::Never => false,
+        };
+        if safe && !self.replayed && (reused || error.retry() == Retry::Always) {
+            return Decision::Replay;
+        }
+        let broke = matches!(error.kind(), Kind::ConnectionTerminated);
+        if broke && self.rules.on_reset_before_headers && self.idempotent && self.used < self.rules.attempts {
+            return Decision::TryAgain;
+        }
+        Decision::GiveUp
+    }
+
+    /// After the head of an answer came.
+    pub fn after_status(&self, status: StatusCode) -> Decision {
+        let wanted = self.rules.on_status.contains(&status);
+        if wanted && self.idempotent && self.body_replayable && self.used < self.rules.attempts {
+            Decision::TryAgain
+        } else {
+            Decision::GiveUp
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> RetryRules {
+        RetryRules {
+            attempts: 1,
+            on_connect_failure: true,
+            on_reset_before_headers: false,
+            on_status: Vec::new(),
+            replay: 65_536,
+        }
+    }
+
+    fn attempt(rules: &RetryRules, method: Method) -> Attempt<'_> {
+        Attempt {
+            rules,
+            idempotent: is_idempotent(&method),
+            body_untouched: true,
+            body_replayable: true,
+            has_body: false,
+            used: 0,
+            replayed: false,
+        }
+    }
+
+    fn broke(retry: Retry) -> Error {
+        Error::upstream(Kind::ConnectionTerminated, retry, "closed")
+    }
+
+    #[test]
+    fn a_stale_connection_is_replayed_once_and_only_when_idempotent() {
+        let rules = rules();
+        let stale = broke(Retry::IfReused);
+        assert_eq!(attempt(&rules, Method::GET).after_send_failure(&stale, true), Decision::Replay);
+        assert_eq!(attempt(&rules, Method::POST).after_send_failure(&stale, true), Decision::GiveUp);
+        let again = Attempt { replayed: true, ..attempt(&rules, Method::GET) };
+        assert_eq!(again.after_send_failure(&stale, true), Decision::GiveUp);
+    }
+
+    #[test]
+    fn a_post_that_may_have_been_processed_is_never_sent_twice() {
+        let mut rules = rules();
+        rules.on_reset_before_headers = true;
+        rules.on_status = vec![StatusCode::SERVICE_UNAVAILABLE];
+        let post = Attempt { has_body: true, body_untouched: false, ..attempt(&rules, Method::POST) };
+        for retry in [Retry::IfReused, Retry::Never] {
+            for reused in [true, false] {
+                assert_eq!(post.after_send_failure(&broke(retry), reused), Decision::GiveUp);
+            }
+        }
+        assert_eq!(post.after_status(StatusCode::SERVICE_UNAVAILABLE), Decision::GiveUp);
+        let untouched = Attempt { has_body: true, ..attempt(&rules, Method::POST) };
+        assert_eq!(untouched.after_send_failure(&broke(Retry::IfReused), true), Decision::Replay);
+    }
+
+    #[test]
+    fn a_body_that_is_gone_forbids_everything() {
+        let rules = rules();
+        let put =
+            Attempt { has_body: true, body_untouched: false, body_replayable: false, ..attempt(&rules, Method::PUT) };
+        assert_eq!(put.after_send_failure(&broke(Retry::Always), true), Decision::GiveUp);
+    }
+
+    #[test]
+    fn attempts_are_bounded() {
+        let rules = rules();
+        let refused = Error::upstream(Kind::ConnectionRefused, Retry::Always, "refused");
+        assert_eq!(attempt(&rules, Method::POST).after_connect_failure(&refused), Decision::TryAgain);
+        let spent = Attempt { used: 1, ..attempt(&rules, Method::POST) };
+        assert_eq!(spent.after_connect_failure(&refused), Decision::GiveUp);
+    }
+}

@@ -19,6 +19,7 @@ use crate::net::accept;
 use crate::net::bind::BoundSocket;
 use crate::net::handoff::HandedOver;
 use crate::net::io::Socket;
+use crate::proxy::context::Profile;
 use crate::snapshot::ListenerSpec;
 
 /// The number of a bound address, given by the control thread, the same on every worker and across generations.
@@ -28,21 +29,28 @@ pub struct SocketId(pub u32);
 /// One bound address on one worker.
 pub struct WorkerListener {
     id: SocketId,
-    /// A copy of this worker's own; see [`ListenerSpec`].
-    spec: RefCell<Rc<ListenerSpec>>,
+    /// With a copy of the spec of this worker's own; see [`ListenerSpec`].
+    profile: RefCell<Rc<Profile>>,
     draining: Flag,
     /// When it was last said that a limit keeps clients waiting.
     full_logged: Cell<Option<Instant>>,
 }
 
 impl WorkerListener {
-    pub(super) fn new(id: SocketId, spec: ListenerSpec) -> Rc<Self> {
-        Rc::new(Self { id, spec: RefCell::new(Rc::new(spec)), draining: Flag::default(), full_logged: Cell::default() })
+    /// `drain` is how long its connections may take to go.
+    pub(super) fn new(id: SocketId, spec: ListenerSpec, drain: Duration) -> Rc<Self> {
+        let profile = RefCell::new(Rc::new(Profile::new(Rc::new(spec), drain)));
+        Rc::new(Self { id, profile, draining: Flag::default(), full_logged: Cell::default() })
+    }
+
+    /// What its connections are served by now.
+    pub fn profile(&self) -> Rc<Profile> {
+        Rc::clone(&self.profile.borrow())
     }
 
     /// What the listener is now. A connection asks again for each request, so that a reload reaches the open ones.
     pub fn spec(&self) -> Rc<ListenerSpec> {
-        Rc::clone(&self.spec.borrow())
+        Rc::clone(&self.profile.borrow().spec)
     }
 
     /// Whether its connections are asked to go: it is no longer configured, or the process leaves.
@@ -50,8 +58,8 @@ impl WorkerListener {
         self.draining.is_raised()
     }
 
-    pub(super) fn replace_spec(&self, spec: ListenerSpec) {
-        self.spec.replace(Rc::new(spec));
+    pub(super) fn replace_spec(&self, spec: ListenerSpec, drain: Duration) {
+        self.profile.replace(Rc::new(Profile::new(Rc::new(spec), drain)));
     }
 
     /// An operator must know why clients wait, but not at every one of them.
@@ -128,7 +136,7 @@ pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, socket:
 pub(super) fn arrived(worker: &Rc<Worker>, listener: Option<Rc<WorkerListener>>, arrival: Arrival) {
     worker.loads().arrived(worker.id());
     let listener = listener.unwrap_or_else(|| {
-        let gone = WorkerListener::new(arrival.socket_id, arrival.spec);
+        let gone = WorkerListener::new(arrival.socket_id, arrival.spec, worker.current().snapshot.server.drain_timeout);
         gone.drain();
         gone
     });

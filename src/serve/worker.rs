@@ -20,11 +20,10 @@ use crate::base::limit::Limit;
 use crate::net::bind::BoundSocket;
 use crate::net::handoff::Loads;
 use crate::net::timer;
-use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
 use crate::telemetry::counters::Counters;
 use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::pool::Pools;
-use crate::upstream::worker::WorkerUpstream;
 
 /// Polls of tasks between two looks at the sockets. More means larger batches per system call and later timers; while
 /// no task is ready the runtime looks at once, so that an idle proxy answers no later.
@@ -86,14 +85,6 @@ pub struct Setup {
     pub workers: Arc<[UnboundedSender<Command>]>,
     /// Its own command queue.
     pub commands: UnboundedReceiver<Command>,
-}
-
-/// A snapshot as one worker holds it; a request clones the `Rc` around it and touches no counter that others touch.
-pub struct WorkerSnapshot {
-    /// The generation.
-    pub snapshot: Arc<Snapshot>,
-    /// By `UpstreamId`.
-    pub upstreams: Vec<Rc<WorkerUpstream>>,
 }
 
 /// One worker, as its own tasks see it.
@@ -183,6 +174,7 @@ impl Worker {
     }
 
     fn listen(self: &Rc<Self>, listening: Vec<Listening>) -> Vec<(SocketId, io::Error)> {
+        let drain = self.current().snapshot.server.drain_timeout;
         let mut failed = Vec::new();
         let mut before = self.listeners.take();
         let mut wanted = BTreeMap::new();
@@ -190,10 +182,10 @@ impl Worker {
             let spec = ListenerSpec::clone(&spec);
             let listener = match before.remove(&id) {
                 Some(listener) => {
-                    listener.replace_spec(spec);
+                    listener.replace_spec(spec, drain);
                     listener
                 }
-                None => WorkerListener::new(id, spec),
+                None => WorkerListener::new(id, spec, drain),
             };
             if let Some(Err(error)) = socket.map(|socket| listeners::listen(self, &listener, socket)) {
                 failed.push((id, error));
