@@ -67,7 +67,7 @@ impl WorkerListener {
         let now = Instant::now();
         if self.full_logged.get().is_none_or(|last| now - last >= FULL_LOG_INTERVAL) {
             self.full_logged.set(Some(now));
-            warn!(listener = %self.spec.borrow().name, limit, connections, "full: new clients wait in the queue");
+            warn!(listener = %self.spec().name, limit, connections, "full: new clients wait in the queue");
         }
     }
 
