@@ -137,7 +137,7 @@ impl Control {
     pub fn refused(&self, refused: &Refused) {
         self.counters.reload_failures.add(1);
         let generation = self.snapshot.generation.0;
-        error!(generation, "reload refused, the generation in force stays\n{refused}");
+        error!("reload refused, generation {generation} stays in force\n{refused}");
     }
 
     async fn try_reload(&mut self, config: &Config) -> Result<Report, Refused> {

@@ -215,7 +215,9 @@ impl Bound {
     /// The file goes first: who connects from now on finds nobody, instead of a queue that nobody empties.
     fn close(self) {
         drop(self.file);
-        info!(address = bind::name(&self.key.bind), "no longer listening");
+        if let Some(member) = self.members.first() {
+            info!(address = %member.local_address(), "no longer listening");
+        }
     }
 
     fn log(&self, spec: &ListenerSpec) {

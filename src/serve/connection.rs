@@ -59,7 +59,7 @@ pub async fn serve(
     );
     let connection = Rc::new(Connection {
         forwarded: profile.policy.connection(remote.map(|remote| remote.ip()), tls.is_some()),
-        home: Rc::new(Here { worker, listener }),
+        home: listener,
         link: Rc::clone(&link),
         remote,
         tls,
@@ -98,14 +98,8 @@ fn refuse() -> Refuse {
     })
 }
 
-/// Where a connection was accepted.
-struct Here {
-    worker: Rc<Worker>,
-    listener: Rc<WorkerListener>,
-}
-
-impl Home for Here {
+impl Home for WorkerListener {
     fn now(&self) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
-        (self.worker.current(), self.listener.profile())
+        WorkerListener::now(self)
     }
 }

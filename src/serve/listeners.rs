@@ -20,7 +20,7 @@ use crate::net::bind::BoundSocket;
 use crate::net::handoff::HandedOver;
 use crate::net::io::Socket;
 use crate::proxy::context::Profile;
-use crate::snapshot::ListenerSpec;
+use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
 
 /// The number of a bound address, given by the control thread, the same on every worker and across generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,28 +29,34 @@ pub struct SocketId(pub u32);
 /// One bound address on one worker.
 pub struct WorkerListener {
     id: SocketId,
-    /// With a copy of the spec of this worker's own; see [`ListenerSpec`].
-    profile: RefCell<Rc<Profile>>,
+    /// The generation and the listener as it has it, replaced together. A listener that went keeps the last it was
+    /// part of: its number would name another listener in the next.
+    now: RefCell<(Rc<WorkerSnapshot>, Rc<Profile>)>,
     draining: Flag,
     /// When it was last said that a limit keeps clients waiting.
     full_logged: Cell<Option<Instant>>,
 }
 
 impl WorkerListener {
-    /// `drain` is how long its connections may take to go.
-    pub(super) fn new(id: SocketId, spec: ListenerSpec, drain: Duration) -> Rc<Self> {
-        let profile = RefCell::new(Rc::new(Profile::new(Rc::new(spec), drain)));
-        Rc::new(Self { id, profile, draining: Flag::default(), full_logged: Cell::default() })
+    pub(super) fn new(id: SocketId, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> Rc<Self> {
+        let now = RefCell::new(with_profile(spec, generation));
+        Rc::new(Self { id, now, draining: Flag::default(), full_logged: Cell::default() })
+    }
+
+    /// The generation its requests are served by, and the listener in it. A connection asks again for each request, so
+    /// that a reload reaches the open ones.
+    pub fn now(&self) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
+        self.now.borrow().clone()
     }
 
     /// What its connections are served by now.
     pub fn profile(&self) -> Rc<Profile> {
-        Rc::clone(&self.profile.borrow())
+        Rc::clone(&self.now.borrow().1)
     }
 
-    /// What the listener is now. A connection asks again for each request, so that a reload reaches the open ones.
+    /// What the listener is now.
     pub fn spec(&self) -> Rc<ListenerSpec> {
-        Rc::clone(&self.profile.borrow().spec)
+        Rc::clone(&self.now.borrow().1.spec)
     }
 
     /// Whether its connections are asked to go: it is no longer configured, or the process leaves.
@@ -58,8 +64,8 @@ impl WorkerListener {
         self.draining.is_raised()
     }
 
-    pub(super) fn replace_spec(&self, spec: ListenerSpec, drain: Duration) {
-        self.profile.replace(Rc::new(Profile::new(Rc::new(spec), drain)));
+    pub(super) fn renew(&self, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) {
+        self.now.replace(with_profile(spec, generation));
     }
 
     /// An operator must know why clients wait, but not at every one of them.
@@ -75,6 +81,12 @@ impl WorkerListener {
     pub(super) fn drain(&self) {
         self.draining.raise();
     }
+}
+
+/// The spec is a copy of this worker's own; see [`ListenerSpec`].
+fn with_profile(spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
+    let drain = generation.snapshot.server.drain_timeout;
+    (generation, Rc::new(Profile::new(Rc::new(spec), drain)))
 }
 
 /// What a connection took from the limits; it travels with the connection.
@@ -112,7 +124,7 @@ impl Drop for ConnectionPermit {
 pub struct Arrival {
     socket_id: SocketId,
     /// For the case that the listener goes while the connection is on its way.
-    spec: ListenerSpec,
+    last: (Arc<Snapshot>, ListenerSpec),
     connection: HandedOver<Admission>,
 }
 
@@ -136,7 +148,8 @@ pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, socket:
 pub(super) fn arrived(worker: &Rc<Worker>, listener: Option<Rc<WorkerListener>>, arrival: Arrival) {
     worker.loads().arrived(worker.id());
     let listener = listener.unwrap_or_else(|| {
-        let gone = WorkerListener::new(arrival.socket_id, arrival.spec, worker.current().snapshot.server.drain_timeout);
+        let (snapshot, spec) = arrival.last;
+        let gone = WorkerListener::new(arrival.socket_id, spec, worker.attach(snapshot));
         gone.drain();
         gone
     });
@@ -210,8 +223,9 @@ fn hand_over(
         Ok(socket) => socket,
         Err(error) => return debug!(%error, "a connection was lost on its way to another worker"),
     };
-    let spec = ListenerSpec::clone(&listener.spec());
-    let arrival = Arrival { socket_id: listener.id, spec, connection: HandedOver { socket, remote, permit } };
+    let (generation, profile) = listener.now();
+    let last = (Arc::clone(&generation.snapshot), ListenerSpec::clone(&profile.spec));
+    let arrival = Arrival { socket_id: listener.id, last, connection: HandedOver { socket, remote, permit } };
     worker.loads().sent_to(other);
     match worker.send_to(other, Command::Socket(Box::new(arrival))) {
         Ok(()) => worker.counters().connections_handed_over.add(1),

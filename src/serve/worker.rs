@@ -145,9 +145,13 @@ impl Worker {
         self.workers[other].send(command).map_err(|unsent| unsent.0)
     }
 
+    pub(super) fn attach(&self, snapshot: Arc<Snapshot>) -> Rc<WorkerSnapshot> {
+        Rc::new(attach(&self.pools, snapshot))
+    }
+
     fn new(setup: &Setup, first: Arc<Snapshot>) -> Rc<Self> {
         let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.counters));
-        let current = attach(&pools, first);
+        let current = Rc::new(attach(&pools, first));
         Rc::new(Self {
             id: setup.id,
             counters: Arc::clone(&setup.counters),
@@ -155,7 +159,7 @@ impl Worker {
             process_limit: Arc::clone(&setup.process_limit),
             workers: Arc::clone(&setup.workers),
             pools,
-            current: RefCell::new(Rc::new(current)),
+            current: RefCell::new(current),
             listeners: RefCell::default(),
             draining: Flag::default(),
             under_way: Rc::default(),
@@ -164,7 +168,7 @@ impl Worker {
 
     /// Specs and routes change in one step: a request never meets a listener of one generation and a route of another.
     fn apply(self: &Rc<Self>, apply: Apply) {
-        self.current.replace(Rc::new(attach(&self.pools, apply.snapshot)));
+        self.current.replace(self.attach(apply.snapshot));
         let failed = self.listen(apply.listening);
         self.pools.retire_unused();
         // Connections of listeners that went look at their flags.
@@ -174,7 +178,6 @@ impl Worker {
     }
 
     fn listen(self: &Rc<Self>, listening: Vec<Listening>) -> Vec<(SocketId, io::Error)> {
-        let drain = self.current().snapshot.server.drain_timeout;
         let mut failed = Vec::new();
         let mut before = self.listeners.take();
         let mut wanted = BTreeMap::new();
@@ -182,10 +185,10 @@ impl Worker {
             let spec = ListenerSpec::clone(&spec);
             let listener = match before.remove(&id) {
                 Some(listener) => {
-                    listener.replace_spec(spec, drain);
+                    listener.renew(spec, self.current());
                     listener
                 }
-                None => WorkerListener::new(id, spec, drain),
+                None => WorkerListener::new(id, spec, self.current()),
             };
             if let Some(Err(error)) = socket.map(|socket| listeners::listen(self, &listener, socket)) {
                 failed.push((id, error));
