@@ -133,6 +133,17 @@ impl Link {
         self.retired.get().is_some()
     }
 
+    /// Whether the answer under way is to be the last: the connection was asked to go, or is about to be.
+    pub fn is_leaving(&self) -> bool {
+        self.is_retired() || (self.is_draining)()
+    }
+
+    /// A client that was accepted has a request on its way: it is served before the connection goes, under the
+    /// deadline of a first head. Closed instead, it would be lost: clients retry on reused connections only.
+    fn is_fresh(&self) -> bool {
+        self.load.served() == 0
+    }
+
     pub(super) fn retire(&self) {
         self.retired.set(Some(Instant::now()));
     }
@@ -194,7 +205,7 @@ impl Link {
     /// What is to be done now, or pending until the next deadline. The timer is only touched when a deadline is sooner
     /// than it; later ones are found when it fires.
     pub(super) fn poll_verdict(&self, http1: bool, cx: &mut Context<'_>) -> Poll<Verdict> {
-        if self.retired.get().is_none() && (self.is_draining)() {
+        if self.retired.get().is_none() && !self.is_fresh() && (self.is_draining)() {
             return Poll::Ready(Verdict::Retire);
         }
         loop {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tower::Service;
 use tower::util::service_fn;
@@ -78,6 +78,13 @@ async fn rescued(scene: Scene, request: Request<Incoming>) -> Result<Response<Bo
     scene.exchange.note_status(response.status().as_u16());
     // hyper adapts the version to the client's (RFC 9110 §6.2); the endpoint's own must not pass.
     *response.version_mut() = Version::HTTP_11;
+    if scene.connection.link.is_leaving()
+        && head.version < Version::HTTP_2
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        // RFC 9112 §9.6: who closes after an answer says so in it.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(response)
 }
 
