@@ -212,7 +212,7 @@ fn proxy_says_what_is_wrong_with_an_option() {
 #[test]
 fn proxy_forwards_and_leaves_at_term() {
     let origin = origin();
-    let mut proxy = Running::start(&["proxy", "--from", "127.0.0.1:0", "--to", &origin.to_string()], Path::new("."));
+    let mut proxy = Running::start(&["proxy", "--from", FREE, "--to", &origin.to_string()], Path::new("."));
     let answer = ask(proxy.listening(), "/through");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("tide"), "{answer}");
     assert_eq!(proxy.end(Signal::TERM), 0);
@@ -221,7 +221,7 @@ fn proxy_forwards_and_leaves_at_term() {
 #[test]
 fn run_serves_a_file_and_leaves_at_int() {
     let directory = tempfile::tempdir().unwrap();
-    let text = SMALL.replace(":8080", "127.0.0.1:0").replace("127.0.0.1:3000", &origin().to_string());
+    let text = SMALL.replace(":8080", FREE).replace("127.0.0.1:3000", &origin().to_string());
     write(directory.path(), "tidegate.toml", &text);
     let mut proxy = Running::start(&["run"], directory.path());
     assert!(ask(proxy.listening(), "/").ends_with("tide"));
@@ -230,7 +230,7 @@ fn run_serves_a_file_and_leaves_at_int() {
 
 #[test]
 fn an_address_that_the_system_refuses_ends_with_3() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind(FREE).unwrap();
     let from = taken.local_addr().unwrap().to_string();
     let (code, _, err) = tidegate(&["proxy", "--from", &from, "--to", "3000"], Path::new("."));
     assert_eq!(code, 3, "{err}");
@@ -239,24 +239,56 @@ fn an_address_that_the_system_refuses_ends_with_3() {
 
 #[test]
 fn the_demo_succeeds_in_every_row_and_leaves() {
-    let (code, out, err) = tidegate(&["demo", "--exit"], Path::new("."));
+    let mut demo = program(&["demo", "--exit"], Path::new("."));
+    let (code, out, err) = finish(demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE));
     assert_eq!(code, 0, "{out}{err}");
     let rows: Vec<&str> = out.lines().filter(|line| line.contains("http")).collect();
     assert_eq!(rows.len(), 4, "{out}");
     assert!(rows.iter().all(|row| row.contains(" 200 ")), "{out}");
     assert_eq!(rows.iter().filter(|row| row.contains("TLS 1.3")).count(), 2, "{out}");
     assert_eq!(rows.iter().filter(|row| row.contains(" HTTP/2 ")).count(), 2, "{out}");
+    assert!(!out.contains('\x1b'), "colours in a pipe");
 }
 
 #[test]
-fn two_demos_do_not_share_a_port() {
-    let mut first = Running::start(&["demo"], Path::new("."));
-    first.wait_for("Ctrl-C");
-    let (code, out, err) = tidegate(&["demo", "--exit"], Path::new("."));
+fn the_demo_takes_another_port_where_one_is_taken() {
+    let taken = TcpListener::bind(FREE).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut demo = program(&["demo", "--exit"], Path::new("."));
+    let (code, out, err) = finish(demo.env("TIDEGATE_DEMO_CLEARTEXT", &address).env("TIDEGATE_DEMO_TLS", FREE));
     assert_eq!(code, 0, "{out}{err}");
-    assert!(out.contains("note: 127.0.0.1:8080 is taken"), "{out}");
-    assert_eq!(first.end(Signal::INT), 0);
+    assert!(out.contains(&format!("note: {address} is taken")), "{out}");
 }
+
+#[test]
+fn the_demo_stays_up_and_says_what_to_try() {
+    let mut demo = program(&["demo"], Path::new("."));
+    let mut demo = Running::of(demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE));
+    let command = demo.wait_for("curl http://");
+    let address = command.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    assert!(ask(address, "/").contains("<title>Tidegate demo</title>"));
+    assert!(ask(address, "/bytes/100000").ends_with(&"~".repeat(100_000)));
+    assert!(ask(address, "/stream").contains("20 of 20\n"));
+    let ca = demo.wait_for("--cacert").split_whitespace().nth(2).unwrap().to_owned();
+    assert!(Path::new(&ca).exists());
+    assert_eq!(demo.end(Signal::INT), 0);
+    assert!(!Path::new(&ca).exists(), "{ca} is left behind");
+}
+
+#[test]
+fn proxy_adds_https_with_a_certificate_of_its_own() {
+    let words = ["proxy", "--from", FREE, "--to", &origin().to_string(), "--tls", "localhost", "--tls-from", FREE];
+    let mut proxy = Running::start(&words, Path::new("."));
+    let ca = proxy.wait_for("--cacert").split_whitespace().nth(2).unwrap().to_owned();
+    let directory = Path::new(&ca).parent().unwrap();
+    verify(directory, "localhost.pem", "localhost").unwrap();
+    assert!(!directory.join("localhost.key").exists() && !directory.join("ca.key").exists());
+    assert_eq!(proxy.end(Signal::TERM), 0);
+}
+
+/// An address with whatever port is free.
+const FREE: &str = "127.0.0.1:0";
 
 /// The smallest useful file.
 const SMALL: &str = "\
@@ -282,7 +314,11 @@ fn program(words: &[&str], directory: &Path) -> Command {
 
 /// Runs it to its end: exit code, stdout, stderr.
 fn tidegate(words: &[&str], directory: &Path) -> (i32, String, String) {
-    let child = program(words, directory).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    finish(&mut program(words, directory))
+}
+
+fn finish(command: &mut Command) -> (i32, String, String) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let id = Pid::from_child(&child);
     let (done, is_done) = channel::<()>();
     let watch = thread::spawn(move || {
@@ -295,7 +331,7 @@ fn tidegate(words: &[&str], directory: &Path) -> (i32, String, String) {
     watch.join().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let (out, err) = (text(stdout), text(stderr));
-    (status.code().unwrap_or_else(|| panic!("{words:?} did not end: {out}{err}")), out, err)
+    (status.code().unwrap_or_else(|| panic!("{command:?} did not end: {out}{err}")), out, err)
 }
 
 /// A process that serves; killed on drop.
@@ -307,7 +343,11 @@ struct Running {
 
 impl Running {
     fn start(words: &[&str], directory: &Path) -> Self {
-        let mut child = program(words, directory).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(&mut program(words, directory))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (lines, said) = channel();
         for pipe in [Box::new(out) as Box<dyn Read + Send>, Box::new(err)] {
@@ -360,7 +400,7 @@ impl Drop for Running {
 
 /// An origin that answers `tide` to everything, for as long as the test runs.
 fn origin() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(FREE).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
