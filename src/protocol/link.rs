@@ -310,6 +310,8 @@ impl<T: Track + Unpin> LinkIo<T> {
         self.held.drain(..length);
         if self.held.is_empty() {
             self.held = Vec::new();
+            // The last of it may have been the end of a request: hyper need not read again to be at rest.
+            self.note_head();
         }
     }
 
