@@ -210,6 +210,17 @@ fn proxy_says_what_is_wrong_with_an_option() {
 }
 
 #[test]
+fn an_upstream_that_is_not_verified_is_told_loudly() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, text, _) =
+        tidegate(&["proxy", "--to", "https://127.0.0.1", "--insecure", "--print-config"], directory.path());
+    write(directory.path(), "tidegate.toml", &text);
+    let (code, _, err) = tidegate(&["check"], directory.path());
+    assert_eq!(code, 0);
+    assert!(err.contains("WARN") && err.contains("insecure"), "{err}");
+}
+
+#[test]
 fn proxy_forwards_and_leaves_at_term() {
     let origin = origin();
     let mut proxy = Running::start(&["proxy", "--from", FREE, "--to", &origin.to_string()], Path::new("."));

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::{Config, Faults, Place, model};
@@ -85,7 +87,13 @@ fn upstream(id: u32, config: &model::Upstream, registry: &Registry, faults: &mut
     let tls = match &config.tls {
         None => None,
         Some(tls) => match ClientTls::new(Some(tls), config.protocol) {
-            Ok(tls) => Some(tls),
+            Ok(client) => {
+                if tls.insecure {
+                    // At every start, reload and check, so that what was meant for a minute is not forgotten.
+                    warn!(upstream = %config.name, "`insecure = true`: whoever answers is believed and can read and change everything");
+                }
+                Some(client)
+            }
             Err(fault) => {
                 tell(faults, fault, &config.place);
                 return None;
