@@ -1,0 +1,11 @@
+#!/bin/sh
+# Runs every fuzz target for a while: fuzz/run.sh [SECONDS EACH, default 20].
+# Needs cargo-fuzz (`cargo install cargo-fuzz --locked`). No sanitizer: Tidegate has no unsafe code in what is fuzzed, and
+# so the stable toolchain does.
+set -eu
+cd "$(dirname "$0")/.."
+seconds=${1:-20}
+for target in config request_checks route_lookup forwarded; do
+    echo "== $target, $seconds s"
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- -max_total_time="$seconds" -max_len=4096 -print_final_stats=1
+done
