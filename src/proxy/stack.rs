@@ -97,10 +97,14 @@ fn apologise(exchange: &Rc<Exchange>, error: &Error, head: &Parts, id: &RequestI
     let mut response = rescue::answer(error, &head.headers, id.as_str());
     let closes = matches!(
         error.kind(),
-        Kind::HttpRequestError | Kind::RequestHeaderTooLarge | Kind::ClientStall | Kind::RequestBodyTooLarge
+        Kind::HttpRequestError
+            | Kind::RequestHeaderTooLarge
+            | Kind::RequestNotImplemented
+            | Kind::ClientStall
+            | Kind::RequestBodyTooLarge
     );
-    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins. On HTTP/2 the
-    // stream alone ends, and hyper drops the field.
+    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins, nor behind a
+    // CONNECT that was refused. On HTTP/2 the stream alone ends, and hyper drops the field.
     if closes && head.version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
