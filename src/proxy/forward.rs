@@ -115,11 +115,11 @@ async fn attempts(
         body_untouched: true,
         body_replayable: true,
         used: 0,
-        replayed: false,
+        replays: 0,
     };
     let mut pick = errand.upstream.pick(&tried)?;
     loop {
-        let session = match within_total(errand.exchange, errand.upstream.session(&pick, state.replayed)).await {
+        let session = match within_total(errand.exchange, errand.upstream.session(&pick, state.replays > 0)).await {
             Ok(session) => session,
             Err(error) if state.after_connect_failure(&error) == Decision::TryAgain => {
                 pick = next_pick(errand, &mut state, &mut tried, &pick)?;
@@ -158,7 +158,7 @@ async fn attempts(
         };
         match (decision, failed) {
             (Decision::Replay, _) if head.is_some() => {
-                state.replayed = true;
+                state.replays += 1;
                 errand.connection.link.load().counters().retries.add(1);
             }
             (Decision::TryAgain, _) if head.is_some() => pick = next_pick(errand, &mut state, &mut tried, &pick)?,

@@ -7,6 +7,10 @@ use http::{Method, StatusCode};
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::RetryRules;
 
+/// Replays of a request that was surely not processed (RFC 9113 §8.7): many that met one GOAWAY go on to the same next
+/// connection, and may meet its GOAWAY as well.
+const UNPROCESSED_REPLAYS: u32 = 5;
+
 /// What is known of a request when an attempt fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
@@ -22,8 +26,8 @@ pub struct Attempt<'a> {
     pub has_body: bool,
     /// Attempts of the route that are used up.
     pub used: u32,
-    /// A silent replay was made already.
-    pub replayed: bool,
+    /// Silent replays that were made already.
+    pub replays: u32,
 }
 
 /// What to do after a failure.
@@ -46,7 +50,7 @@ impl Attempt<'_> {
     /// Whether a copy of the head is worth keeping before it is sent.
     pub fn may_be_sent_again(&self, reused: bool, http2: bool) -> bool {
         let left = self.used < self.rules.attempts;
-        (reused && !self.replayed && (self.idempotent || self.has_body))
+        (reused && self.replays == 0 && (self.idempotent || self.has_body))
             || http2
             || (left && self.idempotent && (self.rules.on_reset_before_headers || !self.rules.on_status.is_empty()))
     }
@@ -69,11 +73,11 @@ impl Attempt<'_> {
         // With none of the body sent, an endpoint cannot have processed a request that has one.
         let unprocessed = self.has_body && self.body_untouched;
         let safe = match error.retry() {
-            Retry::Always => true,
-            Retry::IfReused => self.idempotent || unprocessed,
+            Retry::Always => self.replays < UNPROCESSED_REPLAYS,
+            Retry::IfReused => reused && self.replays == 0 && (self.idempotent || unprocessed),
             Retry::Never => false,
         };
-        if safe && !self.replayed && (reused || error.retry() == Retry::Always) {
+        if safe {
             return Decision::Replay;
         }
         let broke = matches!(error.kind(), Kind::ConnectionTerminated);
@@ -116,7 +120,7 @@ mod tests {
             body_replayable: true,
             has_body: false,
             used: 0,
-            replayed: false,
+            replays: 0,
         }
     }
 
@@ -130,8 +134,20 @@ mod tests {
         let stale = broke(Retry::IfReused);
         assert_eq!(attempt(&rules, Method::GET).after_send_failure(&stale, true), Decision::Replay);
         assert_eq!(attempt(&rules, Method::POST).after_send_failure(&stale, true), Decision::GiveUp);
-        let again = Attempt { replayed: true, ..attempt(&rules, Method::GET) };
+        let again = Attempt { replays: 1, ..attempt(&rules, Method::GET) };
         assert_eq!(again.after_send_failure(&stale, true), Decision::GiveUp);
+    }
+
+    #[test]
+    fn what_was_not_processed_may_meet_several_goaways() {
+        let rules = rules();
+        let refused = broke(Retry::Always);
+        for replays in 0..UNPROCESSED_REPLAYS {
+            let post = Attempt { replays, ..attempt(&rules, Method::POST) };
+            assert_eq!(post.after_send_failure(&refused, false), Decision::Replay);
+        }
+        let spent = Attempt { replays: UNPROCESSED_REPLAYS, ..attempt(&rules, Method::POST) };
+        assert_eq!(spent.after_send_failure(&refused, false), Decision::GiveUp);
     }
 
     #[test]
