@@ -3,6 +3,8 @@
 //! otherwise. The client's stall deadline and the body's limit are kept here.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -107,10 +109,7 @@ impl Source {
                 self.exchange.note_upload(Upload::AwaitsEndpoint);
                 Poll::Ready(self.take_in(frame).transpose())
             }
-            Poll::Ready(Some(Err(error))) => {
-                let error = Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error);
-                Poll::Ready(Some(Err(error)))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(error)))),
             Poll::Ready(None) => {
                 self.kept.borrow_mut().ended = true;
                 self.exchange.note_upload(Upload::Done);
@@ -162,6 +161,20 @@ impl Source {
             }
         }
     }
+}
+
+/// Why a client's body ends before its end: its framing is wrong (RFC 9112 §7.1), or the client is gone.
+fn broken(error: hyper::Error) -> Error {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(this) = cause {
+        let kind = this.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+            return Error::downstream(Kind::HttpRequestError, "the framing of the request's body is malformed")
+                .because(error);
+        }
+        cause = this.source();
+    }
+    Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error)
 }
 
 impl Kept {
