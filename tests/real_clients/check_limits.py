@@ -218,4 +218,4 @@ check.add("memory stays flat: download h2 TLS from h2 TLS", memory_check("h2 TLS
 check.add("memory stays flat: download h1 from h2c", memory_check("h1", ["--http1.1"], "/h2c/huge", False))
 check.add("memory stays flat: upload h1 to h1", memory_check("h1", ["--http1.1"], "/odd/echo", True))
 check.add("memory stays flat: upload h2 TLS to h1", memory_check("h2 TLS", ["--http2"], "/odd/echo", True))
-check.add("memory stays flat: upload h1 to h2c", memory_check("h1", ["--http1.1"], "/h2c/brief", True))
+check.add("memory stays flat: upload h1 to h2c", memory_check("h1", ["--http1.1"], "/h2c/through", True))

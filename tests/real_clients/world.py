@@ -105,7 +105,7 @@ class Tidegate:
         self.write(config)
         self.log_path = self.folder / "log"
         log = open(self.log_path, "ab")
-        command = [world.binary, "--log-level", "info", "run", "--config", str(self.path)]
+        command = [world.binary, "--log-level", os.environ.get("TIDEGATE_LOG", "info"), "run", "--config", str(self.path)]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         for port in ports:
             wait_for_port(port, process=self.process)
@@ -153,7 +153,7 @@ class World:
         self.binary = str(pathlib.Path(os.environ.get("TIDEGATE_BIN", default)).resolve())
         if not os.access(self.binary, os.X_OK):
             sys.exit(f"{self.binary} is not there: build it with `cargo build --release`, or set TIDEGATE_BIN")
-        missing = [c for c in ("curl", "nginx", "nghttpd", "h2load", "wrk", "openssl") if not shutil.which(c)]
+        missing = [c for c in ("curl", "nginx", "nghttp", "nghttpd", "h2load", "wrk", "openssl") if not shutil.which(c)]
         if missing:
             sys.exit(f"not installed: {', '.join(missing)} (`.ci/run packages` installs them)")
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clients-"))
@@ -259,7 +259,9 @@ class World:
                     listen 127.0.0.1:{self.nginx_h2c} http2;
                     keepalive_requests 200;
                     location = /slowly {{ limit_rate 2m; alias {self.folder}/documents/big; }}
-                    location = /brief {{ return 200 "brief\\n"; }}
+                    location = /through {{
+                        proxy_pass http://127.0.0.1:{self.origin}/echo; proxy_http_version 1.1; proxy_request_buffering off;
+                    }}
                 }}
             }}
         """)
