@@ -194,6 +194,50 @@ fn keeps_back_what_may_belong_to_another_protocol() {
     }
 }
 
+/// How many heads are let through, counted by feeding single bytes.
+fn heads_in(stream: &[u8]) -> usize {
+    let mut wire = Wire::new(LIMITS);
+    let mut kept = Vec::new();
+    let mut heads = 0;
+    for byte in stream {
+        kept.push(*byte);
+        let in_body = wire.body_in_progress();
+        match wire.feed(&kept) {
+            Fed::Release(0) => {}
+            Fed::Release(length) => {
+                heads += usize::from(!in_body);
+                kept.drain(..length);
+            }
+            Fed::Refuse(_) => break,
+        }
+    }
+    heads
+}
+
+/// How many requests hyper finds in what is let through, reading every body to its end.
+fn requests_in(released: Vec<u8>) -> usize {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::rc::Rc;
+
+    use http_body_util::{BodyExt, Empty};
+
+    let count = Rc::new(Cell::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let io = hyper_util::rt::TokioIo::new(tokio::io::join(std::io::Cursor::new(released), tokio::io::sink()));
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
+            count.set(count.get() + 1);
+            async move {
+                let _ = request.into_body().collect().await;
+                Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
+            }
+        });
+        let _ = hyper::server::conn::http1::Builder::new().half_close(true).serve_connection(io, service).await;
+    });
+    count.get()
+}
+
 /// Pieces that make heads, good and bad ones, and bodies.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -211,6 +255,9 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         2 => Just(&b"0\r\n\r\n"[..]),
         1 => Just(&b"a;x=y \r\n"[..]),
         1 => Just(&b"0\r\nt: u\r\n\r\n"[..]),
+        2 => Just(&b"GET / HTTP/1.1\r\n\r\n"[..]),
+        2 => Just(&b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"[..]),
+        2 => Just(&b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"[..]),
         1 => Just(&b"X-Y:  \xe9 b \t\r\n"[..]),
         1 => Just(&b"\n"[..]),
         1 => Just(&b"\r"[..]),
@@ -261,6 +308,15 @@ proptest! {
             prop_assert_eq!(has("transfer-encoding"), wire.head.is_chunked);
             prop_assert_eq!(has("upgrade"), wire.head.asks_upgrade);
         }
+    }
+
+    #[test]
+    fn counts_the_requests_that_hyper_finds(stream in stream()) {
+        let (released, _) = run(&mut Wire::new(LIMITS), &[&stream]);
+        // Behind an HTTP/1.0 request hyper reads no other.
+        prop_assume!(!released.windows(8).any(|window| window == b"HTTP/1.0"));
+        let heads = heads_in(&stream);
+        prop_assert_eq!(requests_in(released), heads);
     }
 
     #[test]
