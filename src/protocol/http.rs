@@ -244,7 +244,12 @@ where
             channel.reset();
             Ended::Closed
         }
-        Some(_) => Ended::Closed,
+        Some(_) => {
+            // Over TLS the client learns with close_notify that nothing was cut off.
+            let mut channel = channel;
+            let _ = timer::timeout(LINGER, channel.shutdown()).await;
+            Ended::Closed
+        }
         None => {
             if let Some(refusal) = link.due_refusal() {
                 farewell(channel, refuse(refusal)).await;
