@@ -72,7 +72,8 @@ async fn rescued(scene: Scene, request: Request<Incoming>) -> Result<Response<Bo
         Err(error) => apologise(&scene.exchange, &error, &head, &id),
     };
     if method == Method::HEAD {
-        // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared.
+        // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it.
+        *response.body_mut() = Body::Empty;
         scene.exchange.finish();
     }
     scene.exchange.note_status(response.status().as_u16());
