@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -50,6 +50,8 @@ pub struct Errand<'a> {
     pub wanted: Option<Wanted>,
     /// Whether the client takes trailers.
     pub takes_trailers: bool,
+    /// Whether the client said so with `TE: trailers`, which the endpoint is told again.
+    pub asks_trailers: bool,
     /// The body's limit in bytes.
     pub max_body: Option<u64>,
 }
@@ -231,6 +233,13 @@ fn request_for(
         join_cookies(&mut head.fields);
         Uri::from(head.target)
     };
+    if errand.asks_trailers {
+        // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
+        head.fields.insert(TE, HeaderValue::from_static("trailers"));
+        if !http2 {
+            head.fields.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
     if let Some(wanted) = &errand.wanted
         && !http2
     {

@@ -270,6 +270,7 @@ async fn forwarded(
         authority: normalized.authority().cloned(),
         fields,
         wanted,
+        asks_trailers: seen.te_trailers,
         takes_trailers: seen.te_trailers || head.version == Version::HTTP_2,
         max_body,
     };
