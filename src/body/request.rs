@@ -32,6 +32,7 @@ pub struct Source {
     max: u64,
     trailers: fn(&mut HeaderMap),
     abandoned: Cell<bool>,
+    failure: RefCell<Option<Error>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -73,6 +74,7 @@ impl Source {
             max: max.unwrap_or(u64::MAX),
             trailers,
             abandoned: Cell::new(false),
+            failure: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }
@@ -86,6 +88,11 @@ impl Source {
     /// Whether another attempt can send it from the beginning.
     pub fn is_replayable(&self) -> bool {
         self.is_untouched() || !self.kept.borrow().overflowed
+    }
+
+    /// Why reading it failed. On HTTP/2 hyper resets the stream for it and keeps the cause to itself.
+    pub fn take_failure(&self) -> Option<Error> {
+        self.failure.take()
     }
 
     /// A body that reads it from the beginning.
@@ -219,6 +226,7 @@ impl RequestBody {
         }
         if let Poll::Ready(Some(Err(error))) = &frame {
             self.source.exchange.note_failure(error.kind());
+            self.source.failure.replace(Some(error.restated()));
         }
         frame
     }

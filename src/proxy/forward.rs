@@ -155,7 +155,9 @@ async fn attempts(
                 if let Some(request) = failure.request {
                     head = Some(head_of(*request, &errand.target));
                 }
-                (state.after_send_failure(&failure.error, reused), Some(failure.error))
+                let own = source.and_then(|source| source.take_failure());
+                let error = own.unwrap_or(failure.error);
+                (state.after_send_failure(&error, reused), Some(error))
             }
         };
         match (decision, failed) {
