@@ -1,0 +1,21 @@
+//! The whole program, in this process, between real connections on loopback: clients that speak HTTP/1.1 and HTTP/2,
+//! in cleartext and over TLS, in front of origins that do. What is the same for every pair of protocols is tested over
+//! every pair. A number after PITFALLS in a comment names the trap of the stack that a test watches.
+
+mod support;
+
+mod answers;
+mod balancing;
+mod bodies;
+mod deadlines;
+mod fields;
+mod http1;
+mod http2;
+mod lifecycle;
+mod limits;
+mod messages;
+mod refusals;
+mod retries;
+mod routing;
+mod tls;
+mod upgrades;

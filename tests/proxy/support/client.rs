@@ -1,0 +1,176 @@
+//! Clients: what stands in front of the proxy. Requests are written the same for every protocol; the client puts the
+//! authority where its protocol has it.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio_rustls::TlsConnector;
+
+use super::body::{Sent, receive};
+use super::certificates::{self, SITE};
+use super::origin::LocalTasks;
+use super::pair::Downstream;
+
+/// A client with one connection.
+pub struct Client {
+    sender: Sender,
+    driver: JoinHandle<hyper::Result<()>>,
+    scheme: Scheme,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Sent>),
+    Http2(http2::SendRequest<Sent>),
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub head: response::Parts,
+    pub body: Bytes,
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Client {
+    /// Connects, over TLS as [`SITE`].
+    pub async fn connect(address: SocketAddr, speaks: Downstream) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        match speaks {
+            Downstream::H1 => Self::over(socket, false, Scheme::HTTP).await,
+            Downstream::H2 => Self::over(socket, true, Scheme::HTTP).await,
+            Downstream::H1Tls | Downstream::H2Tls => {
+                let http2 = speaks == Downstream::H2Tls;
+                let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+                let connector = TlsConnector::from(certificates::client_config(&[alpn], false));
+                let stream = connector.connect(SITE.try_into().unwrap(), socket).await.unwrap();
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn));
+                Self::over(stream, http2, Scheme::HTTPS).await
+            }
+        }
+    }
+
+    pub async fn over(io: impl AsyncRead + AsyncWrite + Unpin + 'static, http2: bool, scheme: Scheme) -> Self {
+        let io = TokioIo::new(io);
+        let (sender, driver) = if http2 {
+            let (sender, connection) = http2::Builder::new(LocalTasks).handshake(io).await.unwrap();
+            (Sender::Http2(sender), spawn_local(connection))
+        } else {
+            let (sender, connection) = http1::Builder::new().handshake(io).await.unwrap();
+            (Sender::Http1(sender), spawn_local(connection))
+        };
+        Self { sender, driver, scheme }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub async fn send(&mut self, request: Request<Sent>) -> hyper::Result<Response<Incoming>> {
+        let (mut head, body) = request.into_parts();
+        let host = head.headers.remove(HOST).unwrap_or(HeaderValue::from_static(SITE));
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                head.headers.insert(HOST, host);
+                sender.ready().await?;
+                sender.send_request(Request::from_parts(head, body)).await
+            }
+            Sender::Http2(sender) => {
+                let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+                let uri = Uri::builder().scheme(self.scheme.clone()).authority(host.as_bytes()).path_and_query(target);
+                head.uri = uri.build().unwrap();
+                sender.ready().await?;
+                sender.send_request(Request::from_parts(head, body)).await
+            }
+        }
+    }
+
+    /// A client of the same connection; HTTP/2 only.
+    pub fn another(&self) -> http2::SendRequest<Sent> {
+        match &self.sender {
+            Sender::Http2(sender) => sender.clone(),
+            Sender::Http1(_) => panic!("HTTP/1.1 carries one request at a time"),
+        }
+    }
+
+    /// Sends a request and takes its whole answer, which must be well-formed.
+    pub async fn call(&mut self, request: Request<Sent>) -> Reply {
+        let response = self.send(request).await.unwrap();
+        Reply::take(response).await
+    }
+
+    pub async fn get(&mut self, target: &str) -> Reply {
+        self.call(get(target)).await
+    }
+
+    /// Waits until the connection has ended.
+    pub async fn ended(self) -> hyper::Result<()> {
+        self.driver.await.unwrap()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.driver.is_finished()
+    }
+
+    /// Breaks the connection off: whatever is under way on it is not finished.
+    pub fn vanish(self) {
+        self.driver.abort();
+    }
+}
+
+impl Reply {
+    pub async fn take(response: Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        let received = receive(body).await;
+        assert!(received.broken.is_none(), "{head:?}: {:?}", received.broken);
+        Self { head, body: received.bytes, trailers: received.trailers }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    /// The value of a field that occurs once.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut values = self.head.headers.get_all(name).iter();
+        let value = values.next().map(|value| value.to_str().unwrap());
+        assert_eq!(values.next(), None, "{name} occurs more than once");
+        value
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Sees that the proxy itself answered, with this status and this kind of error.
+    pub fn is_fault(&self, status: u16, error: &str) {
+        let told = self.field("proxy-status").unwrap_or("no proxy-status");
+        assert_eq!(self.status(), status, "{told}: {}", self.text());
+        assert!(told.starts_with(&format!("tidegate; error={error};")), "{told}");
+        assert!(self.field("x-request-id").is_some());
+    }
+}
+
+pub fn get(target: &str) -> Request<Sent> {
+    of(Method::GET, target, Sent::empty())
+}
+
+pub fn post(target: &str, body: impl Into<Sent>) -> Request<Sent> {
+    of(Method::POST, target, body.into())
+}
+
+pub fn of(method: Method, target: &str, body: impl Into<Sent>) -> Request<Sent> {
+    Request::builder().method(method).uri(target).body(body.into()).unwrap()
+}
+
+/// A request with one field more.
+pub fn with(mut request: Request<Sent>, name: &'static str, value: &'static str) -> Request<Sent> {
+    request.headers_mut().append(name, HeaderValue::from_static(value));
+    request
+}

@@ -1,0 +1,227 @@
+//! Origins: what stands behind the proxy. One that speaks HTTP properly and answers as a test's function says, and one
+//! that does with raw bytes whatever a test wants.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::{HeaderMap, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::spawn_local;
+use tokio_rustls::TlsAcceptor;
+
+use super::body::{Sent, receive};
+use super::certificates;
+use super::pair::Upstream;
+use super::raw::Raw;
+
+/// The head of a request as an origin got it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub uri: Uri,
+    pub headers: HeaderMap,
+}
+
+/// An origin that speaks HTTP.
+pub struct Origin {
+    address: SocketAddr,
+    seen: Rc<RefCell<Vec<Seen>>>,
+    connections: Rc<Cell<usize>>,
+}
+
+impl Origin {
+    /// Answers every request as `behaviour` says.
+    pub async fn start<F>(speaks: Upstream, behaviour: F) -> Self
+    where
+        F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let origin = Self { address, seen: Rc::default(), connections: Rc::default() };
+        let service = Rc::new(Service { behaviour, seen: Rc::clone(&origin.seen) });
+        let connections = Rc::clone(&origin.connections);
+        spawn_local(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                socket.set_nodelay(true).unwrap();
+                connections.set(connections.get() + 1);
+                spawn_local(serve(speaks, socket, Rc::clone(&service)));
+            }
+        });
+        origin
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// The requests so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.borrow().clone()
+    }
+
+    /// The one request there was.
+    pub fn only(&self) -> Seen {
+        let seen = self.seen();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        seen[0].clone()
+    }
+}
+
+struct Service<F> {
+    behaviour: F,
+    seen: Rc<RefCell<Vec<Seen>>>,
+}
+
+async fn serve<F>(speaks: Upstream, socket: TcpStream, service: Rc<Service<F>>)
+where
+    F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+{
+    match speaks {
+        Upstream::Http1 => http(false, socket, service).await,
+        Upstream::Http2 => http(true, socket, service).await,
+        Upstream::Http2Tls => {
+            let acceptor = TlsAcceptor::from(certificates::origin_config(&[b"h2"]));
+            if let Ok(stream) = acceptor.accept(socket).await {
+                http(true, stream, service).await;
+            }
+        }
+    }
+}
+
+async fn http<F>(http2: bool, io: impl AsyncRead + AsyncWrite + Unpin + 'static, service: Rc<Service<F>>)
+where
+    F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+{
+    let io = TokioIo::new(io);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let service = Rc::clone(&service);
+        service.seen.borrow_mut().push(Seen { uri: request.uri().clone(), headers: request.headers().clone() });
+        async move { Ok::<_, Infallible>((service.behaviour)(request).await) }
+    });
+    // How a connection ends is what the tests look at from the other side.
+    let _ended = if http2 {
+        http2::Builder::new(LocalTasks).serve_connection(io, service).await
+    } else {
+        http1::Builder::new().serve_connection(io, service).await
+    };
+}
+
+/// Runs HTTP/2 streams on the test's thread.
+#[derive(Clone, Copy)]
+pub struct LocalTasks;
+
+impl<F: Future + 'static> Executor<F> for LocalTasks {
+    fn execute(&self, future: F) {
+        spawn_local(async move { drop(future.await) });
+    }
+}
+
+/// Tells a request back as text: a line for the method and the target, one for each field, an empty one, the body.
+pub async fn echo(request: Request<Incoming>) -> Response<Sent> {
+    let (head, body) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+    let mut text = format!("{} {target}\n", head.method);
+    if let Some(authority) = head.uri.authority() {
+        text += &format!(":authority: {authority}\n");
+    }
+    for (name, value) in &head.headers {
+        text += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
+    }
+    text += "\n";
+    let received = receive(body).await;
+    text += &String::from_utf8_lossy(&received.bytes);
+    Response::new(text.into())
+}
+
+/// Answers `ok` and reads nothing of a body.
+pub async fn ok(_: Request<Incoming>) -> Response<Sent> {
+    Response::new("ok".into())
+}
+
+/// An origin of raw bytes.
+pub struct RawOrigin {
+    address: SocketAddr,
+    connections: Rc<Cell<usize>>,
+}
+
+impl RawOrigin {
+    /// Does with each connection what `behaviour` says; it gets the number of the connection, from 0.
+    pub async fn start<F>(behaviour: F) -> Self
+    where
+        F: AsyncFn(Raw, usize) + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let behaviour = Rc::new(behaviour);
+        let connections = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&connections);
+        spawn_local(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                socket.set_nodelay(true).unwrap();
+                let number = counted.replace(counted.get() + 1);
+                let behaviour = Rc::clone(&behaviour);
+                spawn_local(async move { behaviour(Raw::over(socket), number).await });
+            }
+        });
+        Self { address, connections }
+    }
+
+    /// Answers every request with these bytes.
+    pub async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::start(async move |mut connection: Raw, _| {
+            while connection.request().await.is_some() {
+                connection.send(&answer).await;
+            }
+        })
+        .await
+    }
+
+    /// Answers the first request on each connection with these bytes and closes.
+    pub async fn answering_once(answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        Self::start(async move |mut connection: Raw, _| {
+            if connection.request().await.is_some() {
+                connection.send(&answer).await;
+            }
+        })
+        .await
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections it accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+}
+
+/// An address that refuses connections for as long as this lives: bound, never listening.
+pub struct Closed(SocketAddr, #[allow(dead_code, reason = "held so that nobody else gets the port")] TcpSocket);
+
+impl Closed {
+    pub fn bind() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket.local_addr().unwrap(), socket)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0
+    }
+}
