@@ -113,6 +113,8 @@ impl ForwardedFor {
     }
 
     fn apply_x_forwarded(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        // The map grows once, not field by field.
+        headers.reserve(ROOM);
         let kept = if self.is_trusted { join(headers, &X_FORWARDED_FOR) } else { None };
         match (kept, &self.address) {
             (None, Some(address)) => drop(headers.insert(X_FORWARDED_FOR, address.clone())),
@@ -301,6 +303,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// Ours, Via and an edit.
+const ROOM: usize = 5;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
