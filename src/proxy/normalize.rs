@@ -88,8 +88,8 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
     Ok(normalized)
 }
 
-/// What the fields say of host and framing (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2), read in one walk: cheaper than
-/// a lookup for each. Host, once. On HTTP/1 `wire` saw the framing before; hyper and h2 have their own say. This is the last door.
+/// Host, given at most once, and framing that can be read in one way (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2). One walk
+/// is cheaper than a lookup for each. On HTTP/1 `wire` saw the framing before; this is the last door.
 fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
     let is_h2 = head.version >= Version::HTTP_2;
     let (mut host, mut length, mut is_chunked) = (None, None, false);
