@@ -2,13 +2,15 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use http::HeaderMap;
+use http::uri::PathAndQuery;
 
 use super::headers::forwarded::{ForwardedFor, Policy};
 use super::headers::via::Via;
+use super::normalize::Normalized;
 use super::rescue;
 use crate::base::template::Placeholder;
 use crate::body::exchange::{Exchange, Limits};
@@ -106,6 +108,35 @@ impl Connection {
     }
 }
 
+/// What was decided about a request.
+pub struct Facts {
+    /// Its authority and its path.
+    pub normalized: Normalized,
+    /// Its target as the client sent it.
+    pub target: PathAndQuery,
+    /// Where in the path begins what `*` of the route's path matched.
+    pub rest: usize,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+}
+
+impl Facts {
+    /// What templates may ask.
+    pub fn values<'a>(&'a self, connection: &'a Connection, id: &'a RequestId) -> Values<'a> {
+        let path = self.normalized.path_of(&self.target);
+        Values {
+            connection,
+            host: self.normalized.host(),
+            port: self.normalized.port(),
+            path,
+            query: self.target.query(),
+            rest: path.get(self.rest..).unwrap_or_default(),
+            client: self.client,
+            id,
+        }
+    }
+}
+
 /// What placeholders stand for in one request.
 pub struct Values<'a> {
     /// The connection.
@@ -121,7 +152,7 @@ pub struct Values<'a> {
     /// What `*` of the route's path matched.
     pub rest: &'a str,
     /// The client's address.
-    pub client: Option<std::net::IpAddr>,
+    pub client: Option<IpAddr>,
     /// The request's id.
     pub id: &'a RequestId,
 }

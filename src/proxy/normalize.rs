@@ -4,6 +4,7 @@
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri, Version};
 
 use crate::base::error::Kind;
@@ -64,6 +65,11 @@ impl Normalized {
     /// The path that routes are matched by: see [`normal_form`]. What goes to the upstream is the path as it came, unless a route rewrites it.
     pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
         self.path.as_deref().unwrap_or_else(|| uri.path())
+    }
+
+    /// As [`path`](Self::path), of the target alone.
+    pub fn path_of<'a>(&'a self, target: &'a PathAndQuery) -> &'a str {
+        self.path.as_deref().unwrap_or_else(|| target.path())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderMap, HeaderName};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderMap, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::base::error::{Error, Kind};
@@ -55,9 +55,9 @@ pub const fn status_of(kind: Kind) -> StatusCode {
     }
 }
 
-/// The answer for an error. `request` are the fields of the request, as far as they are known.
-pub fn answer(error: &Error, request: &HeaderMap, request_id: &str) -> Response<Bytes> {
-    let (body, form) = body_of(error, form_for(request), request_id);
+/// The answer for an error. `accept` is what the request says of it, as far as that is known.
+pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> Response<Bytes> {
+    let (body, form) = body_of(error, form_for(accept), request_id);
     let mut response = Response::new(body);
     *response.status_mut() = status_of(error.kind());
     let headers = response.headers_mut();
@@ -77,7 +77,7 @@ pub fn answer(error: &Error, request: &HeaderMap, request_id: &str) -> Response<
 
 /// The bytes of an HTTP/1.1 answer to a head that was refused before it was parsed; the connection closes after it.
 pub fn raw_answer(error: &Error, request_id: &str) -> Bytes {
-    let response = answer(error, &HeaderMap::new(), request_id);
+    let response = answer(error, None, request_id);
     let status = response.status();
     let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let _ = write!(text, "{CONNECTION}: close\r\ncontent-length: {}\r\n", response.body().len());
@@ -125,8 +125,8 @@ fn content_type(form: Form) -> &'static str {
 }
 
 /// The first form that `Accept` names; weights are not judged, since any of the three is small and readable.
-fn form_for(request: &HeaderMap) -> Form {
-    let Some(accept) = request.get(ACCEPT).and_then(|value| value.to_str().ok()) else { return Form::Plain };
+fn form_for(accept: Option<&HeaderValue>) -> Form {
+    let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return Form::Plain };
     for range in accept.split(',') {
         let media = range.split(';').next().unwrap_or_default().trim();
         if media.eq_ignore_ascii_case("text/html") {
@@ -168,10 +168,6 @@ mod tests {
         Error::downstream(Kind::HttpRequestError, "two Host lines")
     }
 
-    fn accepting(accept: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))])
-    }
-
     #[test]
     fn speaks_the_form_that_is_asked_for() {
         for (accept, form) in [
@@ -180,13 +176,13 @@ mod tests {
             ("*/*", "text/plain; charset=utf-8"),
             ("application/problem+json", "application/json"),
         ] {
-            assert_eq!(answer(&error(), &accepting(accept), "x").headers()[CONTENT_TYPE], form);
+            assert_eq!(answer(&error(), Some(&HeaderValue::from_static(accept)), "x").headers()[CONTENT_TYPE], form);
         }
     }
 
     #[test]
     fn names_the_error_in_proxy_status() {
-        let response = answer(&error(), &HeaderMap::new(), "id");
+        let response = answer(&error(), None, "id");
         assert_eq!(response.status(), 400);
         assert_eq!(response.headers()[PROXY_STATUS], "tidegate; error=http_request_error; details=\"two Host lines\"");
     }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use tower::Service;
 use tower::util::service_fn;
 
-use super::context::{Connection, Profile, RequestId, Values};
-use super::forward::{Errand, forward};
+use super::context::{Connection, Facts, Profile, RequestId, Values};
+use super::forward::{Order, forward};
 use super::headers::hop_by_hop;
 use super::normalize::{self, Checks, Normalized};
 use super::rescue;
@@ -23,6 +23,7 @@ use super::upgrade::Wanted;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::{Exchange, Limits};
+use crate::protocol::link::Link;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
 use crate::route::rewrite::rewrite;
 use crate::route::table::RequestHead;
@@ -50,52 +51,105 @@ pub fn stack(
             connection.link.supervise(Rc::clone(&exchange));
         }
         let scene = Scene { connection: Rc::clone(&connection), exchange, generation, profile };
-        rescued(scene, request)
+        // Everything up to the choice of an endpoint needs no waiting and is done here, so that the future that hyper
+        // moves about holds a box and what an answer is awaited with.
+        carried_out(planned(scene, request))
     })
 }
 
 /// Where a request is met: what stays the same while it passes the layers.
-struct Scene {
-    connection: Rc<Connection>,
-    exchange: Rc<Exchange>,
-    generation: Rc<WorkerSnapshot>,
-    profile: Rc<Profile>,
+pub struct Scene {
+    /// The connection it came on.
+    pub connection: Rc<Connection>,
+    /// Its deadlines and its end.
+    pub exchange: Rc<Exchange>,
+    /// The generation that was in force when it came.
+    pub generation: Rc<WorkerSnapshot>,
+    /// The listener, as that generation has it.
+    pub profile: Rc<Profile>,
+}
+
+/// What is to be done for a request.
+enum Planned {
+    /// It is answered already.
+    Answered(Response<Body>),
+    /// An endpoint is to be asked.
+    Forward(Box<Order>, Incoming),
 }
 
 /// Outermost: whatever fails below becomes an answer here, and its outcome is noted once.
-async fn rescued(scene: Scene, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let (mut head, body) = request.into_parts();
-    let method = head.method.clone();
-    let id = RequestId::default();
-    let mut response = match checked(&scene, &mut head, body, &id).await {
-        Ok(response) => response,
-        Err(error) => apologise(&scene.exchange, &error, &head, &id),
-    };
+fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
+    let (head, body) = request.into_parts();
+    let (exchange, connection) = (Rc::clone(&scene.exchange), Rc::clone(&scene.connection));
+    let version = head.version;
+    match checked(scene, head) {
+        Ok(Way::Forward(order)) => Planned::Forward(order, body),
+        Ok(Way::Answer(response, method)) => {
+            Planned::Answered(concluded(&connection.link, &exchange, response, &method, version))
+        }
+        Err(refused) => {
+            let (error, head) = *refused;
+            let id = RequestId::default();
+            id.adopt(&head.headers);
+            let accept = head.headers.get(ACCEPT);
+            let response = apologise(&exchange, &error, accept, version, &id);
+            Planned::Answered(concluded(&connection.link, &exchange, response, &head.method, version))
+        }
+    }
+}
+
+async fn carried_out(planned: Planned) -> Result<Response<Body>, Infallible> {
+    match planned {
+        Planned::Answered(response) => Ok(response),
+        Planned::Forward(mut order, body) => {
+            let response = match forward(&mut order, body).await {
+                Ok(mut response) => {
+                    // Last, so that what the route says stands over what endpoint and proxy put.
+                    order.edit_response(response.headers_mut());
+                    response
+                }
+                Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
+            };
+            let Scene { connection, exchange, .. } = &order.scene;
+            Ok(concluded(&connection.link, exchange, response, &order.method, order.version))
+        }
+    }
+}
+
+fn concluded(
+    link: &Link,
+    exchange: &Exchange,
+    mut response: Response<Body>,
+    method: &Method,
+    version: Version,
+) -> Response<Body> {
     if method == Method::HEAD {
         // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it.
         *response.body_mut() = Body::Empty;
-        scene.exchange.finish();
+        exchange.finish();
     }
-    scene.exchange.note_status(response.status().as_u16());
+    exchange.note_status(response.status().as_u16());
     // hyper adapts the version to the client's (RFC 9110 §6.2); the endpoint's own must not pass.
     *response.version_mut() = Version::HTTP_11;
-    if scene.connection.link.is_leaving()
-        && head.version < Version::HTTP_2
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-    {
+    if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS && link.is_leaving() {
         // RFC 9112 §9.6: who closes after an answer says so in it.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    response
 }
 
-fn apologise(exchange: &Rc<Exchange>, error: &Error, head: &Parts, id: &RequestId) -> Response<Body> {
+fn apologise(
+    exchange: &Rc<Exchange>,
+    error: &Error,
+    accept: Option<&HeaderValue>,
+    version: Version,
+    id: &RequestId,
+) -> Response<Body> {
     exchange.note_failure(error.kind());
-    id.adopt(&head.headers);
     tracing::debug!(kind = error.kind().as_str(), side = ?error.side(), reason = error.reason(),
         request_id = id.as_str(), source = std::error::Error::source(error).map(tracing::field::display),
         "request failed");
-    let mut response = rescue::answer(error, &head.headers, id.as_str());
+    let mut response = rescue::answer(error, accept, id.as_str());
     let closes = matches!(
         error.kind(),
         Kind::HttpRequestError
@@ -104,9 +158,9 @@ fn apologise(exchange: &Rc<Exchange>, error: &Error, head: &Parts, id: &RequestI
             | Kind::ClientStall
             | Kind::RequestBodyTooLarge
     );
-    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins, nor behind a
-    // CONNECT that was refused. On HTTP/2 the stream alone ends, and hyper drops the field.
-    if closes && head.version < Version::HTTP_2 {
+    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins. On HTTP/2 the
+    // stream alone ends.
+    if closes && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     own(exchange, response)
@@ -127,16 +181,32 @@ fn own(exchange: &Rc<Exchange>, response: Response<Bytes>) -> Response<Body> {
     Response::from_parts(head, Body::Own(bytes, Rc::clone(exchange)))
 }
 
+/// Which way a request takes.
+enum Way {
+    /// To an endpoint.
+    Forward(Box<Order>),
+    /// No further.
+    Answer(Response<Body>, Method),
+}
+
+/// A request that is refused, with its head for the answer.
+type Refused = Box<(Error, Parts)>;
+
 /// Before anything reads the request: is it one unambiguous message, and is it meant for this connection?
-async fn checked(scene: &Scene, head: &mut Parts, body: Incoming, id: &RequestId) -> Result<Response<Body>, Error> {
+fn checked(scene: Scene, head: Parts) -> Result<Way, Refused> {
     let checks = Checks { max_headers: scene.profile.spec.config.limits.max_headers as usize };
-    let normalized =
-        normalize::check(head, checks).map_err(|refusal| Error::downstream(refusal.kind, refusal.reason))?;
-    belongs_here(scene, normalized.host())?;
-    if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
-        return Err(Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often"));
+    let normalized = match normalize::check(&head, checks) {
+        Ok(normalized) => normalized,
+        Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head))),
+    };
+    if let Err(error) = belongs_here(&scene, normalized.host()) {
+        return Err(Box::new((error, head)));
     }
-    routed(scene, head, body, &normalized, id).await
+    if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
+        let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
+        return Err(Box::new((error, head)));
+    }
+    routed(scene, head, normalized)
 }
 
 /// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
@@ -152,60 +222,42 @@ fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
 }
 
 /// Which route takes it, and may this client use it?
-async fn routed(
-    scene: &Scene,
-    head: &mut Parts,
-    body: Incoming,
-    normalized: &Normalized,
-    id: &RequestId,
-) -> Result<Response<Body>, Error> {
-    let (connection, profile) = (&scene.connection, &scene.profile);
+fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refused> {
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let uri = head.uri.clone();
-    let path = normalized.path(&uri);
-    let client = connection.forwarded.client(&profile.policy, &head.headers);
+    let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
+    let generation = Rc::clone(&scene.generation);
+    let path = normalized.path(&head.uri);
     let asked = RequestHead {
-        listener: profile.spec.id,
+        listener: scene.profile.spec.id,
         method: &head.method,
         host: normalized.host(),
         path,
         query: target.query(),
         headers: &head.headers,
     };
-    let found = scene.generation.snapshot.routes.find(&asked);
-    let Some(found) = found else {
-        return Err(Error::downstream(Kind::DestinationNotFound, "no route matches the request"));
+    let Some(found) = generation.snapshot.routes.find(&asked) else {
+        let error = Error::downstream(Kind::DestinationNotFound, "no route matches the request");
+        return Err(Box::new((error, head)));
     };
-    let route = found.route;
-    // It always ends the path; taken from there, it outlives the borrow of the head.
-    let rest = &path[path.len() - found.rest.len()..];
-    if !route.access.permits(client.address) {
-        return Err(Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client"));
+    let (route, rest) = (found.route, path.len() - found.rest.len());
+    if !route.access.permits(client) {
+        let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
+        return Err(Box::new((error, head)));
     }
+    let id = RequestId::default();
     if !route.request_headers.is_empty() || route.response_headers.needs_values() {
         id.adopt(&head.headers);
     }
-    let values = Values {
-        connection,
-        host: normalized.host(),
-        port: normalized.port(),
-        path,
-        query: target.query(),
-        rest,
-        client: client.address,
-        id,
-    };
+    let facts = Facts { normalized, target, rest, client };
     let mut response = match &route.action {
+        Action::Forward(rule) => return to_endpoint(scene, head, facts, id, route, rule).map(Way::Forward),
         Action::Respond(respond) => own(&scene.exchange, respond_with(respond)),
-        Action::Redirect(redirect) => own(&scene.exchange, redirect_to(redirect, &values)),
-        Action::Forward(rule) => {
-            let target = rewrite(&rule.rewrite, &target, path, &values).unwrap_or_else(|| target.clone());
-            forwarded(scene, head, body, normalized, Way { route, rule, target, values: &values }).await?
+        Action::Redirect(redirect) => {
+            own(&scene.exchange, redirect_to(redirect, &facts.values(&scene.connection, &id)))
         }
     };
-    // Innermost edits last: what the route says stands over what endpoint and proxy put.
-    route.response_headers.apply(response.headers_mut(), &values);
-    Ok(response)
+    route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
+    Ok(Way::Answer(response, head.method))
 }
 
 fn respond_with(respond: &Respond) -> Response<Bytes> {
@@ -224,55 +276,48 @@ fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
     response
 }
 
-/// Which way a request takes.
-struct Way<'a> {
-    route: &'a Route,
-    rule: &'a ForwardRule,
-    target: PathAndQuery,
-    values: &'a Values<'a>,
-}
-
 /// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
-async fn forwarded(
-    scene: &Scene,
-    head: &mut Parts,
-    body: Incoming,
-    normalized: &Normalized,
-    way: Way<'_>,
-) -> Result<Response<Body>, Error> {
-    let (connection, profile) = (&scene.connection, &scene.profile);
+fn to_endpoint(
+    scene: Scene,
+    mut head: Parts,
+    facts: Facts,
+    id: RequestId,
+    route: &Route,
+    rule: &ForwardRule,
+) -> Result<Box<Order>, Refused> {
+    let Some(upstream) = scene.generation.upstream(rule.split.pick(fastrand::u32(..))).cloned() else {
+        return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head)));
+    };
     let mut fields = std::mem::take(&mut head.headers);
+    let accept = fields.get(ACCEPT).cloned();
     let seen = hop_by_hop::strip(&mut fields);
     // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1).
     fields.remove(EXPECT);
-    connection.forwarded.apply(&profile.policy, &mut fields, normalized.authority());
-    if let Some(via) = &profile.via {
+    scene.connection.forwarded.apply(&scene.profile.policy, &mut fields, facts.normalized.authority());
+    if let Some(via) = &scene.profile.via {
         via.append(&mut fields, head.version);
     }
-    way.route.request_headers.apply(&mut fields, way.values);
-    let bodiless = http_body::Body::is_end_stream(&body);
+    let values = facts.values(&scene.connection, &id);
+    route.request_headers.apply(&mut fields, &values);
+    let target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
     let wanted = seen
         .upgrade
-        .filter(|protocol| bodiless && head.version == Version::HTTP_11 && way.rule.may_upgrade_to(protocol.as_bytes()))
+        .filter(|protocol| head.version == Version::HTTP_11 && rule.may_upgrade_to(protocol.as_bytes()))
         .map(Wanted::new);
-    let upstream = way.rule.split.pick(fastrand::u32(..));
-    let Some(upstream) = scene.generation.upstream(upstream) else {
-        return Err(Error::internal("the route's upstream is not in its generation"));
-    };
-    let max_body = way.route.max_body.or(profile.spec.config.limits.max_body);
-    let errand = Errand {
-        connection,
-        exchange: &scene.exchange,
+    Ok(Box::new(Order {
         upstream,
-        rule: way.rule,
-        method: head.method.clone(),
-        target: way.target,
-        authority: normalized.authority().cloned(),
+        route: route.id,
+        method: head.method,
+        version: head.version,
+        target: target.unwrap_or_else(|| facts.target.clone()),
         fields,
         wanted,
         asks_trailers: seen.te_trailers,
         takes_trailers: seen.te_trailers || head.version == Version::HTTP_2,
-        max_body,
-    };
-    forward(errand, body).await
+        max_body: route.max_body.or(scene.profile.spec.config.limits.max_body),
+        accept,
+        facts,
+        id,
+        scene,
+    }))
 }

@@ -8,7 +8,7 @@ use http::header::{CONNECTION, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 
-use super::forward::Errand;
+use super::forward::Order;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::net::io::Rewind;
@@ -35,8 +35,8 @@ impl Wanted {
 ///
 /// # Errors
 /// An unsolicited 101, or one that names another protocol (CVE-2026-2833 and its kin).
-pub fn switch(errand: &Errand<'_>, head: &Parts, upgraded: Option<Upgraded>) -> Result<Response<Body>, Error> {
-    let Some((Wanted(wanted), upgraded)) = errand.wanted.as_ref().zip(upgraded) else {
+pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result<Response<Body>, Error> {
+    let Some((Wanted(wanted), upgraded)) = order.wanted.as_ref().zip(upgraded) else {
         let reason = "the endpoint switched protocols without being asked";
         return Err(Error::upstream(Kind::HttpProtocolError, Retry::Never, reason));
     };
@@ -51,9 +51,9 @@ pub fn switch(errand: &Errand<'_>, head: &Parts, upgraded: Option<Upgraded>) -> 
     super::headers::hop_by_hop::strip(response.headers_mut());
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, wanted.clone());
-    let exchange = Rc::clone(errand.exchange);
-    let idle = errand.upstream.upstream().config.timeouts.stream_idle;
-    errand.connection.link.switch_to(Box::new(move |link, client, ahead| {
+    let exchange = Rc::clone(&order.scene.exchange);
+    let idle = order.upstream.upstream().config.timeouts.stream_idle;
+    order.scene.connection.link.switch_to(Box::new(move |link, client, ahead| {
         Box::pin(async move {
             let Ok((endpoint, first)) = upgraded.await else { return };
             let mut client = Rewind::new(client, ahead);

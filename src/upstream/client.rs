@@ -25,6 +25,26 @@ pub enum Session {
     Http2(Http2),
 }
 
+pin_project_lite::pin_project! {
+    /// One of two futures with the same outcome.
+    #[project = EitherProjection]
+    enum Either<L, R> {
+        Left { #[pin] future: L },
+        Right { #[pin] future: R },
+    }
+}
+
+impl<L: Future, R: Future<Output = L::Output>> Future for Either<L, R> {
+    type Output = L::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<L::Output> {
+        match self.project() {
+            EitherProjection::Left { future } => future.poll(cx),
+            EitherProjection::Right { future } => future.poll(cx),
+        }
+    }
+}
+
 /// An answer whose head arrived.
 pub struct Answer {
     /// The head, and the body as it comes. hyper leaves Content-Length beside Transfer-Encoding: the caller removes it.
@@ -79,10 +99,10 @@ impl Session {
     ///
     /// # Errors
     /// See [`SendFailure`]. An error that the request's body raised keeps its kind and side.
-    pub async fn send(self, request: Request<Body>) -> Result<Answer, SendFailure> {
+    pub fn send(self, request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         match self {
-            Session::Http1(session) => session.send(request).await,
-            Session::Http2(session) => session.send(request).await,
+            Session::Http1(session) => Either::Left { future: session.send(request) },
+            Session::Http2(session) => Either::Right { future: session.send(request) },
         }
     }
 }

@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
@@ -179,13 +181,30 @@ impl Http1 {
 
     /// Sends one request. Dropping the future before it is done closes the connection, whatever has become of the
     /// request.
-    pub(super) async fn send(mut self, mut request: Request<Body>) -> Result<Answer, SendFailure> {
-        let Some(mut sender) = self.sender.take() else {
-            return Err(SendFailure::new(Error::internal("a session was used twice"), Some(request)));
-        };
+    pub(super) fn send(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         *request.version_mut() = Version::HTTP_11;
         self.slot.received.set(false);
-        match sender.try_send_request(request).await {
+        // Handed to hyper at once: a request is large, and each future that held it would copy it.
+        let sent = match self.sender.take() {
+            Some(mut sender) => Ok((sender.try_send_request(request), sender)),
+            None => Err(Box::new(request)),
+        };
+        async move {
+            match sent {
+                Ok((sending, sender)) => self.answered(sending.await, sender),
+                Err(request) => {
+                    Err(SendFailure { error: Error::internal("a session was used twice"), request: Some(request) })
+                }
+            }
+        }
+    }
+
+    fn answered(
+        mut self,
+        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+        sender: SendRequest<Body>,
+    ) -> Result<Answer, SendFailure> {
+        match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let upgraded = Some(self.slot.switch());
                 Ok(Answer { response, upgraded, stream: None })

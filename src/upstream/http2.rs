@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Version, header};
+use http::{Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -177,7 +179,7 @@ impl Http2 {
     }
 
     /// Sends one request on this stream. Dropping the future resets the stream.
-    pub(super) async fn send(self, mut request: Request<Body>) -> Result<Answer, SendFailure> {
+    pub(super) fn send(self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         let shared = &self.stream.shared;
         *request.version_mut() = Version::HTTP_2;
         // RFC 9113 §8.3.1: `:authority` takes its place, from the URI.
@@ -186,10 +188,20 @@ impl Http2 {
             Some(sender) => Ok(sender.try_send_request(request)),
             None => Err(request),
         };
-        let answered = match sent {
-            Ok(sent) => sent.await,
-            Err(request) => return Err(SendFailure::new(failure::session_gone(), Some(request))),
-        };
+        let sent = sent.map_err(Box::new);
+        async move {
+            match sent {
+                Ok(sending) => self.answered(sending.await),
+                Err(request) => Err(SendFailure { error: failure::session_gone(), request: Some(request) }),
+            }
+        }
+    }
+
+    fn answered(
+        self,
+        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+    ) -> Result<Answer, SendFailure> {
+        let shared = &self.stream.shared;
         match answered {
             Ok(response) => Ok(Answer { response, upgraded: None, stream: Some(self.stream) }),
             Err(mut failed) => {
