@@ -84,7 +84,8 @@ fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
     let version = head.version;
     match checked(scene, head) {
         Ok(Way::Forward(order)) => Planned::Forward(order, body),
-        Ok(Way::Answer(response, method)) => {
+        Ok(Way::Answer(answer)) => {
+            let (response, method) = *answer;
             Planned::Answered(concluded(&connection.link, &exchange, response, &method, version))
         }
         Err(refused) => {
@@ -186,7 +187,7 @@ enum Way {
     /// To an endpoint.
     Forward(Box<Order>),
     /// No further.
-    Answer(Response<Body>, Method),
+    Answer(Box<(Response<Body>, Method)>),
 }
 
 /// A request that is refused, with its head for the answer.
@@ -257,7 +258,7 @@ fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refu
         }
     };
     route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
-    Ok(Way::Answer(response, head.method))
+    Ok(Way::Answer(Box::new((response, head.method))))
 }
 
 fn respond_with(respond: &Respond) -> Response<Bytes> {
