@@ -26,6 +26,7 @@ downstreams! {
 
 tests! {
     a_head_past_its_limit_is_told_as_502,
+    an_answer_with_too_many_fields_is_told_as_502,
     differing_lengths_are_told_as_502,
     bytes_behind_an_answer_close_the_connection,
     a_body_on_head_does_not_reach_the_client,
@@ -154,6 +155,14 @@ async fn a_head_past_its_limit_is_told_as_502() {
     let long = "x".repeat(80 * 1024);
     let origin =
         RawOrigin::answering_once(format!("HTTP/1.1 200 OK\r\nX-Long: {long}\r\nContent-Length: 2\r\n\r\nok")).await;
+    let (_proxy, mut client) = before(&origin, Pair::PLAIN).await;
+    client.get("/").await.is_fault(502, "http_response_header_section_size");
+}
+
+/// PITFALLS 10.
+async fn an_answer_with_too_many_fields_is_told_as_502() {
+    let fields = "X-Many: 1\r\n".repeat(101);
+    let origin = RawOrigin::answering_once(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok")).await;
     let (_proxy, mut client) = before(&origin, Pair::PLAIN).await;
     client.get("/").await.is_fault(502, "http_response_header_section_size");
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tidegate::base::error::Kind;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::body::{Received, Sent, next_piece, noise, noise_in_pieces, receive};
+use crate::support::body::{Feed, Received, Sent, next_piece, noise, noise_in_pieces, receive};
 use crate::support::client::{get, post, with};
 use crate::support::pair::Pair;
-use crate::support::pairs;
+use crate::support::{eventually, pairs};
 
 pairs! {
     ten_mebibytes_arrive_downstream,
@@ -24,6 +25,7 @@ pairs! {
     an_upload_whose_client_vanishes_never_ends_cleanly,
     an_announced_upload_whose_client_vanishes_never_ends_cleanly,
     a_download_whose_client_vanishes_is_given_up,
+    a_request_whose_client_vanishes_is_given_up,
     a_slow_reader_holds_the_origin_back,
     a_slow_origin_holds_the_client_back,
     an_early_answer_passes_while_the_body_still_comes,
@@ -198,6 +200,33 @@ async fn a_download_whose_client_vanishes_is_given_up(pair: Pair) {
     feed.refused().await;
 }
 
+/// PITFALLS 13.
+async fn a_request_whose_client_vanishes_is_given_up(pair: Pair) {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let behaviour = async move |_: Request<Incoming>| {
+        tell.send("began").unwrap();
+        let _guard = TellsWhenDropped(tell.clone());
+        std::future::pending().await
+    };
+    let mut scene = pair.scene(behaviour).await;
+    tokio::select! {
+        answer = scene.client.send(get("/")) => panic!("{answer:?}"),
+        began = told.recv() => assert_eq!(began, Some("began")),
+    }
+    scene.client.vanish();
+    assert_eq!(told.recv().await, Some("given up"));
+    let running = scene.proxy.running();
+    eventually(|| running.counters().outcome(Kind::ClientGone) == 1).await;
+}
+
+struct TellsWhenDropped(mpsc::UnboundedSender<&'static str>);
+
+impl Drop for TellsWhenDropped {
+    fn drop(&mut self) {
+        let _ = self.0.send("given up");
+    }
+}
+
 /// Far more than the buffers of two connections hold.
 const RUN_AHEAD: usize = 96 * 1024 * 1024;
 /// So long nothing moves before it counts as held back.
@@ -250,7 +279,7 @@ async fn a_slow_origin_holds_the_client_back(pair: Pair) {
     assert_eq!(reply.text(), sent.to_string());
 }
 
-async fn send_until_standstill(feed: &crate::support::body::Feed) -> usize {
+async fn send_until_standstill(feed: &Feed) -> usize {
     let piece = noise().slice(..65_536);
     let mut sent = 0;
     while sent < RUN_AHEAD {

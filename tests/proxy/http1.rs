@@ -31,6 +31,8 @@ tests! {
     a_chunked_body_may_come_in_any_pieces,
     the_answer_has_our_date_where_the_origin_has_none,
     a_client_that_half_closes_gets_its_answer,
+    an_early_answer_ends_the_connection,
+    trailers_are_kept_from_who_does_not_ask,
 }
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: example.org\r\n\r\n";
@@ -312,4 +314,37 @@ async fn a_client_that_half_closes_gets_its_answer() {
     let text = String::from_utf8_lossy(&rest);
     assert!(text.is_empty() || text.ends_with("\r\n\r\nok"), "{text}");
     assert_eq!(end, End::Clean);
+}
+
+/// PITFALLS 14: nobody knows where the next request would begin.
+async fn an_early_answer_ends_the_connection() {
+    let refuse = async |_: Request<Incoming>| Response::builder().status(403).body(Sent::from("no")).unwrap();
+    for up in [Upstream::Http1, Upstream::Http2] {
+        let scene = Pair { down: Downstream::H1, up }.scene(refuse).await;
+        let mut raw = scene.raw().await;
+        raw.send("POST / HTTP/1.1\r\nHost: example.org\r\nContent-Length: 1000\r\n\r\nhalf").await;
+        let answer = raw.response().await.unwrap();
+        assert_eq!((answer.status(), answer.text()), (403, "no"));
+        raw.send("GET /smuggled HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
+        raw.closed().await;
+        assert_eq!(scene.origin.seen().len(), 1);
+    }
+}
+
+/// PITFALLS 6.
+async fn trailers_are_kept_from_who_does_not_ask() {
+    let trailing = async |_: Request<Incoming>| {
+        let trailers = http::HeaderMap::from_iter([("x-check".parse().unwrap(), "1".parse().unwrap())]);
+        let body = Sent::pieces([bytes::Bytes::from("body")]).with_trailers(trailers);
+        Response::builder().header("trailer", "x-check").body(body).unwrap()
+    };
+    let scene = Pair { down: Downstream::H1, up: Upstream::Http2 }.scene(trailing).await;
+    for (te, has) in [("", false), ("TE: trailers\r\n", true)] {
+        let mut raw = scene.raw().await;
+        raw.send(format!("GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n{te}\r\n")).await;
+        let (rest, _) = raw.rest().await;
+        let text = String::from_utf8_lossy(&rest);
+        assert!(text.contains("4\r\nbody\r\n0\r\n"), "{text}");
+        assert_eq!(text.contains("\r\nx-check: 1\r\n"), has, "{text}");
+    }
 }

@@ -25,6 +25,11 @@ tests! {
     http1_on_a_port_for_http2_alone_is_refused,
     http2_on_a_port_for_http1_alone_is_refused,
     the_preface_may_come_byte_by_byte,
+    rapid_resets_end_the_connection,
+    a_flood_of_continuations_ends_the_connection,
+    a_body_shorter_than_its_length_never_ends_cleanly,
+    host_stands_for_a_missing_authority,
+    a_request_without_either_is_refused,
 }
 
 async fn streams_run_at_once() {
@@ -211,4 +216,101 @@ async fn the_preface_may_come_byte_by_byte() {
     assert_eq!((answer.kind, answer.payload[0]), (frames::HEADERS, 0x88));
     let mut client = Client::connect(proxy.address(), Downstream::H2).await;
     assert_eq!(client.get("/").await.text(), "ok");
+}
+
+const WHOLE: u8 = frames::END_HEADERS | frames::END_STREAM;
+
+/// PITFALLS 24: CVE-2023-44487.
+async fn rapid_resets_end_the_connection() {
+    let mut scene = Pair { down: Downstream::H2, up: Upstream::Http1 }.scene(ok).await;
+    let mut raw = scene.raw().await;
+    let mut flood = frames::preface();
+    for number in 0..2000 {
+        let stream = 2 * number + 1;
+        flood.extend(frames::frame(frames::HEADERS, WHOLE, stream, &frames::get(&[])));
+        flood.extend(frames::frame(frames::RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    raw.send(flood).await;
+    while frames::next(&mut raw).await.is_some() {}
+    assert_eq!(scene.client.get("/").await.text(), "ok", "others are served");
+}
+
+/// PITFALLS 24.
+async fn a_flood_of_continuations_ends_the_connection() {
+    let scene = Pair { down: Downstream::H2, up: Upstream::Http1 }.scene(ok).await;
+    let mut raw = scene.raw().await;
+    raw.send(frames::preface()).await;
+    raw.send(frames::frame(frames::HEADERS, frames::END_STREAM, 1, &frames::get(&[]))).await;
+    let filler = "x".repeat(120);
+    let part = frames::block(&[("x-filler", filler.as_str()); 100]);
+    for _ in 0..100 {
+        raw.send(frames::frame(frames::CONTINUATION, 0, 1, &part)).await;
+    }
+    while frames::next(&mut raw).await.is_some() {}
+    assert!(scene.origin.seen().is_empty());
+}
+
+/// PITFALLS 25.
+async fn a_body_shorter_than_its_length_never_ends_cleanly() {
+    for up in [Upstream::Http1, Upstream::Http2] {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let behaviour = async move |request: Request<Incoming>| {
+            let tell = tell.clone();
+            let mut body = request.into_body();
+            assert_eq!(next_piece(&mut body).await.unwrap(), "half");
+            tell.send(false).unwrap();
+            tokio::task::spawn_local(async move { tell.send(receive(body).await.broken.is_some()) });
+            std::future::pending::<Response<Sent>>().await
+        };
+        let scene = Pair { down: Downstream::H2, up }.scene(behaviour).await;
+        let mut raw = scene.raw().await;
+        raw.send(frames::preface()).await;
+        raw.send(frames::frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::get(&[("content-length", "10")])))
+            .await;
+        raw.send(frames::frame(frames::DATA, 0, 1, b"half")).await;
+        assert_eq!(told.recv().await, Some(false));
+        raw.send(frames::frame(frames::DATA, frames::END_STREAM, 1, b"-way")).await;
+        assert_eq!(told.recv().await, Some(true), "the origin took it for whole");
+        assert_eq!(frames::verdict(&mut raw, 1).await.kind, frames::RST_STREAM);
+    }
+}
+
+/// PITFALLS 1: RFC 9113 §8.3.1 allows it of proxies that speak for HTTP/1.1 clients.
+async fn host_stands_for_a_missing_authority() {
+    let scene = Pair { down: Downstream::H2, up: Upstream::Http1 }.scene(ok).await;
+    let mut raw = scene.raw().await;
+    raw.send(frames::preface()).await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "named.test")];
+    raw.send(frames::frame(frames::HEADERS, WHOLE, 1, &frames::block(&fields))).await;
+    assert_eq!(frames::verdict(&mut raw, 1).await.kind, frames::HEADERS);
+    assert_eq!(scene.origin.only().headers["host"], "named.test");
+}
+
+/// PITFALLS 1.
+async fn a_request_without_either_is_refused() {
+    let scene = Pair { down: Downstream::H2, up: Upstream::Http1 }.scene(ok).await;
+    let blocks = [
+        frames::block(&[(":method", "GET"), (":scheme", "http"), (":path", "/")]),
+        frames::block(&[(":method", "GET"), (":scheme", "ftp"), (":path", "/"), (":authority", "example.org")]),
+        frames::get(&[("host", "evil.test")]),
+        frames::get(&[("host", "example.org"), ("host", "example.org")]),
+        frames::get(&[(":path", "/twice")]),
+        frames::get(&[("X-Upper", "1")]),
+        frames::get(&[("content-length", "1"), ("content-length", "2")]),
+    ];
+    for (number, block) in blocks.iter().enumerate() {
+        let mut raw = scene.raw().await;
+        raw.send(frames::preface()).await;
+        raw.send(frames::frame(frames::HEADERS, WHOLE, 1, block)).await;
+        // A field that cannot be read ends more than its stream (RFC 9113 §4.3); then no frame of the stream comes.
+        while let Some(frame) = frames::next(&mut raw).await {
+            if frame.kind == frames::HEADERS {
+                assert_eq!(frame.payload[0], frames::STATUS_400, "{number}");
+            }
+            if matches!(frame.kind, frames::HEADERS | frames::RST_STREAM) {
+                break;
+            }
+        }
+    }
+    assert!(scene.origin.seen().is_empty());
 }

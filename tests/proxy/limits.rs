@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 
 use crate::support::body::{Sent, noise, receive};
 use crate::support::client::{get, post, with};
-use crate::support::origin::{echo, ok};
-use crate::support::pair::Pair;
+use crate::support::origin::{Origin, echo, ok};
+use crate::support::pair::{Pair, Upstream};
 use crate::support::raw::Raw;
 use crate::support::{downstreams, pairs, tests};
 
@@ -25,6 +25,7 @@ tests! {
     a_request_line_past_the_limit_is_refused_before_it_ends,
     connections_of_one_address_past_the_limit_are_closed,
     a_body_at_its_limit_passes,
+    connections_past_the_limit_wait,
 }
 
 async fn a_body_that_announces_too_much_is_refused(pair: Pair) {
@@ -45,14 +46,17 @@ async fn the_limit_of_the_route_wins(pair: Pair) {
 async fn a_body_that_grows_too_large_is_refused(pair: Pair) {
     let (tell, mut told) = mpsc::unbounded_channel();
     let behaviour = async move |request: Request<Incoming>| {
+        tell.send(None).unwrap();
         // In a task of its own: hyper drops this one with the exchange.
         let tell = tell.clone();
-        tokio::task::spawn_local(async move { tell.send(receive(request.into_body()).await) });
+        tokio::task::spawn_local(async move { tell.send(Some(receive(request.into_body()).await)) });
         std::future::pending::<Response<Sent>>().await
     };
     let mut scene = pair.planned(|plan| plan.listener("limits.max_body = \"100KiB\""), behaviour).await;
     let (feed, body) = Sent::fed();
     let feeding = async {
+        feed.send(noise().slice(..32_768)).await;
+        assert!(told.recv().await.unwrap().is_none());
         // Not without end: what a client still sends behind our answer is read for a while, then its connection breaks.
         for _ in 0..8 {
             feed.send(noise().slice(..32_768)).await;
@@ -64,7 +68,7 @@ async fn a_body_that_grows_too_large_is_refused(pair: Pair) {
         () = feeding => unreachable!(),
     };
     reply.is_fault(413, "request_body_too_large");
-    let received = told.recv().await.unwrap();
+    let received = told.recv().await.unwrap().unwrap();
     assert!(received.broken.is_some(), "the origin took {} bytes for a whole body", received.bytes.len());
 }
 
@@ -124,7 +128,7 @@ async fn a_request_line_past_the_limit_is_refused_before_it_ends() {
 async fn connections_of_one_address_past_the_limit_are_closed() {
     let scene = Pair::PLAIN.planned(|plan| plan.listener("limits.max_connections_per_ip = 2"), ok).await;
     let mut second = scene.raw().await;
-    second.send("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
+    second.send(GET).await;
     assert_eq!(second.response().await.unwrap().status(), 200);
     let mut third = Raw::connect(scene.proxy.address()).await;
     third.closed().await;
@@ -133,9 +137,27 @@ async fn connections_of_one_address_past_the_limit_are_closed() {
     second.closed().await;
     loop {
         let mut next = Raw::connect(scene.proxy.address()).await;
-        next.send("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
+        next.send(GET).await;
         if next.response().await.is_some() {
             break;
         }
     }
 }
+
+async fn connections_past_the_limit_wait() {
+    let origin = Origin::start(Upstream::Http1, ok).await;
+    let proxy = Pair::PLAIN.plan(&[origin.address()]).listener("limits.max_connections = 1").start();
+    let mut first = Raw::connect(proxy.address()).await;
+    first.send(GET).await;
+    assert_eq!(first.response().await.unwrap().status(), 200);
+    // It is in the kernel's queue, and its turn comes.
+    let mut second = Raw::connect(proxy.address()).await;
+    second.send(GET).await;
+    first.send(GET).await;
+    assert_eq!(first.response().await.unwrap().status(), 200);
+    assert_eq!(proxy.running().counters().connections_accepted, 1);
+    first.finish().await;
+    assert_eq!(second.response().await.unwrap().status(), 200);
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n";

@@ -14,6 +14,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod messages;
+mod pooling;
 mod refusals;
 mod retries;
 mod routing;

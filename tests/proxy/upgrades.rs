@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::support::origin::{RawOrigin, echo};
-use crate::support::pair::{Pair, Scene};
+use crate::support::pair::{Downstream, Pair, Scene, Upstream};
 use crate::support::proxy::{Plan, Proxy};
 use crate::support::raw::{End, Raw};
 use crate::support::tests;
@@ -22,6 +22,7 @@ tests! {
     http_1_0_does_not_switch,
     a_half_that_ends_lets_the_other_go_on,
     an_endpoint_that_breaks_breaks_the_client,
+    an_http2_endpoint_is_not_asked_to_switch,
 }
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: example.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -209,4 +210,14 @@ async fn an_endpoint_that_breaks_breaks_the_client() {
     raw.send("seen").await;
     let (rest, end) = raw.rest().await;
     assert_eq!((rest.len(), end), (0, End::Broken));
+}
+
+async fn an_http2_endpoint_is_not_asked_to_switch() {
+    let scene = Pair { down: Downstream::H1, up: Upstream::Http2 }.scene(echo).await;
+    let mut raw = scene.raw().await;
+    for _ in 0..2 {
+        raw.send(ASK).await;
+        assert_eq!(raw.response().await.unwrap().status(), 200);
+    }
+    assert!(scene.origin.seen().iter().all(|seen| !seen.headers.contains_key("upgrade")));
 }

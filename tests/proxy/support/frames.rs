@@ -3,9 +3,11 @@
 
 use super::raw::Raw;
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 /// The first byte of an answer's head where the status is 400: its place in the static table (RFC 7541, appendix A).
