@@ -51,7 +51,9 @@ async fn a_connection_past_its_age_ends(pair: Pair) {
     while let Ok(response) = scene.client.send(get("/")).await {
         assert_eq!(Reply::take(response).await.status(), StatusCode::OK);
     }
-    scene.client.ended().await.unwrap();
+    let ended = scene.client.ended().await;
+    // On HTTP/1 the end may cross a request; GOAWAY was made so that it does not.
+    assert!(ended.is_ok() || !pair.is_h2(), "{ended:?}");
 }
 
 async fn never(_: Request<Incoming>) -> Response<Sent> {
