@@ -5,6 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-20}
+# Files that are accepted are good ones to begin with.
+mkdir -p fuzz/corpus/config
+cp config/*.toml fuzz/corpus/config/
 for target in config request_checks route_lookup forwarded; do
     echo "== $target, $seconds s"
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- -max_total_time="$seconds" -max_len=4096 -print_final_stats=1

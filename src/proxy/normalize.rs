@@ -62,7 +62,8 @@ impl Normalized {
         self.rewrites_host
     }
 
-    /// The path that routes are matched by: see [`normal_form`]. What goes to the upstream is the path as it came, unless a route rewrites it.
+    /// The path that routes are matched by: see [`normal_form`]. What goes to the upstream is the path as it came, unless
+    /// a route rewrites it.
     pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
         self.path.as_deref().unwrap_or_else(|| uri.path())
     }
