@@ -121,6 +121,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether the target is a path (RFC 9112 §3.2.1), as it is unless a client speaks to us as to a forward proxy.
+    pub fn is_origin_form(&self) -> bool {
+        self.target.as_str().starts_with('/')
+    }
+
     /// What templates may ask.
     pub fn values<'a>(&'a self, connection: &'a Connection, id: &'a RequestId) -> Values<'a> {
         let path = self.normalized.path_of(&self.target);

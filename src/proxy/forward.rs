@@ -46,6 +46,8 @@ pub struct Order {
     pub target: PathAndQuery,
     /// The fields, edited; no hop-by-hop field is left in them.
     pub fields: HeaderMap,
+    /// Whether `fields` has the effective authority as its Host.
+    pub has_host: bool,
     /// The protocol that the client wants to switch to, where the route allows it.
     pub wanted: Option<Wanted>,
     /// Whether the client takes trailers.
@@ -70,12 +72,6 @@ impl Order {
             route.response_headers.apply(fields, &self.facts.values(&self.scene.connection, &self.id));
         }
     }
-}
-
-/// What is sent in one attempt.
-struct Head {
-    target: PathAndQuery,
-    fields: HeaderMap,
 }
 
 /// Sends the request and gives the answer's head with its body streaming.
@@ -132,7 +128,6 @@ async fn attempts(
     source: Option<&Rc<Source>>,
     response_timeout: Duration,
 ) -> Result<(bool, Answer), Error> {
-    let mut head = Some(Head { target: order.target.clone(), fields: std::mem::take(&mut order.fields) });
     let mut tried: SmallVec<[EndpointIndex; 4]> = SmallVec::new();
     let mut state = Attempt {
         rules: &rule.retry,
@@ -155,44 +150,49 @@ async fn attempts(
             Err(error) => return Err(error),
         };
         let (reused, http2) = (session.is_reused(), session.is_http2());
-        let Some(this) = head.take() else { return Err(Error::internal("the head of a request was lost")) };
-        if state.may_be_sent_again(reused, http2) {
-            head = Some(Head { target: this.target.clone(), fields: this.fields.clone() });
-        }
-        let request = request_for(order, rule, this, http2, &pick, source)?;
+        // A copy is kept only where the request may have to be sent again.
+        let mut kept = state.may_be_sent_again(reused, http2);
+        let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
+        let request = request_for(order, rule, fields, http2, &pick, source)?;
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
         if let Some(source) = source {
             state.body_untouched = source.is_untouched();
             state.body_replayable = source.is_replayable();
         }
-        let (decision, failed) = match sent {
-            Ok(answer) => match state.after_status(answer.response.status()) {
-                Decision::TryAgain if head.is_some() => (Decision::TryAgain, None),
-                _ => {
+        let failed = match sent {
+            Ok(answer) => {
+                if !kept || state.after_status(answer.response.status()) == Decision::GiveUp {
                     if pick.is_counted() {
                         order.scene.exchange.hold(Some(Box::new(pick)));
                     }
                     return Ok((http2, answer));
                 }
-            },
+                None
+            }
             Err(failure) => {
                 // Nothing of it was sent: it comes back whole, and no copy was needed.
-                if let Some(request) = failure.request {
-                    head = Some(head_of(*request, &order.target));
+                if let Some(request) = failure.request
+                    && !kept
+                {
+                    order.fields = request.into_parts().0.headers;
+                    kept = true;
                 }
-                let own = source.and_then(|source| source.take_failure());
-                let error = own.unwrap_or(failure.error);
-                (state.after_send_failure(&error, reused), Some(error))
+                Some(failure.error)
             }
         };
+        let decision = match &failed {
+            None => Decision::TryAgain,
+            Some(error) if kept => state.after_send_failure(error, reused),
+            Some(_) => Decision::GiveUp,
+        };
         match (decision, failed) {
-            (Decision::Replay, _) if head.is_some() => {
+            (Decision::Replay, _) => {
                 state.replays += 1;
                 order.scene.connection.link.load().counters().retries.add(1);
             }
-            (Decision::TryAgain, _) if head.is_some() => pick = next_pick(order, &mut state, &mut tried, &pick)?,
-            (_, Some(error)) => return Err(error),
-            (_, None) => return Err(Error::internal("a request could not be sent again")),
+            (Decision::TryAgain, _) => pick = next_pick(order, &mut state, &mut tried, &pick)?,
+            (Decision::GiveUp, Some(error)) => return Err(error),
+            (Decision::GiveUp, None) => return Err(Error::internal("a request could not be sent again")),
         }
     }
 }
@@ -261,7 +261,7 @@ fn send(
 fn request_for(
     order: &Order,
     rule: &ForwardRule,
-    mut head: Head,
+    mut fields: HeaderMap,
     http2: bool,
     pick: &Pick,
     source: Option<&Rc<Source>>,
@@ -273,31 +273,34 @@ fn request_for(
         HostHeader::Name(name) => name,
     };
     let uri = if http2 {
-        head.fields.remove(HOST);
-        absolute(order, host, head.target)?
+        fields.remove(HOST);
+        absolute(order, host, order.target.clone())?
     } else {
-        if head.fields.get(HOST) != Some(host) {
-            head.fields.insert(HOST, host.clone());
+        if !order.has_host || !matches!(rule.host_header, HostHeader::Preserve) {
+            fields.insert(HOST, host.clone());
         }
-        join_cookies(&mut head.fields);
-        Uri::from(head.target)
+        // RFC 9113 §8.2.3: HTTP/2 splits cookies into fields, HTTP/1.1 knows one.
+        if order.version == Version::HTTP_2 {
+            join_cookies(&mut fields);
+        }
+        Uri::from(order.target.clone())
     };
     if order.asks_trailers {
         // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
-        head.fields.insert(TE, HeaderValue::from_static("trailers"));
+        fields.insert(TE, HeaderValue::from_static("trailers"));
         if !http2 {
-            head.fields.insert(CONNECTION, HeaderValue::from_static("te"));
+            fields.insert(CONNECTION, HeaderValue::from_static("te"));
         }
     }
     if let Some(wanted) = &order.wanted
         && !http2
     {
-        wanted.put_into(&mut head.fields);
+        wanted.put_into(&mut fields);
     }
     let mut request = Request::new(source.map_or(Body::Empty, |source| Body::Request(source.attempt())));
     *request.method_mut() = order.method.clone();
     *request.uri_mut() = uri;
-    *request.headers_mut() = head.fields;
+    *request.headers_mut() = fields;
     Ok(request)
 }
 
@@ -312,7 +315,7 @@ fn absolute(order: &Order, host: &HeaderValue, target: PathAndQuery) -> Result<U
         .map_err(|error| Error::internal("the authority does not fit a target").because(error))
 }
 
-/// RFC 9113 §8.2.3: HTTP/2 splits cookies into fields, HTTP/1.1 knows one.
+/// One Cookie field of several.
 fn join_cookies(fields: &mut HeaderMap) {
     let mut cookies = fields.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
@@ -324,12 +327,6 @@ fn join_cookies(fields: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
         fields.insert(COOKIE, value);
     }
-}
-
-/// The head of a request that came back unsent.
-fn head_of(request: Request<Body>, target: &PathAndQuery) -> Head {
-    let (parts, _) = request.into_parts();
-    Head { target: target.clone(), fields: parts.headers }
 }
 
 /// The answer as the client gets it.

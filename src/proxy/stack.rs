@@ -23,6 +23,7 @@ use super::upgrade::Wanted;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::{Exchange, Limits};
+use crate::config::model::PathRewrite;
 use crate::protocol::link::Link;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
 use crate::route::rewrite::rewrite;
@@ -257,7 +258,9 @@ fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refu
             own(&scene.exchange, redirect_to(redirect, &facts.values(&scene.connection, &id)))
         }
     };
-    route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
+    if !route.response_headers.is_empty() {
+        route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
+    }
     Ok(Way::Answer(Box::new((response, head.method))))
 }
 
@@ -298,9 +301,15 @@ fn to_endpoint(
     if let Some(via) = &scene.profile.via {
         via.append(&mut fields, head.version);
     }
-    let values = facts.values(&scene.connection, &id);
-    route.request_headers.apply(&mut fields, &values);
-    let target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
+    let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
+    let mut target = None;
+    // Most routes edit nothing, and then nothing is computed for it.
+    if !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || !facts.is_origin_form() {
+        let values = facts.values(&scene.connection, &id);
+        route.request_headers.apply(&mut fields, &values);
+        target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
+        has_host = false;
+    }
     let wanted = seen
         .upgrade
         .filter(|protocol| head.version == Version::HTTP_11 && rule.may_upgrade_to(protocol.as_bytes()))
@@ -312,6 +321,7 @@ fn to_endpoint(
         version: head.version,
         target: target.unwrap_or_else(|| facts.target.clone()),
         fields,
+        has_host,
         wanted,
         asks_trailers: seen.te_trailers,
         takes_trailers: seen.te_trailers || head.version == Version::HTTP_2,
