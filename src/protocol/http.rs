@@ -234,7 +234,10 @@ where
         return Ended::Closed;
     }
     match verdict {
-        Some(Verdict::Park) => Ended::Parked(channel, Vec::from(parts.read_buf)),
+        Some(Verdict::Park) => {
+            // Copied, not converted: a conversion would keep hyper's whole buffer for nothing.
+            Ended::Parked(channel, parts.read_buf.to_vec())
+        }
         Some(Verdict::HeaderLate) if link.load().open() == 0 => {
             farewell(channel, refuse(HEADER_LATE)).await;
             Ended::Closed

@@ -103,19 +103,23 @@ fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
 async fn carried_out(planned: Planned) -> Result<Response<Body>, Infallible> {
     match planned {
         Planned::Answered(response) => Ok(response),
-        Planned::Forward(mut order, body) => {
-            let response = match forward(&mut order, body).await {
-                Ok(mut response) => {
-                    // Last, so that what the route says stands over what endpoint and proxy put.
-                    order.edit_response(response.headers_mut());
-                    response
-                }
-                Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
-            };
-            let Scene { connection, exchange, .. } = &order.scene;
-            Ok(concluded(&connection.link, exchange, response, &order.method, order.version))
-        }
+        // Boxed: hyper and the runtime move a stream's future several times, and this one is two kilobytes.
+        Planned::Forward(order, body) => Ok(Box::pin(to_and_fro(order, body)).await),
     }
+}
+
+/// Asks an endpoint and finishes its answer.
+async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Response<Body> {
+    let response = match forward(&mut order, body).await {
+        Ok(mut response) => {
+            // Last, so that what the route says stands over what endpoint and proxy put.
+            order.edit_response(response.headers_mut());
+            response
+        }
+        Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
+    };
+    let Scene { connection, exchange, .. } = &order.scene;
+    concluded(&connection.link, exchange, response, &order.method, order.version)
 }
 
 fn concluded(
