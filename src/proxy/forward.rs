@@ -177,7 +177,7 @@ async fn attempts(
                     order.fields = request.into_parts().0.headers;
                     kept = true;
                 }
-                Some(failure.error)
+                Some(source.and_then(|source| source.take_failure()).unwrap_or(failure.error))
             }
         };
         let decision = match &failed {
