@@ -88,7 +88,21 @@ pub struct Exchange {
     finished: Cell<bool>,
     failed: Cell<Option<Kind>>,
     status: Cell<u16>,
+    phases: Cell<Phases>,
     in_flight: RefCell<Option<Box<dyn Any>>>,
+}
+
+/// How long the parts of an exchange took. What was not reached, or was there already, is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Making the connection to the endpoint; zero on a pooled one.
+    pub connect: Duration,
+    /// The TLS handshake on it.
+    pub tls: Duration,
+    /// From the request's head to the head of the answer, connecting included.
+    pub first_byte: Duration,
+    /// From the request's head to the end of the exchange.
+    pub total: Duration,
 }
 
 /// The deadlines of an exchange.
@@ -120,6 +134,7 @@ impl Exchange {
             finished: Cell::new(false),
             failed: Cell::new(None),
             status: Cell::new(0),
+            phases: Cell::new(Phases::default()),
             in_flight: RefCell::new(None),
         };
         exchange.open();
@@ -143,6 +158,7 @@ impl Exchange {
         self.finished.set(false);
         self.failed.set(None);
         self.status.set(0);
+        self.phases.set(Phases::default());
         self.open();
         self
     }
@@ -193,6 +209,21 @@ impl Exchange {
     /// Notes the status that the client gets.
     pub fn note_status(&self, status: u16) {
         self.status.set(status);
+    }
+
+    /// Notes how long it took to reach the endpoint.
+    pub fn note_connected(&self, connect: Duration, tls: Duration) {
+        self.phases.set(Phases { connect, tls, ..self.phases.get() });
+    }
+
+    /// Notes that the head of the answer is here.
+    pub fn note_first_byte(&self) {
+        self.phases.set(Phases { first_byte: self.began.get().elapsed(), ..self.phases.get() });
+    }
+
+    /// How long its parts took so far.
+    pub fn phases(&self) -> Phases {
+        Phases { total: self.began.get().elapsed(), ..self.phases.get() }
     }
 
     /// Notes why the exchange fails; the first word stands.
@@ -315,6 +346,18 @@ impl Exchange {
             load.counters.response(self.status.get());
         }
         load.counters.outcome(failed);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let Phases { connect, tls, first_byte, total } = self.phases();
+            tracing::debug!(
+                status = self.status.get(),
+                outcome = failed.map_or("ok", Kind::as_str),
+                ?connect,
+                ?tls,
+                ?first_byte,
+                ?total,
+                "exchange ended"
+            );
+        }
     }
 }
 

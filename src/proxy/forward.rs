@@ -150,6 +150,10 @@ async fn attempts(
             Err(error) => return Err(error),
         };
         let (reused, http2) = (session.is_reused(), session.is_http2());
+        if !reused {
+            let made = session.timings();
+            order.scene.exchange.note_connected(made.connect, made.tls);
+        }
         // A copy is kept only where the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, http2);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
@@ -161,6 +165,7 @@ async fn attempts(
         }
         let failed = match sent {
             Ok(answer) => {
+                order.scene.exchange.note_first_byte();
                 if !kept || state.after_status(answer.response.status()) == Decision::GiveUp {
                     if pick.is_counted() {
                         order.scene.exchange.hold(Some(Box::new(pick)));

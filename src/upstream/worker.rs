@@ -81,7 +81,7 @@ impl WorkerUpstream {
         self.cursor.set(cursor);
         let Some(index) = picked else {
             let reason = "no name of the upstream has resolved to an address yet";
-            return Err(Error::upstream(Kind::DnsError, Retry::Never, reason));
+            return Err(Error::upstream(Kind::DestinationUnavailable, Retry::Never, reason));
         };
         let endpoint = Rc::clone(&set.endpoints[index.place()]);
         if set.counts_requests {

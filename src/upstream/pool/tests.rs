@@ -220,7 +220,7 @@ fn requests_in_flight_are_counted_only_for_who_asks() {
 fn an_upstream_without_addresses_says_so() {
     on_worker(async {
         let caller = Caller::new(upstream_config("api", &[]));
-        assert_eq!(caller.upstream.pick(&[]).err().unwrap().kind(), Kind::DnsError);
+        assert_eq!(caller.upstream.pick(&[]).err().unwrap().kind(), Kind::DestinationUnavailable);
     });
 }
 
