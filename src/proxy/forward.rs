@@ -118,7 +118,11 @@ fn source_of(order: &Order, rule: &ForwardRule, body: Incoming) -> Result<Option
         return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
     }
     let exchange = Rc::clone(&order.scene.exchange);
-    Ok(Some(Source::new(body, exchange, order.max_body, rule.retry.replay, hop_by_hop::filter_trailers)))
+    // Towards HTTP/1 a request that is not idempotent is sent again only while nothing of its body was read, and what is
+    // kept for nothing could not be read into again.
+    let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_speak_http2();
+    let replay = if kept_for { rule.retry.replay } else { 0 };
+    Ok(Some(Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers)))
 }
 
 /// Sends the request as often as is safe and allowed.

@@ -44,6 +44,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Whether a request may end up on an HTTP/2 connection, by configuration or because ALPN may choose it.
+    pub fn may_speak_http2(&self) -> bool {
+        match self.config.protocol {
+            model::UpstreamProtocol::Http1 => false,
+            model::UpstreamProtocol::Http2 => true,
+            model::UpstreamProtocol::Auto => self.tls.is_some(),
+        }
+    }
+
     /// What makes the connections of two upstreams interchangeable, as a number. Timeouts and pool limits do not: they
     /// may change on a reload without costing a connection.
     pub fn identity_of(config: &model::Upstream) -> u64 {
