@@ -11,7 +11,7 @@ use crate::support::client::{Client, Reply, get};
 use crate::support::origin::{Origin, RawOrigin, echo, ok};
 use crate::support::pair::{Downstream, Pair, Scene, Upstream};
 use crate::support::proxy::Plan;
-use crate::support::raw::Raw;
+use crate::support::raw::{End, Raw};
 use crate::support::{downstreams, eventually, tests};
 
 downstreams! {
@@ -26,6 +26,7 @@ tests! {
     a_drain_closes_the_listening_sockets,
     a_drain_asks_http1_to_close,
     a_drain_cuts_switched_connections_at_its_end,
+    a_drain_resets_an_answer_that_it_cuts,
     a_refused_reload_changes_nothing,
     a_reload_keeps_and_moves_listeners,
     a_reload_keeps_idle_upstream_connections,
@@ -133,6 +134,23 @@ async fn a_drain_cuts_switched_connections_at_its_end() {
     let reason = proxy.left().await;
     assert!(matches!(reason, ExitReason::DrainTimeout { .. } | ExitReason::Drained), "{reason:?}");
     raw.closed().await;
+}
+
+async fn a_drain_resets_an_answer_that_it_cuts() {
+    let origin = RawOrigin::start(async |mut connection: Raw, _| {
+        connection.head().await.unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n").await;
+        let _ = connection.rest().await;
+    })
+    .await;
+    let proxy = Plan::to(&[origin.address()]).server("drain_timeout = \"100ms\"").start();
+    let mut raw = Raw::connect(proxy.address()).await;
+    raw.send("GET / HTTP/1.0\r\nHost: example.org\r\n\r\n").await;
+    assert_eq!(raw.head().await.unwrap().status(), 200);
+    proxy.running().drain();
+    assert!(matches!(proxy.left().await, ExitReason::DrainTimeout { connections: 1 }));
+    // RFC 9112 §8: on HTTP/1.0 a clean end would make it whole.
+    assert!(matches!(raw.rest().await.1, End::Broken));
 }
 
 async fn a_reload_reaches_open_connections(pair: Pair) {
