@@ -223,16 +223,28 @@ impl Link {
         }
     }
 
-    /// Ends when the connection was asked to go and its time is up; for a connection whose protocol was switched.
+    /// Ends when the connection was asked to go and its time is up; for a connection whose protocol was switched, whose
+    /// other deadlines the relay keeps.
     pub async fn cut(&self) {
         poll_fn(|cx| {
             loop {
-                match ready!(self.poll_verdict(true, cx)) {
-                    Verdict::Cut => return Poll::Ready(()),
-                    Verdict::Retire => self.retire(),
-                    // The relay keeps the other deadlines.
-                    _ => return Poll::Pending,
+                if self.retired.get().is_none() && (self.is_draining)() {
+                    self.retire();
                 }
+                let limits = &self.deadlines;
+                let until = match self.retired.get() {
+                    Some(since) => Some(since + limits.drain),
+                    None => limits.max_age.map(|age| self.born + age),
+                };
+                match until {
+                    Some(until) => self.timer.set(until),
+                    None => self.timer.clear(),
+                }
+                ready!(self.timer.poll_expired(cx));
+                if self.retired.get().is_some() {
+                    return Poll::Ready(());
+                }
+                self.retire();
             }
         })
         .await;

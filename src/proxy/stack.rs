@@ -316,7 +316,10 @@ fn to_endpoint(
     }
     let wanted = seen
         .upgrade
-        .filter(|protocol| head.version == Version::HTTP_11 && rule.may_upgrade_to(protocol.as_bytes()))
+        .filter(|protocol| {
+            // RFC 6455 §4.1: GET. After any other method nobody knows whether a body or the protocol comes next.
+            head.version == Version::HTTP_11 && head.method == Method::GET && rule.may_upgrade_to(protocol.as_bytes())
+        })
         .map(Wanted::new);
     Ok(Box::new(Order {
         upstream,
