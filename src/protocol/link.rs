@@ -181,7 +181,8 @@ impl Link {
                 consider(since + limits.header, Verdict::HeaderLate);
             } else if self.load.served() == 0 {
                 consider(self.born + limits.header, Verdict::HeaderLate);
-            } else {
+            } else if self.retired.get().is_none() {
+                // Once asked to go it is only waited for: a client that does not answer must not be found idle for ever.
                 consider(self.load.idle_since() + limits.idle, Verdict::IdleLate);
                 if http1 && self.is_at_rest() {
                     consider(self.load.idle_since() + PARK_AFTER, Verdict::Park);

@@ -36,6 +36,7 @@ tests! {
     an_http2_head_that_does_not_end_closes_the_connection,
     the_response_timeout_of_the_route_wins,
     an_endpoint_that_does_not_shake_hands_is_told_as_504,
+    an_idle_http2_client_that_answers_nothing_disturbs_nobody,
     an_event_stream_that_is_silent_lives_on,
     a_slow_upload_is_not_a_slow_answer,
 }
@@ -229,4 +230,17 @@ async fn a_slow_upload_is_not_a_slow_answer() {
     assert!(reply.text().ends_with("piece piece piece "));
     let running = scene.proxy.running();
     eventually(|| running.counters().outcome_ok == 1).await;
+}
+
+/// A GOAWAY at the idle deadline waits for the answer to its PING; whoever never sends one is only waited for.
+async fn an_idle_http2_client_that_answers_nothing_disturbs_nobody() {
+    let pair = Pair { down: Downstream::H2, up: Upstream::Http1 };
+    let scene = pair.planned(|plan| plan.listener("timeouts.idle = \"50ms\""), ok).await;
+    let mut raw = scene.raw().await;
+    raw.send(frames::preface()).await;
+    let whole = frames::END_HEADERS | frames::END_STREAM;
+    raw.send(frames::frame(frames::HEADERS, whole, 1, &frames::get(&[]))).await;
+    while frames::next(&mut raw).await.expect("a GOAWAY comes first").kind != frames::GOAWAY {}
+    let mut other = Client::connect(scene.proxy.address(), Downstream::H2).await;
+    assert_eq!(other.get("/").await.text(), "ok");
 }
