@@ -299,6 +299,11 @@ impl Exchange {
         Poll::Ready(Error::upstream(Kind::HttpResponseStalled, Retry::Never, reason))
     }
 
+    /// Whether the whole exchange took too long, for bytes that are there and would be handed on.
+    pub fn past_total(&self) -> Option<Error> {
+        self.total_until.get().is_some_and(|total| total <= Instant::now()).then(overdue)
+    }
+
     /// Notes that bytes were handed on and the client is to take them.
     pub fn note_handed_on(&self) {
         if self.limits.get().judge_client || self.total_until.get().is_some() {
@@ -320,8 +325,9 @@ impl Exchange {
         } else if self.limits.get().judge_client {
             self.note_failure(Kind::ClientStall);
         } else {
+            // The connection judges it; only the deadline for the whole is kept here.
             self.arm(Instant::now() + self.limits.get().client_stall);
-            return Poll::Pending;
+            return self.timer.poll_expired(cx);
         }
         Poll::Ready(())
     }

@@ -61,6 +61,11 @@ impl ResponseBody {
     }
 
     fn hand_on(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, Error>> {
+        // An origin that always has more never lets its own deadline be looked at.
+        if let Some(error) = self.exchange.past_total() {
+            self.exchange.note_failure(error.kind());
+            return Some(Err(error));
+        }
         if self.incoming.is_end_stream() {
             self.exchange.finish();
         } else {

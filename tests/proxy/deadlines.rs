@@ -37,6 +37,7 @@ tests! {
     the_response_timeout_of_the_route_wins,
     an_endpoint_that_does_not_shake_hands_is_told_as_504,
     an_idle_http2_client_that_answers_nothing_disturbs_nobody,
+    a_slow_reader_of_a_fast_origin_is_cut_at_the_total,
     an_event_stream_that_is_silent_lives_on,
     a_slow_upload_is_not_a_slow_answer,
 }
@@ -243,4 +244,19 @@ async fn an_idle_http2_client_that_answers_nothing_disturbs_nobody() {
     while frames::next(&mut raw).await.expect("a GOAWAY comes first").kind != frames::GOAWAY {}
     let mut other = Client::connect(scene.proxy.address(), Downstream::H2).await;
     assert_eq!(other.get("/").await.text(), "ok");
+}
+
+/// With bytes always at hand nobody waits for the origin, and the client takes some all the time.
+async fn a_slow_reader_of_a_fast_origin_is_cut_at_the_total() {
+    const LENGTH: usize = 64 * 1024 * 1024;
+    let behaviour = async |_: Request<Incoming>| Response::new(Sent::from(Bytes::from(vec![b'x'; LENGTH])));
+    let scene = Pair::PLAIN.planned(|plan| plan.route("timeouts.total = \"200ms\""), behaviour).await;
+    let mut raw = scene.raw().await;
+    raw.send("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").await;
+    let mut received = 0;
+    while raw.exactly(256 * 1024).await.is_some() {
+        received += 256 * 1024;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(received < LENGTH, "the whole answer came");
 }
