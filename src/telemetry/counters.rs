@@ -21,6 +21,11 @@ impl Cell64 {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
+    /// Replaces the number of a gauge; as [`Cell64::add`], for the owner alone.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// The number, from any thread.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -1,0 +1,76 @@
+//! What one worker tells of itself: made by the control thread, written by the worker, read by whoever asks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::counters::{Cell64, Counters};
+use super::histogram::Histogram;
+use super::recent::Recent;
+use super::series::SeriesBook;
+
+/// Everything of one worker that readers on other threads may look at.
+#[derive(Debug)]
+pub struct WorkerTelemetry {
+    /// What it counts of everything.
+    pub counters: Arc<Counters>,
+    /// What it counts by listener, route and upstream.
+    pub series: SeriesBook,
+    /// The last errors it saw.
+    pub recent: Recent,
+    /// How late its timers fire, seen once a second: time that a task held the thread, or that the thread did not get
+    /// from the system.
+    pub lag: Histogram,
+    /// When it last showed that it runs, in milliseconds since it was made; once a second.
+    pub heartbeat: Cell64,
+    began: Instant,
+}
+
+impl WorkerTelemetry {
+    /// Of a worker that begins now.
+    pub fn new() -> Self {
+        Self {
+            counters: Arc::default(),
+            series: SeriesBook::default(),
+            recent: Recent::default(),
+            lag: Histogram::default(),
+            heartbeat: Cell64::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Notes that the worker runs, and how late its timer was. Only the worker may call it.
+    pub fn beat(&self, lag: Duration) {
+        self.lag.observe(lag);
+        self.heartbeat.set(self.began.elapsed().as_millis() as u64);
+    }
+
+    /// How long ago the worker last showed that it runs, to a millisecond. More than a few seconds: it is stuck.
+    pub fn since_heartbeat(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.heartbeat.value()))
+    }
+}
+
+impl Default for WorkerTelemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_is_seen_from_another_thread() {
+        let telemetry = WorkerTelemetry::new();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(telemetry.since_heartbeat() >= Duration::from_millis(20));
+        telemetry.beat(Duration::from_millis(3));
+        let (since, lag) = std::thread::scope(|scope| {
+            scope.spawn(|| (telemetry.since_heartbeat(), telemetry.lag.read())).join().unwrap()
+        });
+        assert!(since < Duration::from_secs(5), "{since:?}");
+        assert_eq!((lag.count(), lag.sum), (1, Duration::from_millis(3)));
+        assert!(telemetry.heartbeat.value() >= 19);
+    }
+}
