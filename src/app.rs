@@ -9,7 +9,6 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
@@ -17,7 +16,9 @@ use tracing::{error, info, warn};
 use crate::base::addr::Address;
 use crate::config::{self, Config};
 use crate::control::reload::{Control, Refused, Report};
+use crate::control::requests::{Answer, Request, Trigger};
 use crate::control::signals::{self, Signals};
+use crate::control::view::View;
 use crate::telemetry::counters::{ControlCounters, Counters, Totals};
 
 /// How a proxy is started.
@@ -32,7 +33,7 @@ pub struct Options {
 /// A proxy that runs. Dropping it stops it at once.
 pub struct Running {
     requests: mpsc::UnboundedSender<Request>,
-    shared: Arc<Shared>,
+    view: Arc<View>,
     control: Option<JoinHandle<ExitReason>>,
 }
 
@@ -52,20 +53,6 @@ pub enum ExitReason {
     WorkerGone,
 }
 
-/// What others may look at while it runs.
-struct Shared {
-    addresses: ArcSwap<Vec<(Arc<str>, Address)>>,
-    workers: Arc<[Arc<Counters>]>,
-    control: Arc<ControlCounters>,
-}
-
-/// What the control thread is asked from outside.
-enum Request {
-    Reload(Box<Config>, std_mpsc::Sender<Result<Report, Refused>>),
-    Drain,
-    Stop,
-}
-
 /// Starts a proxy and returns when every worker accepts.
 ///
 /// # Errors
@@ -82,9 +69,9 @@ pub fn start(config: Config, options: Options) -> Result<Running, Refused> {
             }
         };
         runtime.block_on(async move {
-            match Plane::start(&config, options, asked).await {
+            match Plane::start(config, options, asked).await {
                 Ok(plane) => {
-                    let _ = started.send(Ok(Arc::clone(&plane.shared)));
+                    let _ = started.send(Ok(Arc::clone(&plane.view)));
                     plane.run().await
                 }
                 Err(refused) => {
@@ -95,7 +82,7 @@ pub fn start(config: Config, options: Options) -> Result<Running, Refused> {
         })
     })?;
     match start.recv() {
-        Ok(Ok(shared)) => Ok(Running { requests, shared, control: Some(control) }),
+        Ok(Ok(view)) => Ok(Running { requests, view, control: Some(control) }),
         Ok(Err(refused)) => {
             let _ = control.join();
             Err(refused)
@@ -107,13 +94,13 @@ pub fn start(config: Config, options: Options) -> Result<Running, Refused> {
 impl Running {
     /// Where each listener accepts: its name and an address, with the ports that the kernel picked.
     pub fn addresses(&self) -> Vec<(String, Address)> {
-        let addresses = self.shared.addresses.load();
+        let addresses = self.view.addresses();
         addresses.iter().map(|(listener, address)| (listener.to_string(), address.clone())).collect()
     }
 
     /// The first address of the listener of this name.
     pub fn address_of(&self, listener: &str) -> Option<Address> {
-        let addresses = self.shared.addresses.load();
+        let addresses = self.view.addresses();
         addresses.iter().find(|(name, _)| &**name == listener).map(|(_, address)| address.clone())
     }
 
@@ -122,29 +109,42 @@ impl Running {
     /// # Errors
     /// As [`Refused`]; then nothing has changed.
     pub fn reload(&self, config: Config) -> Result<Report, Refused> {
+        self.ask(|answer| Request::Reload(Box::new(config), Trigger::Embedder, answer))
+    }
+
+    /// Reads the file again, puts it in force and waits until it is.
+    ///
+    /// # Errors
+    /// As [`Refused`]; then nothing has changed.
+    pub fn reload_file(&self) -> Result<Report, Refused> {
+        self.ask(|answer| Request::ReloadFile(Trigger::Embedder, answer))
+    }
+
+    fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<Report, Refused> {
         let (answered, answer) = std_mpsc::channel();
-        self.requests.send(Request::Reload(Box::new(config), answered)).map_err(|_| Refused::Leaving)?;
+        let told = Answer::to(move |result| drop(answered.send(result)));
+        self.requests.send(request(told)).map_err(|_| Refused::Leaving)?;
         answer.recv().unwrap_or(Err(Refused::Leaving))
     }
 
     /// What all workers counted.
     pub fn counters(&self) -> Totals {
-        Counters::sum(&self.shared.workers)
+        Counters::sum(self.view.workers())
     }
 
     /// What each worker counted.
     pub fn worker_counters(&self) -> &[Arc<Counters>] {
-        &self.shared.workers
+        self.view.workers()
     }
 
     /// What the control thread counted.
     pub fn control_counters(&self) -> &ControlCounters {
-        &self.shared.control
+        self.view.control()
     }
 
     /// Begins a drain, as TERM does. Returns at once; [`Running::wait`] tells how it ended.
     pub fn drain(&self) {
-        let _ = self.requests.send(Request::Drain);
+        let _ = self.requests.send(Request::Drain(Trigger::Embedder));
     }
 
     /// Has it leave at once, as a second INT does.
@@ -180,28 +180,20 @@ impl ExitReason {
 /// The control thread's own.
 struct Plane {
     control: Control,
-    shared: Arc<Shared>,
+    view: Arc<View>,
     asked: mpsc::UnboundedReceiver<Request>,
     signals: Option<Signals>,
     config_path: Option<PathBuf>,
 }
 
 impl Plane {
-    async fn start(
-        config: &Config,
-        options: Options,
-        asked: mpsc::UnboundedReceiver<Request>,
-    ) -> Result<Self, Refused> {
+    async fn start(config: Config, options: Options, asked: mpsc::UnboundedReceiver<Request>) -> Result<Self, Refused> {
         // Before anything accepts: a signal that comes meanwhile waits and is not lost.
         let signals = options.install_signals.then(Signals::install).transpose()?;
-        let mut control = Control::start(config).await?;
-        let shared = Arc::new(Shared {
-            addresses: ArcSwap::from_pointee(control.addresses()),
-            workers: Arc::clone(control.workers().counters()),
-            control: Arc::clone(control.counters()),
-        });
+        let mut control = Control::start(&config).await?;
+        let view = Arc::new(View::new(&mut control, Arc::new(config)));
         info!(generation = control.snapshot().generation.0, "ready");
-        Ok(Self { control, shared, asked, signals, config_path: options.config_path })
+        Ok(Self { control, view, asked, signals, config_path: options.config_path })
     }
 
     async fn run(mut self) -> ExitReason {
@@ -216,12 +208,10 @@ impl Plane {
             // Every arm is cancel-safe.
             tokio::select! {
                 request = next_request(&mut self.asked, &mut self.signals) => match request {
-                    Wanted::ReloadFile => self.reload_file().await,
-                    Wanted::Reload(config, answered) => {
-                        let _ = answered.send(self.reload(&config).await);
-                    }
-                    Wanted::Drain => return self.drain().await,
-                    Wanted::Leave => return ExitReason::Stopped,
+                    Request::ReloadFile(trigger, answer) => answer.give(self.reload_file(trigger).await),
+                    Request::Reload(config, trigger, answer) => answer.give(self.reload(*config, trigger).await),
+                    Request::Drain(_) => return self.drain().await,
+                    Request::Stop => return ExitReason::Stopped,
                 },
                 worker = self.control.watch() => {
                     error!(worker, "a worker is gone; leaving, since its connections and its share of new ones are lost");
@@ -231,20 +221,28 @@ impl Plane {
         }
     }
 
-    async fn reload(&mut self, config: &Config) -> Result<Report, Refused> {
-        let report = self.control.reload(config).await?;
-        self.shared.addresses.store(Arc::new(self.control.addresses()));
-        Ok(report)
+    async fn reload(&mut self, config: Config, trigger: Trigger) -> Result<Report, Refused> {
+        let result = self.control.reload(&config, trigger).await;
+        if result.is_ok() {
+            self.view.renew(&self.control, Arc::new(config));
+        }
+        self.view.reloaded(trigger, &result);
+        result
     }
 
-    async fn reload_file(&mut self) {
-        let Some(path) = &self.config_path else {
-            return warn!("asked to reload, but this proxy was started without a file");
+    async fn reload_file(&mut self, trigger: Trigger) -> Result<Report, Refused> {
+        let loaded = match &self.config_path {
+            Some(path) => config::load(path).map_err(Refused::from),
+            None => Err(Refused::NoFile),
         };
-        match config::load(path) {
-            // Told by the reload itself.
-            Ok(config) => drop(self.reload(&config).await),
-            Err(faults) => self.control.refused(&faults.into()),
+        match loaded {
+            Ok(config) => self.reload(config, trigger).await,
+            Err(refused) => {
+                self.control.refused(&refused, trigger);
+                let result = Err(refused);
+                self.view.reloaded(trigger, &result);
+                result
+            }
         }
     }
 
@@ -253,6 +251,7 @@ impl Plane {
         let timeout = self.control.snapshot().server.drain_timeout;
         let connections = self.control.workers().open_connections();
         info!(connections, timeout_s = timeout.as_secs_f64(), "draining");
+        self.view.begin_drain();
         self.control.close_sockets();
         let workers = self.control.workers();
         let drained = async {
@@ -290,26 +289,15 @@ impl Plane {
     }
 }
 
-/// What is wanted of the control thread, from either side.
-enum Wanted {
-    Reload(Box<Config>, std_mpsc::Sender<Result<Report, Refused>>),
-    ReloadFile,
-    Drain,
-    Leave,
-}
-
-async fn next_request(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) -> Wanted {
+/// The next request of either side.
+async fn next_request(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) -> Request {
     tokio::select! {
-        request = asked.recv() => match request {
-            Some(Request::Reload(config, answered)) => Wanted::Reload(config, answered),
-            Some(Request::Drain) => Wanted::Drain,
-            // Whoever could ask is gone.
-            Some(Request::Stop) | None => Wanted::Leave,
-        },
+        // Without a request, whoever could ask is gone.
+        request = asked.recv() => request.unwrap_or(Request::Stop),
         request = next_signal(signals) => match request {
-            signals::Request::Reload => Wanted::ReloadFile,
-            signals::Request::Drain => Wanted::Drain,
-            signals::Request::Leave => Wanted::Leave,
+            signals::Request::Reload => Request::ReloadFile(Trigger::Signal, Answer::nobody()),
+            signals::Request::Drain => Request::Drain(Trigger::Signal),
+            signals::Request::Leave => Request::Stop,
         },
     }
 }
@@ -325,10 +313,12 @@ async fn next_signal(signals: &mut Option<Signals>) -> signals::Request {
 async fn leave_requested(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) {
     loop {
         match next_request(asked, signals).await {
-            Wanted::Leave => return,
-            Wanted::Reload(_, answered) => drop(answered.send(Err(Refused::Leaving))),
-            Wanted::ReloadFile => warn!("asked to reload while draining: not done"),
-            Wanted::Drain => {}
+            Request::Stop => return,
+            Request::Reload(_, trigger, answer) | Request::ReloadFile(trigger, answer) => {
+                warn!(trigger = trigger.name(), "asked to reload while draining: not done");
+                answer.give(Err(Refused::Leaving));
+            }
+            Request::Drain(_) => {}
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What changes over time; a thread and a runtime of its own.
+pub mod admin;
 pub mod compile;
 pub mod discovery;
 pub mod limits;
 pub mod reload;
+pub mod requests;
 pub mod signals;
 pub mod sockets;
+pub mod view;
 pub mod workers;

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::compile::compile;
 use super::discovery::{Discovery, SystemResolver};
 use super::limits;
+use super::requests::Trigger;
 use super::sockets::{Changes, ListeningSockets};
 use super::workers::Workers;
 use crate::base::addr::Address;
@@ -61,6 +62,9 @@ pub enum Refused {
     /// The system has no thread, no descriptor or no signal for us.
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
+    /// There is no file to read again.
+    #[error("this proxy was started without a configuration file")]
+    NoFile,
     /// The process is on its way out.
     #[error("the process is leaving")]
     Leaving,
@@ -112,12 +116,13 @@ impl Control {
     ///
     /// # Errors
     /// As [`Refused`]; logged and counted, and nothing has changed.
-    pub async fn reload(&mut self, config: &Config) -> Result<Report, Refused> {
+    pub async fn reload(&mut self, config: &Config, trigger: Trigger) -> Result<Report, Refused> {
         let result = self.try_reload(config).await;
         match &result {
             Ok(report) => {
                 self.counters.reloads.add(1);
                 info!(
+                    trigger = trigger.name(),
                     generation = report.generation.0,
                     listeners = report.listeners,
                     routes = report.routes,
@@ -128,16 +133,16 @@ impl Control {
                     "reloaded"
                 );
             }
-            Err(refused) => self.refused(refused),
+            Err(refused) => self.refused(refused, trigger),
         }
         result
     }
 
     /// Logs and counts a configuration that did not even come to a reload.
-    pub fn refused(&self, refused: &Refused) {
+    pub fn refused(&self, refused: &Refused, trigger: Trigger) {
         self.counters.reload_failures.add(1);
         let generation = self.snapshot.generation.0;
-        error!("reload refused, generation {generation} stays in force\n{refused}");
+        error!(trigger = trigger.name(), "reload refused, generation {generation} stays in force\n{refused}");
     }
 
     async fn try_reload(&mut self, config: &Config) -> Result<Report, Refused> {

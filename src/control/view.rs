@@ -1,0 +1,118 @@
+//! What the control thread shows of itself: the admin and observe listeners, the embedder and the log look at it, and
+//! nobody waits for anybody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use super::reload::{Control, Refused, Report};
+use super::requests::Trigger;
+use crate::base::addr::Address;
+use crate::config::Config;
+use crate::snapshot::Snapshot;
+use crate::telemetry::counters::{ControlCounters, Counters};
+
+/// One proxy as it is now; readable from any thread.
+pub struct View {
+    /// When it began to serve.
+    pub started_at: SystemTime,
+    begun: Instant,
+    is_draining: AtomicBool,
+    snapshot: ArcSwap<Snapshot>,
+    config: ArcSwap<Config>,
+    addresses: ArcSwap<Vec<(Arc<str>, Address)>>,
+    last_reload: ArcSwapOption<LastReload>,
+    workers: Arc<[Arc<Counters>]>,
+    control: Arc<ControlCounters>,
+}
+
+/// How the last reload ended.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When it ended.
+    pub at: SystemTime,
+    /// Who asked.
+    pub trigger: Trigger,
+    /// What it did, or why nothing has changed.
+    pub result: Result<Report, Arc<str>>,
+}
+
+impl View {
+    /// The view of a control thread that has just put `config` in force.
+    pub fn new(control: &mut Control, config: Arc<Config>) -> Self {
+        Self {
+            started_at: SystemTime::now(),
+            begun: Instant::now(),
+            is_draining: AtomicBool::new(false),
+            snapshot: ArcSwap::new(Arc::clone(control.snapshot())),
+            config: ArcSwap::new(config),
+            addresses: ArcSwap::from_pointee(control.addresses()),
+            last_reload: ArcSwapOption::empty(),
+            workers: Arc::clone(control.workers().counters()),
+            control: Arc::clone(control.counters()),
+        }
+    }
+
+    /// Shows the generation that is in force now.
+    pub fn renew(&self, control: &Control, config: Arc<Config>) {
+        self.snapshot.store(Arc::clone(control.snapshot()));
+        self.config.store(config);
+        self.addresses.store(Arc::new(control.addresses()));
+    }
+
+    /// Shows how a reload ended.
+    pub fn reloaded(&self, trigger: Trigger, result: &Result<Report, Refused>) {
+        let result = match result {
+            Ok(report) => Ok(report.clone()),
+            Err(refused) => Err(refused.to_string().into()),
+        };
+        self.last_reload.store(Some(Arc::new(LastReload { at: SystemTime::now(), trigger, result })));
+    }
+
+    /// Shows that a drain has begun.
+    pub fn begin_drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// How long it has served.
+    pub fn uptime(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// The generation in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Where each listener accepts: its name and an address, with the ports that the kernel picked.
+    pub fn addresses(&self) -> Arc<Vec<(Arc<str>, Address)>> {
+        self.addresses.load_full()
+    }
+
+    /// How the last reload ended; `None`: there was none.
+    pub fn last_reload(&self) -> Option<Arc<LastReload>> {
+        self.last_reload.load_full()
+    }
+
+    /// What each worker counts.
+    pub fn workers(&self) -> &Arc<[Arc<Counters>]> {
+        &self.workers
+    }
+
+    /// What the control thread counts.
+    pub fn control(&self) -> &Arc<ControlCounters> {
+        &self.control
+    }
+}
