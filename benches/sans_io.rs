@@ -146,6 +146,7 @@ fn route(host: Option<String>, prefix: Option<String>) -> model::Route {
         deny: vec![],
         request_headers: model::HeaderEdits::default(),
         response_headers: model::HeaderEdits::default(),
+        access_log: true,
         place: model::Place { file: "bench".into(), line: 1, column: 1 },
     }
 }

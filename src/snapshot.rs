@@ -9,6 +9,7 @@ use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::model;
 use crate::route::table::Table;
+use crate::telemetry::access_log::{AccessLog, Logger};
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
 use crate::upstream::worker::WorkerUpstream;
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub routes: Arc<Table>,
     /// By [`UpstreamId`].
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Where there is one. It stays the same from one generation to the next while its configuration does.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 /// One listener, compiled. Cheap to clone: a worker keeps a copy of its own, so that a request touches no counter
@@ -52,6 +55,8 @@ pub struct WorkerSnapshot {
     pub snapshot: Arc<Snapshot>,
     /// By [`UpstreamId`].
     pub upstreams: Vec<Rc<WorkerUpstream>>,
+    /// This worker's end of the access log, where there is one.
+    pub logger: Option<Rc<Logger>>,
 }
 
 impl WorkerSnapshot {

@@ -1,7 +1,10 @@
 //! The checked model of a configuration: no `Option` where a default exists, no bare numbers, names resolved.
 //! `validate` makes it; `control::compile` and the printers read it; nothing on the request path does.
 
+mod access_log;
+mod condition;
 mod listener;
+mod log_field;
 mod route;
 mod socket;
 mod upstream;
@@ -10,10 +13,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, Stamp};
+pub use condition::{Condition, Order, Pattern, Test};
 pub use listener::{
     Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
     TlsVersion,
 };
+pub use log_field::{FieldFacts, FieldKind, LogField};
 pub use route::{
     Forward, HeaderEdits, HostHeader, HostPattern, PathPattern, PathRewrite, RetryRules, Route, RouteAction,
     ValuePattern,
@@ -56,4 +62,6 @@ pub struct Server {
     pub workers: usize,
     /// How long open exchanges may take to finish once a drain began.
     pub drain_timeout: Duration,
+    /// `[server.access_log]`; `None`: off.
+    pub access_log: Option<AccessLog>,
 }

@@ -36,7 +36,7 @@ pub fn compile(
         return Err(faults);
     }
     let routes = Arc::new(Table::compile(config));
-    Ok(Snapshot { generation, server: config.server.clone(), listeners, routes, upstreams })
+    Ok(Snapshot { generation, server: config.server.clone(), listeners, routes, upstreams, access_log: None })
 }
 
 fn numbered<T>(items: &[T]) -> impl Iterator<Item = (u32, &T)> {

@@ -42,6 +42,8 @@ pub struct Route {
     pub request_headers: Edits,
     /// Edits of what goes to the client.
     pub response_headers: Edits,
+    /// Whether its requests go into the access log.
+    pub access_log: bool,
     /// Where it was written.
     pub place: model::Place,
 }
@@ -139,6 +141,7 @@ impl Route {
             access: Access::new(&route.allow, &route.deny),
             request_headers: Edits::new(&route.request_headers),
             response_headers: Edits::new(&route.response_headers),
+            access_log: route.access_log,
             place: route.place.clone(),
         }
     }

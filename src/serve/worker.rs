@@ -246,7 +246,8 @@ impl Worker {
 
 fn attach(pools: &Rc<Pools>, snapshot: Arc<Snapshot>) -> WorkerSnapshot {
     let upstreams = snapshot.upstreams.iter().map(|upstream| pools.attach(upstream)).collect();
-    WorkerSnapshot { snapshot, upstreams }
+    let logger = snapshot.access_log.as_ref().map(|log| Rc::new(log.logger()));
+    WorkerSnapshot { snapshot, upstreams, logger }
 }
 
 /// Starts a worker's thread with its first generation. `left` is sent its number when it leaves, however that comes.

@@ -1,9 +1,11 @@
 //! Logs, counters, and what a worker tells of itself.
+pub mod access_log;
 pub mod counters;
 pub mod histogram;
 pub mod log;
 pub mod recent;
 pub mod series;
+pub mod trace_context;
 mod worker;
 
 pub use worker::WorkerTelemetry;

@@ -60,9 +60,10 @@ impl Site {
             deny: vec![],
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
+            access_log: true,
             place: place(),
         };
-        let server = Server { workers: 1, drain_timeout: PATIENCE };
+        let server = Server { workers: 1, drain_timeout: PATIENCE, access_log: None };
         Self(Config { server, listeners: vec![], routes: vec![route], upstreams: vec![], files: vec![] })
     }
 
@@ -122,6 +123,9 @@ impl Site {
             },
             socket: socket_options(),
             forwarding: Forwarding { x_forwarded: true, forwarded: false, via: None },
+            access_log: true,
+            request_id: Stamp::Auto,
+            traceparent: Stamp::Auto,
             place: place(),
         });
         self

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Place, SocketOptions};
+use super::{Place, SocketOptions, Stamp};
 
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,12 @@ pub struct Listener {
     pub socket: SocketOptions,
     /// `[listener.forwarding]`: what is told to the upstream about the client.
     pub forwarding: Forwarding,
+    /// Whether its requests go into the access log, where there is one. Default: true.
+    pub access_log: bool,
+    /// Whether `x-request-id` is put on requests.
+    pub request_id: Stamp,
+    /// Whether `traceparent` (W3C Trace Context) is put on requests.
+    pub traceparent: Stamp,
     /// Where it was written.
     pub place: Place,
 }

@@ -38,6 +38,8 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     /// Edits of what goes to the client.
     pub response_headers: HeaderEdits,
+    /// Whether its requests go into the access log, where there is one. Default: true.
+    pub access_log: bool,
     /// Where it was written.
     pub place: Place,
 }

@@ -56,6 +56,26 @@ pub(super) static LISTENER: &[Key] = &[
         "Socket options, set before bind and listen; what the kernel granted is logged.",
     ),
     Key::new("forwarding", Shape::Table(FORWARDING), Fallback::Table, "What is told to the upstream about the client."),
+    Key::new(
+        "access_log",
+        Shape::Flag,
+        Fallback::Flag(true),
+        "Whether its requests go into the access log, where there is one.",
+    ),
+    Key::new(
+        "request_id",
+        STAMP,
+        Fallback::Text("auto"),
+        "Whether `x-request-id` is put on requests and on their answers; a good one that came is always passed on. \
+         \"auto\": where the request goes into the access log, or its route has `{request_id}`.",
+    ),
+    Key::new(
+        "traceparent",
+        STAMP,
+        Fallback::Text("auto"),
+        "Whether a trace is begun (W3C Trace Context) for requests without a valid `traceparent`; a valid one is always \
+         passed on. \"auto\": where the request goes into the access log.",
+    ),
     Key::later("proxy_protocol"),
     Key::later("upstream"),
     Key::later("sni"),
@@ -64,6 +84,9 @@ pub(super) static LISTENER: &[Key] = &[
     Key::later("expect"),
     Key::later("logs"),
 ];
+
+/// Whether a header that follows a request is put on it.
+const STAMP: Shape = Shape::Choice { words: &["auto", "always", "off"], later: &[] };
 
 static TLS: &[Key] = &[
     Key::new(

@@ -135,6 +135,12 @@ pub(super) static ROUTE: &[Key] = &[
         Fallback::Table,
         "Edits of what goes to the client, in the order remove, set, add.",
     ),
+    Key::new(
+        "access_log",
+        Shape::Flag,
+        Fallback::Flag(true),
+        "Whether its requests go into the access log, where there is one.",
+    ),
     Key::later("expect"),
     Key::later("sticky"),
     Key::later("logs"),

@@ -9,7 +9,7 @@ use crate::config::defaults;
 use crate::config::findings::Finding;
 use crate::config::model::{
     Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
-    TlsVersion,
+    Stamp, TlsVersion,
 };
 use crate::config::section::{Data, Section};
 use crate::config::source::Spot;
@@ -66,6 +66,9 @@ impl Check<'_> {
             timeouts: timeouts(section.section("timeouts")),
             socket: self.socket(section.section("socket")),
             forwarding: self.forwarding(section.section("forwarding")),
+            access_log: section.flag("access_log").unwrap_or(true),
+            request_id: stamp(section.word("request_id")),
+            traceparent: stamp(section.word("traceparent")),
             place: self.place(section.spot),
         }
     }
@@ -173,6 +176,14 @@ impl Check<'_> {
             forwarding.via = Some(written.value.into());
         }
         forwarding
+    }
+}
+
+fn stamp(word: Option<&str>) -> Stamp {
+    match word {
+        Some("always") => Stamp::Always,
+        Some("off") => Stamp::Off,
+        _ => Stamp::Auto,
     }
 }
 

@@ -69,6 +69,7 @@ impl<'a> Check<'a> {
             drain_timeout: first
                 .and_then(|section| section.duration("drain_timeout"))
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
+            access_log: None,
         }
     }
 

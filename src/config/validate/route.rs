@@ -100,6 +100,7 @@ impl Check<'_> {
             deny: self.networks(section, "deny"),
             request_headers: self.edits(section.section("request_headers"), true, scope),
             response_headers: self.edits(section.section("response_headers"), false, scope),
+            access_log: section.flag("access_log").unwrap_or(true),
             place: self.place(section.spot),
         }
     }

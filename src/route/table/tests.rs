@@ -47,6 +47,7 @@ fn route(name: &str, hosts: &[&str], path: &str) -> model::Route {
         deny: vec![],
         request_headers: model::HeaderEdits::default(),
         response_headers: model::HeaderEdits::default(),
+        access_log: true,
         place: model::Place { file: "test".into(), line: 1, column: 1 },
     }
 }
