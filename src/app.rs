@@ -19,6 +19,7 @@ use crate::control::reload::{Control, Refused, Report};
 use crate::control::requests::{Answer, Request, Trigger};
 use crate::control::signals::{self, Signals};
 use crate::control::view::View;
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::{ControlCounters, Counters, Totals};
 
 /// How a proxy is started.
@@ -129,11 +130,16 @@ impl Running {
 
     /// What all workers counted.
     pub fn counters(&self) -> Totals {
-        Counters::sum(self.view.workers())
+        Counters::sum(self.worker_counters())
     }
 
     /// What each worker counted.
-    pub fn worker_counters(&self) -> &[Arc<Counters>] {
+    pub fn worker_counters(&self) -> Vec<&Counters> {
+        self.view.workers().iter().map(|worker| &*worker.counters).collect()
+    }
+
+    /// What each worker tells of itself.
+    pub fn worker_telemetry(&self) -> &[Arc<WorkerTelemetry>] {
         self.view.workers()
     }
 

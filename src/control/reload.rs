@@ -32,7 +32,7 @@ pub struct Control {
     discovery: Discovery<SystemResolver>,
     counters: Arc<ControlCounters>,
     /// What the descriptor limit allows.
-    connections: u32,
+    process_limit: Arc<Limit>,
 }
 
 /// What a reload did.
@@ -103,9 +103,10 @@ impl Control {
         let mut discovery = Discovery::new(Arc::clone(&registry), SystemResolver::new());
         resolve(&mut discovery, &snapshot).await;
         let (shares, _) = sockets.commit(plan, &snapshot);
-        let workers = Workers::start(&snapshot, shares, &Arc::new(Limit::new(connections))).await?;
+        let process_limit = Arc::new(Limit::new(connections));
+        let workers = Workers::start(&snapshot, shares, &process_limit).await?;
         let mut control =
-            Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), connections };
+            Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), process_limit };
         control.counters.generation.add(1);
         control.warn();
         control.sockets.log(&control.snapshot);
@@ -209,6 +210,11 @@ impl Control {
         &mut self.workers
     }
 
+    /// Connections of clients that the process allows, and how many there are.
+    pub fn process_limit(&self) -> &Arc<Limit> {
+        &self.process_limit
+    }
+
     /// What the control thread counts.
     pub fn counters(&self) -> &Arc<ControlCounters> {
         &self.counters
@@ -216,7 +222,7 @@ impl Control {
 
     /// What is odd about the generation in force and no fault.
     fn warn(&self) {
-        let connections = self.connections;
+        let connections = self.process_limit.max();
         for listener in &self.snapshot.listeners {
             for warning in listener.tls.iter().flat_map(|tls| tls.certificates().warnings()) {
                 warn!(listener = %listener.name, "{}", warning.what);

@@ -10,9 +10,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::reload::{Control, Refused, Report};
 use super::requests::Trigger;
 use crate::base::addr::Address;
+use crate::base::limit::Limit;
 use crate::config::Config;
 use crate::snapshot::Snapshot;
-use crate::telemetry::counters::{ControlCounters, Counters};
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::counters::ControlCounters;
 
 /// One proxy as it is now; readable from any thread.
 pub struct View {
@@ -24,7 +26,8 @@ pub struct View {
     config: ArcSwap<Config>,
     addresses: ArcSwap<Vec<(Arc<str>, Address)>>,
     last_reload: ArcSwapOption<LastReload>,
-    workers: Arc<[Arc<Counters>]>,
+    workers: Arc<[Arc<WorkerTelemetry>]>,
+    process_limit: Arc<Limit>,
     control: Arc<ControlCounters>,
 }
 
@@ -50,7 +53,8 @@ impl View {
             config: ArcSwap::new(config),
             addresses: ArcSwap::from_pointee(control.addresses()),
             last_reload: ArcSwapOption::empty(),
-            workers: Arc::clone(control.workers().counters()),
+            workers: Arc::clone(control.workers().telemetry()),
+            process_limit: Arc::clone(control.process_limit()),
             control: Arc::clone(control.counters()),
         }
     }
@@ -106,9 +110,14 @@ impl View {
         self.last_reload.load_full()
     }
 
-    /// What each worker counts.
-    pub fn workers(&self) -> &Arc<[Arc<Counters>]> {
+    /// What each worker tells of itself.
+    pub fn workers(&self) -> &Arc<[Arc<WorkerTelemetry>]> {
         &self.workers
+    }
+
+    /// Connections of clients that the process allows, and how many there are.
+    pub fn process_limit(&self) -> &Arc<Limit> {
+        &self.process_limit
     }
 
     /// What the control thread counts.

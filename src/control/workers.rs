@@ -12,13 +12,14 @@ use crate::net::handoff::Loads;
 use crate::serve::listeners::SocketId;
 use crate::serve::worker::{self, Apply, Command, Listening, Setup};
 use crate::snapshot::Snapshot;
-use crate::telemetry::counters::Counters;
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::series::Scope;
 use crate::upstream::endpoint_set::EndpointSet;
 
 /// Every worker of the process.
 pub struct Workers {
     commands: Arc<[UnboundedSender<Command>]>,
-    counters: Arc<[Arc<Counters>]>,
+    telemetry: Arc<[Arc<WorkerTelemetry>]>,
     threads: Vec<JoinHandle<()>>,
     /// Numbers of workers that left.
     left: UnboundedReceiver<usize>,
@@ -42,16 +43,16 @@ impl Workers {
         let count = shares.len();
         let (commands, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let commands: Arc<[_]> = commands.into();
-        let counters: Arc<[_]> = (0..count).map(|_| Arc::new(Counters::default())).collect();
+        let telemetry: Arc<[_]> = (0..count).map(|_| Arc::new(WorkerTelemetry::new())).collect();
         let loads = Arc::new(Loads::new(count));
         let (left_sender, left) = mpsc::unbounded_channel();
-        let mut workers = Self { commands, counters, threads: Vec::with_capacity(count), left, running: 0 };
+        let mut workers = Self { commands, telemetry, threads: Vec::with_capacity(count), left, running: 0 };
         let mut ready = Vec::with_capacity(count);
         for (id, (listening, queue)) in shares.into_iter().zip(queues).enumerate() {
             let (applied, done) = oneshot::channel();
             let setup = Setup {
                 id,
-                counters: Arc::clone(&workers.counters[id]),
+                telemetry: Arc::clone(&workers.telemetry[id]),
                 loads: Arc::clone(&loads),
                 process_limit: Arc::clone(process_limit),
                 workers: Arc::clone(&workers.commands),
@@ -76,14 +77,19 @@ impl Workers {
         self.commands.len()
     }
 
-    /// What each of them counts.
-    pub fn counters(&self) -> &Arc<[Arc<Counters>]> {
-        &self.counters
+    /// What each of them tells.
+    pub fn telemetry(&self) -> &Arc<[Arc<WorkerTelemetry>]> {
+        &self.telemetry
+    }
+
+    /// Forgets what was counted by the names of listeners, routes and upstreams that are gone.
+    pub fn retain_series(&self, keep: impl Fn(Scope, &str) -> bool) {
+        self.telemetry.iter().for_each(|telemetry| telemetry.series.retain(&keep));
     }
 
     /// Connections of clients that are open.
     pub fn open_connections(&self) -> u64 {
-        self.counters.iter().map(|counters| counters.connections_open.value()).sum()
+        self.telemetry.iter().map(|telemetry| telemetry.counters.connections_open.value()).sum()
     }
 
     /// Puts a generation in force on every worker and waits until it is. Says which sockets a worker could not watch.

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -201,12 +202,19 @@ where
         max_fields: settings.max_headers as usize,
     });
     let io = LinkIo::new(channel, Rc::clone(link), wire, first);
+    let counters = Arc::clone(link.load().counters());
     let mut connection = http1::Builder::new()
         // The wire has counted before; hyper's own limits only must not be tighter.
         .max_headers(settings.max_headers as usize)
         .max_buf_size(HTTP1_BUFFER.max(settings.max_header_size as usize * 2))
         .header_read_timeout(None)
-        .serve_connection(io, service_fn(move |request| service.clone().call(request)));
+        .serve_connection(
+            io,
+            service_fn(move |request| {
+                counters.requests_http1.add(1);
+                service.clone().call(request)
+            }),
+        );
     let verdict = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -311,6 +319,7 @@ where
     S::Future: 'static,
 {
     let io = LinkIo::new(channel, Rc::clone(link), H2Frames::new(), first);
+    let counters = Arc::clone(link.load().counters());
     let connection = http2::Builder::new(Supervisor(Rc::clone(link)))
         .max_concurrent_streams(settings.max_concurrent_streams)
         .max_header_list_size(settings.max_header_size)
@@ -318,7 +327,13 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(STREAM_SEND_BUFFER)
         .max_frame_size(MAX_FRAME)
-        .serve_connection(io, service_fn(move |request| service.clone().call(request)));
+        .serve_connection(
+            io,
+            service_fn(move |request| {
+                counters.requests_http2.add(1);
+                service.clone().call(request)
+            }),
+        );
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         loop {

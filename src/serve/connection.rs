@@ -8,6 +8,7 @@ use super::listeners::{ConnectionPermit, WorkerListener};
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
 use crate::body::exchange::Load;
+use crate::config::model::TlsVersion;
 use crate::net::io::Socket;
 use crate::net::timer;
 use crate::protocol::http::{self, Refuse, Settled};
@@ -34,6 +35,7 @@ pub async fn serve(
         Some(_) => match Box::pin(handshake(&worker, &profile, socket)).await {
             Ok((channel, accepted)) => (channel, Some(accepted)),
             Err(error) => {
+                worker.counters().handshakes_failed.add(1);
                 tracing::debug!(
                     client.addr = remote.map(tracing::field::display),
                     kind = error.kind().as_str(),
@@ -65,7 +67,7 @@ pub async fn serve(
         tls,
         spare: Default::default(),
     });
-    http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse(), stack(connection)).await;
+    http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse(&worker), stack(connection)).await;
     drop(permit);
 }
 
@@ -75,10 +77,7 @@ async fn handshake(worker: &Worker, profile: &Profile, socket: Socket) -> Result
     let limit = profile.spec.config.timeouts.handshake;
     match timer::timeout(limit, tls.accept(socket)).await {
         Ok(Ok((stream, accepted))) => {
-            worker.counters().handshakes.add(1);
-            if accepted.resumed {
-                worker.counters().handshakes_resumed.add(1);
-            }
+            worker.counters().handshake(accepted.version == TlsVersion::V1_2, accepted.resumed);
             Ok((Channel::Server(stream), accepted))
         }
         Ok(Err(error)) => Err(error),
@@ -89,8 +88,10 @@ async fn handshake(worker: &Worker, profile: &Profile, socket: Socket) -> Result
 }
 
 /// What a client is told whose head was refused before hyper saw it.
-fn refuse() -> Refuse {
-    Rc::new(|refusal| {
+fn refuse(worker: &Rc<Worker>) -> Refuse {
+    let worker = Rc::clone(worker);
+    Rc::new(move |refusal| {
+        worker.counters().heads_refused.add(1);
         let error = Error::downstream(refusal.kind, refusal.reason);
         let id = rescue::new_request_id();
         tracing::debug!(kind = error.kind().as_str(), reason = error.reason(), request_id = %id, "request refused");

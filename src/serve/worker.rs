@@ -8,10 +8,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::listeners::{self, Arrival, SocketId, WorkerListener};
@@ -21,6 +23,7 @@ use crate::net::bind::BoundSocket;
 use crate::net::handoff::Loads;
 use crate::net::timer;
 use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::Counters;
 use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::pool::Pools;
@@ -28,6 +31,9 @@ use crate::upstream::pool::Pools;
 /// Polls of tasks between two looks at the sockets. More means larger batches per system call and later timers; while
 /// no task is ready the runtime looks at once, so that an idle proxy answers no later.
 const EVENT_INTERVAL: u32 = 1024;
+
+/// How often a worker shows that it runs.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What the control thread, or another worker, asks of a worker.
 pub enum Command {
@@ -75,8 +81,8 @@ pub struct Listening {
 pub struct Setup {
     /// Its number, from 0.
     pub id: usize,
-    /// What it counts.
-    pub counters: Arc<Counters>,
+    /// What it tells of itself.
+    pub telemetry: Arc<WorkerTelemetry>,
     /// Open connections of every worker.
     pub loads: Arc<Loads>,
     /// Open connections of the process.
@@ -90,7 +96,7 @@ pub struct Setup {
 /// One worker, as its own tasks see it.
 pub struct Worker {
     id: usize,
-    counters: Arc<Counters>,
+    telemetry: Arc<WorkerTelemetry>,
     loads: Arc<Loads>,
     process_limit: Arc<Limit>,
     workers: Arc<[UnboundedSender<Command>]>,
@@ -107,9 +113,14 @@ impl Worker {
         self.id
     }
 
-    /// What it counts; this worker's thread is the only writer.
+    /// What it tells of itself; this worker's thread is the only writer.
+    pub fn telemetry(&self) -> &Arc<WorkerTelemetry> {
+        &self.telemetry
+    }
+
+    /// What it counts of everything.
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        &self.telemetry.counters
     }
 
     /// The generation in force. A request keeps the one it began with.
@@ -150,11 +161,11 @@ impl Worker {
     }
 
     fn new(setup: &Setup, first: Arc<Snapshot>) -> Rc<Self> {
-        let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.counters));
+        let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.telemetry.counters));
         let current = Rc::new(attach(&pools, first));
         Rc::new(Self {
             id: setup.id,
-            counters: Arc::clone(&setup.counters),
+            telemetry: Arc::clone(&setup.telemetry),
             loads: Arc::clone(&setup.loads),
             process_limit: Arc::clone(&setup.process_limit),
             workers: Arc::clone(&setup.workers),
@@ -268,8 +279,20 @@ pub fn spawn(setup: Setup, first: Apply, left: UnboundedSender<usize>) -> io::Re
 async fn serve(setup: Setup, first: Apply) {
     timer::start();
     let worker = Worker::new(&setup, Arc::clone(&first.snapshot));
+    tokio::task::spawn_local(beat(Arc::clone(&setup.telemetry)));
     worker.apply(first);
     worker.run(setup.commands).await;
+}
+
+/// Shows once a second that the worker runs, and how late it came to it: whatever else was ready by then waited as long.
+async fn beat(telemetry: Arc<WorkerTelemetry>) {
+    telemetry.beat_first();
+    loop {
+        // The clock that sockets share; the wheel of `net::timer` is late by design.
+        let due = Instant::now() + BEAT;
+        tokio::time::sleep_until(due).await;
+        telemetry.beat(due.elapsed());
+    }
 }
 
 fn runtime() -> io::Result<LocalRuntime> {

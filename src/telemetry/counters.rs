@@ -1,7 +1,6 @@
 //! What a worker counts. Every cell has one writer, its worker's thread, and any number of readers, so that counting
 //! is a plain load and store; whoever reads sums the workers. A cell never goes back, except the gauges.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::error::Kind;
@@ -67,6 +66,12 @@ macro_rules! cells {
 cells! {
     /// Requests whose head was read.
     requests,
+    /// Of these, the ones that came over HTTP/1.
+    requests_http1,
+    /// Of these, the ones that came over HTTP/2.
+    requests_http2,
+    /// Heads that were refused as malformed or late before they became requests.
+    heads_refused,
     /// Final answers with a status below 200 that end an exchange (101).
     responses_1xx,
     /// Answers 200 to 299.
@@ -87,10 +92,16 @@ cells! {
     bytes_upstream_in,
     /// Bytes written to endpoints, before TLS.
     bytes_upstream_out,
-    /// Connections made to endpoints.
+    /// Connections to endpoints that were begun.
     upstream_connects,
+    /// Of these, the ones that came to nothing: refused, in no time, or without a handshake.
+    upstream_connect_failures,
     /// Requests that met a pooled connection.
     upstream_reuses,
+    /// Requests that waited for a connection which another request was making.
+    upstream_waits,
+    /// How long they waited, all together, in nanoseconds.
+    upstream_wait_nanos,
     /// Requests sent again.
     retries,
     /// Connections accepted from clients.
@@ -101,10 +112,16 @@ cells! {
     connections_handed_over,
     /// Connections closed at accept because their address had too many.
     connections_refused,
-    /// TLS handshakes with clients that succeeded.
-    handshakes,
-    /// Of these, the resumed ones.
-    handshakes_resumed,
+    /// TLS 1.2 handshakes with clients that succeeded, the resumed ones not counted in.
+    handshakes_tls12,
+    /// TLS 1.2 handshakes with clients that resumed a session.
+    handshakes_tls12_resumed,
+    /// TLS 1.3 handshakes with clients that succeeded, the resumed ones not counted in.
+    handshakes_tls13,
+    /// TLS 1.3 handshakes with clients that resumed a session.
+    handshakes_tls13_resumed,
+    /// TLS handshakes with clients that failed or took too long.
+    handshakes_failed,
     /// Idle connections that hold nothing but their socket (a gauge).
     parked,
 }
@@ -121,6 +138,16 @@ impl Counters {
         }
     }
 
+    /// Counts a TLS handshake with a client that succeeded; `tls12`: it did not speak TLS 1.3.
+    pub fn handshake(&self, tls12: bool, resumed: bool) {
+        match (tls12, resumed) {
+            (true, false) => self.handshakes_tls12.add(1),
+            (true, true) => self.handshakes_tls12_resumed.add(1),
+            (false, false) => self.handshakes_tls13.add(1),
+            (false, true) => self.handshakes_tls13_resumed.add(1),
+        }
+    }
+
     /// Counts how an exchange ended: `None` is well.
     pub fn outcome(&self, kind: Option<Kind>) {
         match kind {
@@ -130,9 +157,9 @@ impl Counters {
     }
 
     /// What these workers counted together.
-    pub fn sum(workers: &[Arc<Counters>]) -> Totals {
+    pub fn sum<'a>(workers: impl IntoIterator<Item = &'a Counters>) -> Totals {
         let mut totals = Totals::default();
-        workers.iter().for_each(|counters| totals.take_in(counters));
+        workers.into_iter().for_each(|counters| totals.take_in(counters));
         totals
     }
 }
@@ -141,6 +168,21 @@ impl Totals {
     /// Exchanges that ended in an error of this kind.
     pub fn outcome(&self, kind: Kind) -> u64 {
         self.outcomes[kind as usize]
+    }
+
+    /// Exchanges that ended, however they did.
+    pub fn ended(&self) -> u64 {
+        self.outcome_ok + self.outcomes.iter().sum::<u64>()
+    }
+
+    /// TLS handshakes with clients that succeeded, the resumed ones counted in.
+    pub fn handshakes(&self) -> u64 {
+        self.handshakes_tls12 + self.handshakes_tls13 + self.handshakes_resumed()
+    }
+
+    /// TLS handshakes with clients that resumed a session.
+    pub fn handshakes_resumed(&self) -> u64 {
+        self.handshakes_tls12_resumed + self.handshakes_tls13_resumed
     }
 }
 
@@ -162,7 +204,7 @@ mod tests {
 
     #[test]
     fn workers_are_summed() {
-        let workers = [Arc::new(Counters::default()), Arc::new(Counters::default())];
+        let workers = [Counters::default(), Counters::default()];
         workers[0].requests.add(2);
         workers[1].requests.add(3);
         workers[0].response(204);
@@ -171,11 +213,15 @@ mod tests {
         workers[1].outcome(Some(Kind::ConnectionRefused));
         workers[0].connections_open.add(2);
         workers[0].connections_open.sub(1);
+        workers[0].handshake(true, false);
+        workers[1].handshake(false, true);
         let totals = Counters::sum(&workers);
         assert_eq!(totals.requests, 5);
         assert_eq!((totals.responses_2xx, totals.responses_5xx), (1, 1));
         assert_eq!(totals.outcome_ok, 1);
-        assert_eq!(totals.outcome(Kind::ConnectionRefused), 1);
+        assert_eq!((totals.outcome(Kind::ConnectionRefused), totals.ended()), (1, 2));
+        assert_eq!((totals.handshakes_tls12, totals.handshakes_tls13_resumed), (1, 1));
+        assert_eq!((totals.handshakes(), totals.handshakes_resumed()), (2, 1));
         assert_eq!(totals.connections_open, 1);
     }
 

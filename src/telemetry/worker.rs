@@ -41,6 +41,11 @@ impl WorkerTelemetry {
     /// Notes that the worker runs, and how late its timer was. Only the worker may call it.
     pub fn beat(&self, lag: Duration) {
         self.lag.observe(lag);
+        self.beat_first();
+    }
+
+    /// Notes that the worker has begun to run. Only the worker may call it.
+    pub fn beat_first(&self) {
         self.heartbeat.set(self.began.elapsed().as_millis() as u64);
     }
 

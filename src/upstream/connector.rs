@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -46,13 +46,19 @@ pub(super) async fn connect(
     counters: &Arc<Counters>,
 ) -> Result<Connected, Error> {
     counters.upstream_connects.add(1);
-    match timer::timeout(upstream.config.timeouts.connect, establish(upstream, endpoint, counters)).await {
-        Ok(connected) => connected,
-        Err(_) => {
-            let reason = "the connection to the endpoint was not established in time";
-            Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
-        }
+    let connected =
+        match timer::timeout(upstream.config.timeouts.connect, establish(upstream, endpoint, counters)).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let reason = "the connection to the endpoint was not established in time";
+                Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
+            }
+        };
+    if connected.is_err() {
+        counters.upstream_connect_failures.add(1);
+        endpoint.state.connect_failed(SystemTime::now());
     }
+    connected
 }
 
 async fn establish(upstream: &Upstream, endpoint: &Endpoint, counters: &Arc<Counters>) -> Result<Connected, Error> {

@@ -1,7 +1,8 @@
 //! One endpoint: where it is, its weight, and what all workers and generations know of it together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
@@ -31,6 +32,9 @@ pub struct Endpoint {
 pub struct EndpointState {
     in_flight: AtomicU32,
     spoken: AtomicU8,
+    connect_failures: AtomicU64,
+    /// In milliseconds of Unix time; 0: never.
+    last_connect_failure: AtomicU64,
 }
 
 /// What an endpoint was last heard to speak.
@@ -65,6 +69,23 @@ impl EndpointState {
             2 => Spoken::Http2,
             _ => Spoken::Unknown,
         }
+    }
+
+    /// Connections of any worker that came to nothing.
+    pub fn connect_failures(&self) -> u64 {
+        self.connect_failures.load(Ordering::Relaxed)
+    }
+
+    /// When the last of them did, to a millisecond.
+    pub fn last_connect_failure(&self) -> Option<SystemTime> {
+        let millis = self.last_connect_failure.load(Ordering::Relaxed);
+        (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    pub(super) fn connect_failed(&self, now: SystemTime) {
+        self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_connect_failure.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(super) fn heard(&self, http2: bool) {

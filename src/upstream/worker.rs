@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::Upstream;
 use super::balance::EndpointIndex;
 use super::client::Session;
@@ -16,6 +18,7 @@ use super::pool::{EndpointPool, Pools};
 use super::{http1, http2};
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::UpstreamProtocol;
+use crate::telemetry::counters::Counters;
 
 /// Connections that may be made at once to an endpoint that was never heard to speak. One at a time would make a burst of
 /// requests to an HTTP/1 endpoint wait for a whole handshake; no limit would give an HTTP/2 endpoint as many connections
@@ -48,6 +51,12 @@ pub struct Pick {
     endpoint: Rc<WorkerEndpoint>,
     index: EndpointIndex,
     counted: bool,
+}
+
+/// A request that waits for a connection which another is making: counts for how long when it is dropped.
+struct Wait<'a> {
+    counters: &'a Counters,
+    began: Instant,
 }
 
 impl WorkerUpstream {
@@ -108,17 +117,21 @@ impl WorkerUpstream {
     /// A new connection, or a pooled one where one comes back while it is waited for.
     async fn made(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Result<Session, Error> {
         let connecting = &endpoint.pool.connecting;
+        let mut waiting = None;
         while match self.speaks(endpoint) {
             Spoken::Http1 => false,
             Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
             // One connection serves all who wait for it, up to its streams.
             Spoken::Http2 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
         } {
+            // Counted when this future ends, whichever way.
+            waiting.get_or_insert_with(|| Wait::begin(self.pools.counters()));
             connecting.wait().await?;
             if let Some(session) = self.pooled(endpoint, fresh) {
                 return Ok(session);
             }
         }
+        drop(waiting);
         let attempt = connecting.attempt();
         let session = self.connect(endpoint).await;
         if let Err(error) = &session {
@@ -171,6 +184,19 @@ impl WorkerSet {
             Rc::new(WorkerEndpoint { endpoint: Arc::clone(endpoint), pool })
         });
         Self { endpoints: endpoints.collect(), counts_requests: set.counts_requests(), set }
+    }
+}
+
+impl<'a> Wait<'a> {
+    fn begin(counters: &'a Counters) -> Self {
+        counters.upstream_waits.add(1);
+        Self { counters, began: Instant::now() }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.counters.upstream_wait_nanos.add(self.began.elapsed().as_nanos() as u64);
     }
 }
 

@@ -170,7 +170,7 @@ async fn sessions_are_resumed() {
         let mut client = Client::over(stream, false, Scheme::HTTPS).await;
         assert_eq!(client.get("/").await.text(), "ok");
     }
-    assert_eq!(proxy.running().counters().handshakes_resumed, 1);
+    assert_eq!(proxy.running().counters().handshakes_resumed(), 1);
 }
 
 async fn the_end_is_told_with_close_notify() {
