@@ -342,7 +342,7 @@ fn bind_text(bind: &Bind) -> String {
 }
 
 /// The address of an endpoint as it is written.
-fn endpoint_text(address: &EndpointAddress) -> String {
+pub fn endpoint_text(address: &EndpointAddress) -> String {
     match address {
         EndpointAddress::Socket(address) => address.to_string(),
         EndpointAddress::Unix(path) => format!("unix:{}", path.display()),

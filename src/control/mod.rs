@@ -1,6 +1,7 @@
 //! What changes over time; a thread and a runtime of its own.
 pub mod admin;
 pub mod compile;
+pub mod diff;
 pub mod discovery;
 pub mod limits;
 pub mod reload;

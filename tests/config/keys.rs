@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use regex::Regex;
 use tidegate::config::schema::{Key, ROOT};
 use tidegate::config::{self, Config};
+use tidegate::control::diff::diff;
 
 /// A key, what must stand beside it, and a line that changes the model.
 struct Row(&'static str, &'static str, &'static str);
@@ -284,4 +285,20 @@ fn refused(key: &str, line: &str) {
     let faults = config::parse("later.toml", &file(key, line)).expect_err(line).to_string();
     assert_eq!(faults.matches("error: ").count(), 1, "{faults}");
     assert!(faults.contains("not in this version"), "{faults}");
+}
+
+#[test]
+fn a_reload_tells_of_every_key() {
+    let config = |row: &Row, lines: &str| {
+        config::parse_with("rows.toml", &file(row.0, lines), &|_| None).unwrap_or_else(|faults| panic!("{faults}"))
+    };
+    let mut silent = Vec::new();
+    for row in ROWS {
+        let (before, after) = (config(row, row.1), config(row, &format!("{}{}", row.1, row.2)));
+        let told = diff(&before, &after);
+        if without_places(&before) != without_places(&after) && told.is_empty() {
+            silent.push(row.0);
+        }
+    }
+    assert!(silent.is_empty(), "nothing is told of {silent:?}");
 }

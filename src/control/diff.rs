@@ -1,0 +1,84 @@
+//! What changes from one configuration to the next, in words for the log and for whoever asked (sans-io). By what things
+//! are, not by where they stand in the file: listeners, routes and upstreams by name, addresses by themselves. The
+//! structs of the model are taken apart whole, so that a key that is added there must be told here.
+
+mod keys;
+mod listeners;
+mod routes;
+mod upstreams;
+
+use std::collections::HashMap;
+
+use crate::config::Config;
+use crate::config::model::Server;
+use keys::{Keys, RESTART};
+
+/// Lines that are told at most; a last one counts the others.
+pub const MOST_LINES: usize = 60;
+
+/// The differences in a stable order: the process, listeners, routes, upstreams. Empty: nothing changes.
+pub fn diff(before: &Config, after: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(server(&before.server, &after.server).line("server"));
+    listeners::diff(before, after, &mut lines);
+    routes::diff(before, after, &mut lines);
+    upstreams::diff(before, after, &mut lines);
+    lines
+}
+
+/// Cuts a long account: its first lines and how many more there are.
+pub fn shorten(mut lines: Vec<String>) -> Vec<String> {
+    if lines.len() > MOST_LINES {
+        let more = lines.len() - (MOST_LINES - 1);
+        lines.truncate(MOST_LINES - 1);
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}
+
+fn server(before: &Server, after: &Server) -> Keys {
+    let Server { workers, drain_timeout } = before;
+    let mut keys = Keys::default();
+    keys.compare("workers", workers, &after.workers).note(RESTART);
+    keys.compare("drain_timeout", drain_timeout, &after.drain_timeout);
+    keys
+}
+
+/// Two lists by name: those of both, those that are new, those that are gone; each in the order of its own list.
+struct Matched<'a, T> {
+    both: Vec<(&'a T, &'a T)>,
+    added: Vec<&'a T>,
+    removed: Vec<&'a T>,
+}
+
+impl<'a, T> Matched<'a, T> {
+    fn by_name(before: &'a [T], after: &'a [T], name: impl Fn(&'a T) -> &'a str) -> Self {
+        let mut known: HashMap<&str, &T> = before.iter().map(|one| (name(one), one)).collect();
+        let mut matched = Self { both: Vec::new(), added: Vec::new(), removed: Vec::new() };
+        for one in after {
+            match known.remove(name(one)) {
+                Some(old) => matched.both.push((old, one)),
+                None => matched.added.push(one),
+            }
+        }
+        matched.removed.extend(before.iter().filter(|one| known.contains_key(name(one))));
+        matched
+    }
+}
+
+/// A few names, and how many more there are.
+fn some<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(MOST_NAMES);
+    let mut told: Vec<&str> = names.take(MOST_NAMES).collect();
+    let rest = format!("{more} more");
+    if more > 0 {
+        told.push(&rest);
+    }
+    told.join(", ")
+}
+
+/// Names that stand in one line.
+const MOST_NAMES: usize = 5;
+
+#[cfg(test)]
+mod tests;

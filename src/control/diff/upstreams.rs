@@ -1,0 +1,104 @@
+//! Upstreams: which come, which go, and what changes in those that stay, endpoint by endpoint.
+
+use std::collections::HashMap;
+
+use super::Matched;
+use super::keys::Keys;
+use crate::config::Config;
+use crate::config::model::{
+    Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+};
+use crate::config::summary::endpoint_text;
+
+pub(super) fn diff(before: &Config, after: &Config, lines: &mut Vec<String>) {
+    let matched = Matched::by_name(&before.upstreams, &after.upstreams, |upstream| &upstream.name);
+    let counted = |upstream: &Upstream| match upstream.endpoints.len() {
+        1 => format!("endpoint {}", endpoint_text(&upstream.endpoints[0].address)),
+        many => format!("{many} endpoints"),
+    };
+    lines.extend(
+        matched.added.iter().map(|upstream| format!("upstream {} added: {}", upstream.name, counted(upstream))),
+    );
+    lines.extend(matched.removed.iter().map(|upstream| format!("upstream {} removed", upstream.name)));
+    for (before, after) in matched.both {
+        let name = &after.name;
+        let told = endpoints(&before.endpoints, &after.endpoints);
+        lines.extend(told.into_iter().map(|told| format!("upstream {name}: endpoint {told}")));
+        lines.extend(upstream(before, after).line(format_args!("upstream {name}")));
+    }
+}
+
+/// Endpoints by address; one that is written twice counts twice.
+fn endpoints(before: &[EndpointConfig], after: &[EndpointConfig]) -> Vec<String> {
+    let mut known: HashMap<&EndpointAddress, Vec<u32>> = HashMap::new();
+    for EndpointConfig { address, weight, place: _ } in before.iter().rev() {
+        known.entry(address).or_default().push(*weight);
+    }
+    let mut lines = Vec::new();
+    for EndpointConfig { address, weight, place: _ } in after {
+        let text = endpoint_text(address);
+        match known.get_mut(address).and_then(Vec::pop) {
+            Some(old) if old == *weight => {}
+            Some(old) => lines.push(format!("{text} weight {old} -> {weight}")),
+            None => lines.push(format!("{text} added")),
+        }
+    }
+    for EndpointConfig { address, .. } in before {
+        if known.get_mut(address).and_then(Vec::pop).is_some() {
+            lines.push(format!("{} removed", endpoint_text(address)));
+        }
+    }
+    lines
+}
+
+fn upstream(before: &Upstream, after: &Upstream) -> Keys {
+    let Upstream { name: _, endpoints, protocol, tls, balance, pool, timeouts, socket, place: _ } = before;
+    let mut keys = Keys::default();
+    let sorted = |list: &[EndpointConfig]| {
+        let mut texts: Vec<_> = list.iter().map(|one| (endpoint_text(&one.address), one.weight)).collect();
+        texts.sort();
+        texts
+    };
+    let order = |list: &[EndpointConfig]| list.iter().map(|one| one.address.clone()).collect::<Vec<_>>();
+    let is_reordered = order(endpoints) != order(&after.endpoints) && sorted(endpoints) == sorted(&after.endpoints);
+    keys.changed("order of endpoints", is_reordered);
+    keys.words("protocol", protocol, &after.protocol, |protocol| {
+        match protocol {
+            UpstreamProtocol::Auto => "auto",
+            UpstreamProtocol::Http1 => "http1",
+            UpstreamProtocol::Http2 => "http2",
+        }
+        .to_owned()
+    });
+    match (tls, &after.tls) {
+        (Some(before), Some(after)) => {
+            let UpstreamTls { server_name, ca, client_identity, insecure } = before;
+            keys.compare("tls.server_name", server_name, &after.server_name);
+            keys.changed("tls.ca", *ca != after.ca);
+            keys.changed("tls.client_cert", *client_identity != after.client_identity);
+            keys.compare("tls.insecure", insecure, &after.insecure);
+        }
+        (before, after) => {
+            let word = |tls: &bool| if *tls { "on" } else { "off" }.to_owned();
+            keys.words("tls", &before.is_some(), &after.is_some(), word);
+        }
+    }
+    keys.words("balance", balance, &after.balance, |balance| {
+        match balance {
+            Balance::RoundRobin => "round-robin",
+            Balance::Random => "random",
+            Balance::LeastRequests => "least-requests",
+        }
+        .to_owned()
+    });
+    let PoolLimits { max_idle_per_endpoint, idle_timeout, max_age } = pool;
+    keys.compare("pool.max_idle_per_endpoint", max_idle_per_endpoint, &after.pool.max_idle_per_endpoint);
+    keys.compare("pool.idle_timeout", idle_timeout, &after.pool.idle_timeout);
+    keys.compare("pool.max_age", max_age, &after.pool.max_age);
+    let UpstreamTimeouts { connect, response, stream_idle } = timeouts;
+    keys.compare("timeouts.connect", connect, &after.timeouts.connect);
+    keys.compare("timeouts.response", response, &after.timeouts.response);
+    keys.compare("timeouts.stream_idle", stream_idle, &after.timeouts.stream_idle);
+    keys.socket(socket, &after.socket, false);
+    keys
+}
