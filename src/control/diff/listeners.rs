@@ -32,25 +32,26 @@ pub(super) fn diff(before: &Config, after: &Config, lines: &mut Vec<String>) {
 }
 
 fn listener(before: &Listener, after: &Listener) -> Keys {
-    let Listener { name: _, binds: _, protocols, tls, trusted_proxies, limits, timeouts, socket, forwarding, place: _ } =
-        before;
     let mut keys = Keys::default();
-    keys.words("protocols", protocols, &after.protocols, spoken).note(NEW_CONNECTIONS);
-    match (tls, &after.tls) {
+    keys.words("protocols", &before.protocols, &after.protocols, spoken).note(NEW_CONNECTIONS);
+    match (&before.tls, &after.tls) {
         (Some(before), Some(after)) => tls_keys(&mut keys, before, after),
         (before, after) => {
             let word = |tls: &bool| if *tls { "on" } else { "off" }.to_owned();
             keys.words("tls", &before.is_some(), &after.is_some(), word).note(NEW_CONNECTIONS);
         }
     }
-    keys.changed("trusted_proxies", *trusted_proxies != after.trusted_proxies);
-    limit_keys(&mut keys, limits, &after.limits);
-    timeout_keys(&mut keys, timeouts, &after.timeouts);
-    keys.socket(socket, &after.socket, true);
-    let Forwarding { x_forwarded, forwarded, via } = forwarding;
+    keys.changed("trusted_proxies", before.trusted_proxies != after.trusted_proxies);
+    limit_keys(&mut keys, &before.limits, &after.limits);
+    timeout_keys(&mut keys, &before.timeouts, &after.timeouts);
+    keys.socket(&before.socket, &after.socket, true);
+    let Forwarding { x_forwarded, forwarded, via } = &before.forwarding;
     keys.compare("forwarding.x_forwarded", x_forwarded, &after.forwarding.x_forwarded);
     keys.compare("forwarding.forwarded", forwarded, &after.forwarding.forwarded);
     keys.compare("forwarding.via", via, &after.forwarding.via);
+    keys.compare("access_log", &before.access_log, &after.access_log);
+    keys.changed("request_id", before.request_id != after.request_id);
+    keys.changed("traceparent", before.traceparent != after.traceparent);
     keys
 }
 

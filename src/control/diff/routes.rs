@@ -35,40 +35,25 @@ fn is_in_order(matched: &Matched<'_, Route>, before: &Config) -> bool {
 }
 
 fn route((before, old): (&Route, &Config), (after, new): (&Route, &Config)) -> Keys {
-    let Route {
-        name: _,
-        listeners: _,
-        hosts,
-        path,
-        methods,
-        headers,
-        query,
-        action,
-        max_body,
-        allow,
-        deny,
-        request_headers,
-        response_headers,
-        place: _,
-    } = before;
     let mut keys = Keys::default();
     keys.changed("listener", listeners(before, old) != listeners(after, new));
-    keys.changed("host", *hosts != after.hosts);
-    keys.changed("path", *path != after.path);
-    keys.changed("method", *methods != after.methods);
-    keys.changed("header", *headers != after.headers);
-    keys.changed("query", *query != after.query);
-    match (action, &after.action) {
+    keys.changed("host", before.hosts != after.hosts);
+    keys.changed("path", before.path != after.path);
+    keys.changed("method", before.methods != after.methods);
+    keys.changed("header", before.headers != after.headers);
+    keys.changed("query", before.query != after.query);
+    match (&before.action, &after.action) {
         (RouteAction::Forward(before), RouteAction::Forward(after)) => forward(&mut keys, (before, old), (after, new)),
         (before, after) if kind(before) == kind(after) => drop(keys.changed(kind(before), before != after)),
         (before, after) => drop(keys.words("action", &kind(before), &kind(after), |kind| (*kind).to_owned())),
     }
-    keys.size("max_body", *max_body, after.max_body);
-    keys.changed("allow", *allow != after.allow);
-    keys.changed("deny", *deny != after.deny);
+    keys.size("max_body", before.max_body, after.max_body);
+    keys.changed("allow", before.allow != after.allow);
+    keys.changed("deny", before.deny != after.deny);
+    keys.compare("access_log", &before.access_log, &after.access_log);
     for (key, before, after) in [
-        ("request_headers", request_headers, &after.request_headers),
-        ("response_headers", response_headers, &after.response_headers),
+        ("request_headers", &before.request_headers, &after.request_headers),
+        ("response_headers", &before.response_headers, &after.response_headers),
     ] {
         let HeaderEdits { remove, set, add } = before;
         keys.changed(&format!("{key}.remove"), *remove != after.remove);
