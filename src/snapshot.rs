@@ -2,14 +2,17 @@
 //! not at all; workers are sent it in an `Arc` and wrap it in an `Rc` of their own. Nothing in it changes but the
 //! endpoint sets of `dns:` names, which discovery swaps.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::model;
+use crate::route::action::Route;
 use crate::route::table::Table;
 use crate::telemetry::access_log::{AccessLog, Logger};
+use crate::telemetry::series::{self, Scope};
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
 use crate::upstream::worker::WorkerUpstream;
@@ -70,6 +73,19 @@ impl Snapshot {
     /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Arc<ListenerSpec>> {
         self.listeners.iter().find(|listener| &*listener.name == name)
+    }
+
+    /// The name that a route is counted under: its own, or one for all past `server.metrics.max_routes`.
+    pub fn series_of(&self, route: &Route) -> Arc<str> {
+        if route.id.0 < self.server.metrics.max_routes { Arc::clone(&route.name) } else { series::others() }
+    }
+
+    /// Every name that this generation counts under.
+    pub fn series(&self) -> HashSet<(Scope, Arc<str>)> {
+        let listeners = self.listeners.iter().map(|listener| (Scope::Listener, Arc::clone(&listener.name)));
+        let routes = self.routes.routes().iter().map(|route| (Scope::Route, self.series_of(route)));
+        let upstreams = self.upstreams.iter().map(|upstream| (Scope::Upstream, Arc::clone(&upstream.name)));
+        listeners.chain(routes).chain(upstreams).collect()
     }
 
     /// The upstream of this number, if this snapshot has it.

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// `server.drain_timeout`. What process supervisors grant between TERM and KILL is usually 30 s or more.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// `server.metrics.max_routes`. A scrape of this many stays within what Prometheus takes from one target by default.
+pub const METRICS_MAX_ROUTES: u32 = 1000;
+
 /// `listener.limits.max_header_size`, bytes. Cookies and tokens of real sites stay below 16 KiB; twice that.
 pub const MAX_HEADER_SIZE: u32 = 32 << 10;
 /// `listener.limits.max_headers`. Browsers send about 20; every field costs a slot in the header map.

@@ -29,6 +29,8 @@ pub use upstream::{
     Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
 };
 
+use super::defaults;
+
 /// Where something was written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -64,4 +66,30 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// `[server.access_log]`; `None`: off.
     pub access_log: Option<AccessLog>,
+    /// `[server.metrics]`.
+    pub metrics: Metrics,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            workers: defaults::workers(),
+            drain_timeout: defaults::DRAIN_TIMEOUT,
+            access_log: None,
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// `[server.metrics]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Routes that are counted one by one, in the order of the file; those past it are counted together.
+    pub max_routes: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { max_routes: defaults::METRICS_MAX_ROUTES }
+    }
 }

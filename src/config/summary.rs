@@ -18,7 +18,13 @@ pub fn summary(config: &Config) -> String {
     let workers = config.server.workers;
     let drain = format_duration(config.server.drain_timeout);
     let plural = if workers == 1 { "" } else { "s" };
-    let _ = writeln!(out, "{workers} worker{plural}, drain within {drain}");
+    let _ = write!(out, "{workers} worker{plural}, drain within {drain}");
+    let max_routes = config.server.metrics.max_routes as usize;
+    if config.routes.len() > max_routes {
+        let together = config.routes.len() - max_routes;
+        let _ = write!(out, ", metrics of the last {together} of {} routes together", config.routes.len());
+    }
+    out.push('\n');
     section(&mut out, "listeners", config.listeners.iter().map(listener).collect());
     section(&mut out, "routes", config.routes.iter().map(|one| route(one, config)).collect());
     section(&mut out, "upstreams", config.upstreams.iter().map(upstream).collect());

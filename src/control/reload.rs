@@ -164,6 +164,7 @@ impl Control {
         }
         let before = std::mem::replace(&mut self.snapshot, next);
         enforce_limits(&before, &self.snapshot);
+        self.workers.retain_series(&self.snapshot.series());
         self.counters.generation.add(1);
         self.warn();
         self.sockets.log(&self.snapshot);

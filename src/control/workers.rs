@@ -1,5 +1,6 @@
 //! The worker threads as the control thread holds them: start, command, wait, leave.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crate::serve::listeners::SocketId;
 use crate::serve::worker::{self, Apply, Command, Listening, Setup};
 use crate::snapshot::Snapshot;
 use crate::telemetry::WorkerTelemetry;
-use crate::telemetry::series::Scope;
+use crate::telemetry::series::SeriesKey;
 use crate::upstream::endpoint_set::EndpointSet;
 
 /// Every worker of the process.
@@ -82,9 +83,9 @@ impl Workers {
         &self.telemetry
     }
 
-    /// Forgets what was counted by the names of listeners, routes and upstreams that are gone.
-    pub fn retain_series(&self, keep: impl Fn(Scope, &str) -> bool) {
-        self.telemetry.iter().for_each(|telemetry| telemetry.series.retain(&keep));
+    /// Forgets what was counted under names of listeners, routes and upstreams that are gone.
+    pub fn retain_series(&self, names: &HashSet<SeriesKey>) {
+        self.telemetry.iter().for_each(|telemetry| telemetry.series.retain(|key| names.contains(key)));
     }
 
     /// Connections of clients that are open.

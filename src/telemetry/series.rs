@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::AddAssign;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::counters::Cell64;
@@ -168,8 +168,8 @@ impl SeriesBook {
     }
 
     /// Forgets the series of what is no longer configured. A worker that still holds one counts where nobody looks.
-    pub fn retain(&self, keep: impl Fn(Scope, &str) -> bool) {
-        self.lock().retain(|(scope, name), _| keep(*scope, name));
+    pub fn retain(&self, keep: impl Fn(&SeriesKey) -> bool) {
+        self.lock().retain(|key, _| keep(key));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SeriesKey, Arc<Series>>> {
@@ -178,6 +178,14 @@ impl SeriesBook {
     }
 }
 
+/// The name of the series that counts the routes past `server.metrics.max_routes` together; a route that is called
+/// so is counted with them.
+pub fn others() -> Arc<str> {
+    static OTHERS: LazyLock<Arc<str>> = LazyLock::new(|| OTHERS_NAME.into());
+    Arc::clone(&OTHERS)
+}
+
+const OTHERS_NAME: &str = "(others)";
 /// Classes of status: 1xx to 5xx.
 const CLASSES: usize = 5;
 
@@ -226,7 +234,7 @@ mod tests {
         let (stays, goes): (Arc<str>, Arc<str>) = ("stays".into(), "goes".into());
         let held = book.series(Scope::Route, &goes);
         book.series(Scope::Route, &stays).ended(&ended(200, None, 1, 1));
-        book.retain(|scope, name| scope == Scope::Route && name == "stays");
+        book.retain(|(scope, name)| *scope == Scope::Route && &**name == "stays");
         held.ended(&ended(200, None, 1, 1));
         assert_eq!(book.series(Scope::Route, &stays).read().ok, 1);
         assert_eq!(book.series(Scope::Route, &goes).read().ok, 0);

@@ -21,6 +21,8 @@ const UPTLS: &str = "tls.server_name = \"a\"\n";
 const ROWS: &[Row] = &[
     Row("server.workers", "", "workers = 77"),
     Row("server.drain_timeout", "", "drain_timeout = \"7s\""),
+    Row("server.metrics", "", "metrics = { max_routes = 7 }"),
+    Row("server.metrics.max_routes", "", "metrics.max_routes = 7"),
     Row("listener.name", "", "name = \"x\""),
     Row("listener.bind", "", "bind = [\":0\", \":81\"]"),
     // The only value of this version is the default.

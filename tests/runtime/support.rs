@@ -63,7 +63,7 @@ impl Site {
             access_log: true,
             place: place(),
         };
-        let server = Server { workers: 1, drain_timeout: PATIENCE, access_log: None };
+        let server = Server { workers: 1, drain_timeout: PATIENCE, ..Server::default() };
         Self(Config { server, listeners: vec![], routes: vec![route], upstreams: vec![], files: vec![] })
     }
 

@@ -53,7 +53,16 @@ static SERVER: &[Key] = &[
         Fallback::Duration(defaults::DRAIN_TIMEOUT),
         "How long open exchanges may take to finish once a drain began.",
     ),
+    Key::new("metrics", Shape::Table(METRICS), Fallback::Table, "What is counted one by one."),
     Key::later("admin"),
     Key::later("observe"),
     Key::later("logs"),
 ];
+
+static METRICS: &[Key] = &[Key::new(
+    "max_routes",
+    Shape::Count { min: 0, max: 1_000_000 },
+    Fallback::Count(defaults::METRICS_MAX_ROUTES as u64),
+    "Routes with series of their own, in the order of the file; those past it are counted together as `(others)`.",
+)
+.cost("640 bytes for each worker that used the route, and 5 KiB of a scrape")];

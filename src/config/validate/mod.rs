@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use super::defaults;
 use super::findings::{Finding, Findings};
-use super::model::{Config, Place, Server};
+use super::model::{Config, Metrics, Place, Server};
 use super::section::{Name, Section, Written};
 use super::source::{Sources, Spot};
 use super::suggest;
@@ -53,6 +53,11 @@ pub(crate) fn validate(
     Config { server, listeners, routes, upstreams, files }
 }
 
+/// `[server.metrics]`.
+fn metrics(section: &Section) -> Metrics {
+    Metrics { max_routes: section.count("max_routes").unwrap_or(defaults::METRICS_MAX_ROUTES) }
+}
+
 impl<'a> Check<'a> {
     fn server(&mut self, sections: &[Section]) -> Server {
         let mut written = sections.iter().filter_map(|section| section.section("server"));
@@ -70,6 +75,7 @@ impl<'a> Check<'a> {
                 .and_then(|section| section.duration("drain_timeout"))
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
             access_log: None,
+            metrics: first.and_then(|section| section.section("metrics")).map_or_else(Metrics::default, metrics),
         }
     }
 
