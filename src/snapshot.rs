@@ -88,6 +88,11 @@ impl Snapshot {
         listeners.chain(routes).chain(upstreams).collect()
     }
 
+    /// The upstream of this name.
+    pub fn upstream_named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| &*upstream.name == name)
+    }
+
     /// The upstream of this number, if this snapshot has it.
     pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
         self.upstreams.get(id.0 as usize)

@@ -30,8 +30,9 @@ pub fn compile(
     let mut faults = Faults::new();
     let listeners: Vec<_> =
         numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();
-    let upstreams: Vec<_> =
-        numbered(&config.upstreams).filter_map(|(id, config)| upstream(id, config, registry, &mut faults)).collect();
+    let upstreams: Vec<_> = numbered(&config.upstreams)
+        .filter_map(|(id, config)| upstream(id, config, previous, registry, &mut faults))
+        .collect();
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -83,7 +84,13 @@ fn listener(
 }
 
 /// `None`: its fault is told.
-fn upstream(id: u32, config: &model::Upstream, registry: &Registry, faults: &mut Faults) -> Option<Arc<Upstream>> {
+fn upstream(
+    id: u32,
+    config: &model::Upstream,
+    previous: Option<&Snapshot>,
+    registry: &Registry,
+    faults: &mut Faults,
+) -> Option<Arc<Upstream>> {
     let tls = match &config.tls {
         None => None,
         Some(tls) => match ClientTls::new(Some(tls), config.protocol) {
@@ -92,7 +99,7 @@ fn upstream(id: u32, config: &model::Upstream, registry: &Registry, faults: &mut
                     // At every start, reload and check, so that what was meant for a minute is not forgotten.
                     warn!(upstream = %config.name, "`insecure = true`: whoever answers is believed and can read and change everything");
                 }
-                Some(client)
+                Some(kept(client, previous.and_then(|snapshot| snapshot.upstream_named(&config.name))))
             }
             Err(fault) => {
                 tell(faults, fault, &config.place);
@@ -101,6 +108,12 @@ fn upstream(id: u32, config: &model::Upstream, registry: &Registry, faults: &mut
         },
     };
     Some(registry.upstream(UpstreamId(id), Arc::new(config.clone()), tls))
+}
+
+/// The one of the generation before where it is the same: it knows sessions that can be resumed.
+fn kept(client: Arc<ClientTls>, before: Option<&Arc<Upstream>>) -> Arc<ClientTls> {
+    let same = |tls: &&Arc<ClientTls>| tls.fingerprint() == client.fingerprint() && tls.has_settings_of(&client);
+    before.and_then(|before| before.tls.as_ref().filter(same)).map_or(client.clone(), Arc::clone)
 }
 
 /// Adds a fault of a file at the place that names the file, or else where its owner is written.

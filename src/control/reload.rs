@@ -225,8 +225,10 @@ impl Control {
     fn warn(&self) {
         let connections = self.process_limit.max();
         for listener in &self.snapshot.listeners {
-            for warning in listener.tls.iter().flat_map(|tls| tls.certificates().warnings()) {
-                warn!(listener = %listener.name, "{}", warning.what);
+            for certificates in listener.tls.iter().map(|tls| tls.certificates()) {
+                for warning in certificates.warnings() {
+                    warn!(listener = %listener.name, "{}", warning.what);
+                }
             }
             if let Some(max_connections) = listener.config.limits.max_connections.filter(|max| *max > connections) {
                 let listener = &*listener.name;

@@ -220,7 +220,7 @@ fn checked(scene: Scene, head: Parts) -> Result<Way, Refused> {
 fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
     let Some(sni) = scene.connection.sni() else { return Ok(()) };
     let Some(tls) = &scene.profile.spec.tls else { return Ok(()) };
-    if sni == host || tls.certificates().covers(Some(sni), host) {
+    if sni == host || tls.covers(Some(sni), host) {
         return Ok(());
     }
     let reason = "the certificate of this connection does not cover the requested host";

@@ -37,8 +37,8 @@ pub struct Upstream {
     pub config: Arc<model::Upstream>,
     /// `None`: cleartext.
     pub tls: Option<Arc<ClientTls>>,
-    /// Equal where pooled connections are interchangeable: protocol, TLS settings, socket options.
-    pub identity: u64,
+    /// Equal where the settings of pooled connections are: protocol, TLS, socket options.
+    pub settings: u64,
     /// Replaced when names resolve anew. Workers hold their own pointer and are told; new generations start from this.
     pub endpoints: ArcSwap<EndpointSet>,
 }
@@ -53,9 +53,17 @@ impl Upstream {
         }
     }
 
-    /// What makes the connections of two upstreams interchangeable, as a number. Timeouts and pool limits do not: they
-    /// may change on a reload without costing a connection.
-    pub fn identity_of(config: &model::Upstream) -> u64 {
+    /// What makes the connections of two upstreams interchangeable, as a number: their settings, and what the files of
+    /// their TLS hold now.
+    pub fn identity(&self) -> u64 {
+        let mut hasher = FxHasher::default();
+        (self.settings, self.tls.as_ref().map(|tls| tls.fingerprint())).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The part of the settings that connections depend on, as a number. Timeouts and pool limits are not: they may
+    /// change on a reload without costing a connection.
+    pub fn settings_of(config: &model::Upstream) -> u64 {
         let mut hasher = FxHasher::default();
         config.protocol.hash(&mut hasher);
         config.tls.hash(&mut hasher);

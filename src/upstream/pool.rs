@@ -39,7 +39,7 @@ pub struct Pools {
     clock: Rc<Clock>,
 }
 
-/// What makes connections interchangeable. The identity stands for TLS settings, protocol and socket options; the name
+/// What makes connections interchangeable. The identity stands for TLS, protocol and socket options; the name
 /// that TLS verifies may differ by endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
@@ -155,7 +155,7 @@ impl Pools {
     pub(super) fn pool(&self, upstream: &Upstream, endpoint: &Endpoint) -> Rc<EndpointPool> {
         let key = PoolKey {
             upstream: Arc::clone(&upstream.name),
-            identity: upstream.identity,
+            identity: upstream.identity(),
             address: endpoint.address.clone(),
             server_name: endpoint.server_name.clone(),
         };

@@ -40,8 +40,8 @@ impl Registry {
     /// no endpoints until discovery brings them.
     pub fn upstream(&self, id: UpstreamId, config: Arc<model::Upstream>, tls: Option<Arc<ClientTls>>) -> Arc<Upstream> {
         let endpoints = ArcSwap::new(self.endpoint_set(&config));
-        let identity = Upstream::identity_of(&config);
-        Arc::new(Upstream { id, name: Arc::clone(&config.name), config, tls, identity, endpoints })
+        let settings = Upstream::settings_of(&config);
+        Arc::new(Upstream { id, name: Arc::clone(&config.name), config, tls, settings, endpoints })
     }
 
     /// The endpoints of an upstream by what is known now.

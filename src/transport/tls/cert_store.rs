@@ -1,20 +1,21 @@
 //! The certificates of one listener, chosen by the name the client asks for (SNI, RFC 6066 §3): the exact name, then
 //! the wildcard of one label, then the first certificate.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error as TlsError, InconsistentKeys};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate};
 
+use super::pem;
 pub use super::pem::CertFault;
-use super::pem::{read_certificates, read_key};
 use super::provider::provider;
 use crate::config::model::{CertificateFiles, Place};
 
@@ -29,10 +30,24 @@ pub struct CertStore {
     warnings: Vec<CertFault>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     key: Arc<CertifiedKey>,
     certificate: Certificate,
+    key_file: PathBuf,
+    /// A number that changes with what the two files hold.
+    content: u64,
+}
+
+/// What came of reading files again that are in use.
+#[derive(Debug)]
+pub(super) struct Renewed {
+    /// `None`: the files hold what they held.
+    pub(super) store: Option<CertStore>,
+    /// The new certificates.
+    pub(super) changed: Vec<Certificate>,
+    /// Pairs that do not do; what was in use before stays.
+    pub(super) faults: Vec<CertFault>,
 }
 
 /// What `check` and the status page tell of a certificate.
@@ -55,19 +70,19 @@ impl CertStore {
     /// Every fault of every file, each at the place where the file is named: missing, unreadable, not PEM, empty, the
     /// key not that of the certificate, expired, not yet valid.
     pub fn load(files: &[CertificateFiles]) -> Result<Self, Vec<CertFault>> {
-        Self::load_at(files, SystemTime::now())
+        Self::load_at(files, None, SystemTime::now())
     }
 
-    fn load_at(files: &[CertificateFiles], now: SystemTime) -> Result<Self, Vec<CertFault>> {
-        let mut store = Self {
-            entries: Vec::with_capacity(files.len()),
-            exact: FxHashMap::default(),
-            wildcard: FxHashMap::default(),
-            warnings: Vec::new(),
-        };
+    /// As [`CertStore::load`]; what `previous` has of the same files with the same content is taken over.
+    pub(super) fn load_after(files: &[CertificateFiles], previous: Option<&Self>) -> Result<Self, Vec<CertFault>> {
+        Self::load_at(files, previous, SystemTime::now())
+    }
+
+    fn load_at(files: &[CertificateFiles], previous: Option<&Self>, now: SystemTime) -> Result<Self, Vec<CertFault>> {
+        let mut store = Self::with_room_for(files.len());
         let mut faults = Vec::new();
-        for pair in files {
-            match Entry::load(pair, now) {
+        for (place, pair) in files.iter().enumerate() {
+            match Entry::load(pair, previous.and_then(|previous| previous.entry_of(pair, place)), now) {
                 Ok(entry) => store.add(entry, &pair.place),
                 Err(found) => faults.extend(found.into_iter().map(|fault| fault.at(&pair.place))),
             }
@@ -76,6 +91,51 @@ impl CertStore {
             faults.push(CertFault::new("no certificate is named", "name one in `tls.certificates`"));
         }
         if faults.is_empty() { Ok(store) } else { Err(faults) }
+    }
+
+    /// Reads the files again, which are those it was loaded from.
+    pub(super) fn renewed(&self, files: &[CertificateFiles]) -> Renewed {
+        let now = SystemTime::now();
+        let mut store = Self::with_room_for(files.len());
+        let (mut changed, mut faults) = (Vec::new(), Vec::new());
+        for (place, pair) in files.iter().enumerate() {
+            let before = self.entry_of(pair, place);
+            match (Entry::load(pair, before, now), before) {
+                (Ok(entry), before) => {
+                    if before.is_none_or(|before| before.content != entry.content) {
+                        changed.push(entry.certificate.clone());
+                    }
+                    store.add(entry, &pair.place);
+                }
+                (Err(found), before) => {
+                    faults.extend(found.into_iter().map(|fault| fault.at(&pair.place)));
+                    before.into_iter().for_each(|before| store.add(before.clone(), &pair.place));
+                }
+            }
+        }
+        Renewed { store: (!changed.is_empty()).then_some(store), changed, faults }
+    }
+
+    /// Certificates whose files hold something else than those that `previous` has of the same files.
+    pub(super) fn changed_since<'a>(&'a self, previous: &'a Self) -> impl Iterator<Item = &'a Certificate> {
+        let known: FxHashMap<_, _> = previous.entries.iter().map(|entry| (entry.files(), entry.content)).collect();
+        let changed = move |entry: &&Entry| known.get(&entry.files()).is_some_and(|content| *content != entry.content);
+        self.entries.iter().filter(changed).map(|entry| &entry.certificate)
+    }
+
+    fn with_room_for(entries: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(entries),
+            exact: FxHashMap::default(),
+            wildcard: FxHashMap::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What it has of these files; most often at the same place.
+    fn entry_of(&self, pair: &CertificateFiles, place: usize) -> Option<&Entry> {
+        let is_it = |entry: &&Entry| entry.files() == (pair.cert.as_path(), pair.key.as_path());
+        self.entries.get(place).filter(is_it).or_else(|| self.entries.iter().find(is_it))
     }
 
     fn add(&mut self, entry: Entry, place: &Place) {
@@ -136,6 +196,12 @@ impl ResolvesServerCert for CertStore {
 }
 
 impl Certificate {
+    /// Whole days until it ends; negative once it has.
+    pub fn days_left(&self) -> i64 {
+        let days = |time: Duration| (time.as_secs() / (24 * 60 * 60)) as i64;
+        self.not_after.duration_since(SystemTime::now()).map_or_else(|past| -1 - days(past.duration()), days)
+    }
+
     fn is_for(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = bare.parse::<IpAddr>() {
@@ -150,19 +216,43 @@ impl Certificate {
 }
 
 impl Entry {
-    fn load(pair: &CertificateFiles, now: SystemTime) -> Result<Self, Vec<CertFault>> {
-        let (chain, key) = match (read_certificates(&pair.cert), read_key(&pair.key)) {
-            (Ok(chain), Ok(key)) => (chain, key),
-            (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
-        };
+    /// Reads a pair. `before` is what is in use of the same files, taken over where they hold what they held.
+    fn load(pair: &CertificateFiles, before: Option<&Self>, now: SystemTime) -> Result<Self, Vec<CertFault>> {
+        let (cert, key) = both(pem::read(&pair.cert), pem::read(&pair.key))?;
+        let content = fingerprint(&[&cert, &key]);
+        if let Some(before) = before.filter(|before| before.content == content && now <= before.certificate.not_after) {
+            return Ok(before.clone());
+        }
+        let (chain, key) = both(pem::certificates(&pair.cert, &cert), pem::key(&pair.key, &key))?;
         let mut faults = Vec::new();
         let certificate = Certificate::read(&chain[0], pair, now).map_err(|fault| faults.push(fault));
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| faults.push(unusable(&error, pair)));
         match (certificate, key) {
-            (Ok(certificate), Ok(key)) => Ok(Self { key: Arc::new(key), certificate }),
+            (Ok(certificate), Ok(key)) => {
+                Ok(Self { key: Arc::new(key), certificate, key_file: pair.key.clone(), content })
+            }
             _ => Err(faults),
         }
     }
+
+    fn files(&self) -> (&Path, &Path) {
+        (&self.certificate.file, &self.key_file)
+    }
+}
+
+/// Both, or what is wrong with either.
+fn both<A, B>(a: Result<A, CertFault>, b: Result<B, CertFault>) -> Result<(A, B), Vec<CertFault>> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (a, b) => Err(a.err().into_iter().chain(b.err()).collect()),
+    }
+}
+
+/// A number that changes with the content of files; whoever writes them is trusted.
+pub(super) fn fingerprint(contents: &[&[u8]]) -> u64 {
+    let mut hasher = FxHasher::default();
+    contents.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Certificate {
@@ -325,11 +415,11 @@ mod tests {
         let folder = Folder::new();
         let files = [folder.leaf("a", &["a.test"])];
         let now = SystemTime::now();
-        let late = whats(CertStore::load_at(&files, now + 91 * DAY));
+        let late = whats(CertStore::load_at(&files, None, now + 91 * DAY));
         assert!(late[0].contains("a.pem expired on 20"), "{late:?}");
-        let early = whats(CertStore::load_at(&files, now - DAY));
+        let early = whats(CertStore::load_at(&files, None, now - DAY));
         assert!(early[0].contains("a.pem is not valid before 20"), "{early:?}");
-        assert!(CertStore::load_at(&files, now + 89 * DAY).is_ok());
+        assert!(CertStore::load_at(&files, None, now + 89 * DAY).is_ok());
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! TLS towards endpoints: one `ClientTls` per upstream and generation, shared by all workers.
+//! TLS towards endpoints: one `ClientTls` per upstream, shared by all workers and kept from one generation to the next
+//! while its settings and files stay. What the files hold is swapped inside it when they change.
 
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use rustc_hash::FxHasher;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
@@ -22,11 +26,18 @@ use crate::net::io::Socket;
 
 /// What an upstream needs to speak TLS to its endpoints.
 pub struct ClientTls {
-    connector: TlsConnector,
+    config: UpstreamTls,
+    protocol: UpstreamProtocol,
+    live: ArcSwap<Live>,
     /// `tls.server_name`.
     name: Option<ServerName<'static>>,
-    /// HTTP/2 alone will do.
-    only_h2: bool,
+}
+
+/// What was made of the files at one time.
+struct Live {
+    connector: TlsConnector,
+    /// A number that changes with whom is trusted and who we say we are.
+    fingerprint: u64,
 }
 
 impl ClientTls {
@@ -35,31 +46,37 @@ impl ClientTls {
     /// # Errors
     /// What is wrong with a file or a name. It has no place; the caller knows where the upstream is written.
     pub fn new(tls: Option<&UpstreamTls>, protocol: UpstreamProtocol) -> Result<Arc<Self>, CertFault> {
-        let default = UpstreamTls::default();
-        let tls = tls.unwrap_or(&default);
-        let builder =
-            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|error| {
-                CertFault::new(format!("TLS cannot be set up: {error}"), "this is a fault of the build")
-            })?;
-        let builder = if tls.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider())))
-        } else {
-            builder.with_root_certificates(roots(tls.ca.as_deref())?)
-        };
-        let mut config = match &tls.client_identity {
-            None => builder.with_no_client_auth(),
-            Some((cert, key)) => builder
-                .with_client_auth_cert(read_certificates(cert)?, read_key(key)?)
-                .map_err(|error| unusable(&error, &files(cert, key)))?,
-        };
-        config.alpn_protocols = match protocol {
-            UpstreamProtocol::Auto => vec![H2.to_vec(), HTTP1.to_vec()],
-            UpstreamProtocol::Http1 => vec![HTTP1.to_vec()],
-            UpstreamProtocol::Http2 => vec![H2.to_vec()],
-        };
-        let name = tls.server_name.as_deref().map(parse_name).transpose()?;
-        let only_h2 = protocol == UpstreamProtocol::Http2;
-        Ok(Arc::new(Self { connector: TlsConnector::from(Arc::new(config)), name, only_h2 }))
+        let config = tls.cloned().unwrap_or_default();
+        let live = ArcSwap::from_pointee(Live::new(&config, protocol)?);
+        let name = config.server_name.as_deref().map(parse_name).transpose()?;
+        Ok(Arc::new(Self { config, protocol, live, name }))
+    }
+
+    /// Reads the files again and uses what is new in them from the next connection on; says whether anything is.
+    ///
+    /// # Errors
+    /// A file that does not do; what was in use stays in use.
+    pub fn renew(&self) -> Result<bool, CertFault> {
+        if self.config.ca.is_none() && self.config.client_identity.is_none() {
+            return Ok(false);
+        }
+        let live = Live::new(&self.config, self.protocol)?;
+        let is_new = live.fingerprint != self.fingerprint();
+        if is_new {
+            self.live.store(Arc::new(live));
+        }
+        Ok(is_new)
+    }
+
+    /// A number that changes with whom is trusted and who we say we are: connections are interchangeable only while it
+    /// stays.
+    pub fn fingerprint(&self) -> u64 {
+        self.live.load().fingerprint
+    }
+
+    /// Whether it was made of the same settings, whatever the files held.
+    pub fn has_settings_of(&self, other: &Self) -> bool {
+        self.config == other.config && self.protocol == other.protocol
     }
 
     /// The name to ask an endpoint for and to verify: `tls.server_name`, else the endpoint's own host (a name or an IP
@@ -80,8 +97,9 @@ impl ClientTls {
     /// The endpoint's fault, of a `tls_*` kind or `connection_terminated`; always worth another endpoint, as nothing of
     /// a request was sent.
     pub async fn connect(&self, socket: Socket, name: &ServerName<'static>) -> Result<Box<TlsStream<Socket>>, Error> {
-        let stream = Box::new(self.connector.connect(name.clone(), socket).await.map_err(failure::of_endpoint)?);
-        if self.only_h2 && stream.get_ref().1.alpn_protocol() != Some(H2) {
+        let handshake = self.live.load().connector.connect(name.clone(), socket);
+        let stream = Box::new(handshake.await.map_err(failure::of_endpoint)?);
+        if self.protocol == UpstreamProtocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(H2) {
             // RFC 9113 §3.2: over TLS, HTTP/2 has to be agreed on.
             let reason = "the endpoint did not agree to HTTP/2 (ALPN)";
             return Err(Error::upstream(Kind::TlsProtocolError, Retry::Always, reason));
@@ -96,15 +114,45 @@ impl std::fmt::Debug for ClientTls {
     }
 }
 
+impl Live {
+    fn new(tls: &UpstreamTls, protocol: UpstreamProtocol) -> Result<Self, CertFault> {
+        let mut fingerprint = FxHasher::default();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|error| {
+                CertFault::new(format!("TLS cannot be set up: {error}"), "this is a fault of the build")
+            })?;
+        let builder = if tls.insecure {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+        } else {
+            builder.with_root_certificates(roots(tls.ca.as_deref(), &mut fingerprint)?)
+        };
+        let mut config = match &tls.client_identity {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let (chain, secret) = (read_certificates(cert)?, read_key(key)?);
+                (&chain, secret.secret_der()).hash(&mut fingerprint);
+                builder.with_client_auth_cert(chain, secret).map_err(|error| unusable(&error, &files(cert, key)))?
+            }
+        };
+        config.alpn_protocols = match protocol {
+            UpstreamProtocol::Auto => vec![H2.to_vec(), HTTP1.to_vec()],
+            UpstreamProtocol::Http1 => vec![HTTP1.to_vec()],
+            UpstreamProtocol::Http2 => vec![H2.to_vec()],
+        };
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), fingerprint: fingerprint.finish() })
+    }
+}
+
 fn parse_name(name: &str) -> Result<ServerName<'static>, CertFault> {
     ServerName::try_from(name.to_owned())
         .map_err(|_| CertFault::new(format!("`{name}` cannot be verified"), "name a host or an IP address"))
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, CertFault> {
+fn roots(ca: Option<&Path>, fingerprint: &mut impl Hasher) -> Result<RootCertStore, CertFault> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();
+        found.certs.hash(fingerprint);
         // Some systems carry authorities that no one can parse any more; the others serve.
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
@@ -114,6 +162,7 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, CertFault> {
         return Ok(roots);
     };
     for certificate in read_certificates(path)? {
+        certificate.hash(fingerprint);
         roots.add(certificate).map_err(|error| {
             let what = format!("{} holds a certificate that is no authority: {error}", path.display());
             CertFault::new(what, "name a PEM file with the certificates of the authorities")

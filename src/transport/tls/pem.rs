@@ -39,14 +39,18 @@ impl std::error::Error for CertFault {}
 
 /// Every certificate of a file, at least one.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertFault> {
-    let bytes = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+    certificates(path, &read(path)?)
+}
+
+/// Every certificate in what was read from a file, at least one.
+pub(super) fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertFault> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| CertFault::new(format!("{} is not proper PEM: {}", path.display(), told(&error)), PEM_HELP))?;
     if !certificates.is_empty() {
         return Ok(certificates);
     }
-    let help = if contains(&bytes, b"PRIVATE KEY-----") {
+    let help = if contains(bytes, b"PRIVATE KEY-----") {
         "it holds a private key: `cert` and `key` may be swapped"
     } else {
         PEM_HELP
@@ -56,15 +60,19 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 
 /// The private key of a file.
 pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertFault> {
-    let bytes = read(path)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+    key(path, &read(path)?)
+}
+
+/// The private key in what was read from a file.
+pub(super) fn key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, CertFault> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
         let what = match error {
             PemError::NoItemsFound => format!("{} holds no private key", path.display()),
             _ => format!("{} is not proper PEM: {}", path.display(), told(&error)),
         };
-        let help = if contains(&bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        let help = if contains(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") {
             "the key is encrypted: `openssl pkey -in KEY -out PLAIN_KEY` decrypts it"
-        } else if contains(&bytes, b"-----BEGIN CERTIFICATE-----") {
+        } else if contains(bytes, b"-----BEGIN CERTIFICATE-----") {
             "it holds a certificate: `cert` and `key` may be swapped"
         } else {
             "a key file begins with `-----BEGIN PRIVATE KEY-----`, or EC or RSA before PRIVATE"
@@ -75,7 +83,8 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertFault>
 
 const PEM_HELP: &str = "a certificate file begins with `-----BEGIN CERTIFICATE-----`, the leaf first";
 
-fn read(path: &Path) -> Result<Vec<u8>, CertFault> {
+/// The bytes of a file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertFault> {
     std::fs::read(path).map_err(|error| {
         let help = match error.kind() {
             std::io::ErrorKind::NotFound => "paths are relative to the folder the program was started in",

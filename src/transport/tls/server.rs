@@ -1,10 +1,12 @@
-//! TLS towards clients: one `ServerTls` per listener and generation, shared by all workers.
+//! TLS towards clients: one `ServerTls` per listener and generation, shared by all workers. What its files hold is
+//! swapped inside it when they change: new handshakes use it, connections that are open keep what they agreed on.
 
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustc_hash::FxHasher;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
@@ -13,7 +15,7 @@ use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::cert_store::{CertFault, CertStore};
+use super::cert_store::{CertFault, CertStore, Certificate, Renewed};
 use super::failure;
 use super::pem::read_certificates;
 use super::provider::provider;
@@ -23,11 +25,36 @@ use crate::net::io::Socket;
 
 /// What a listener needs to terminate TLS.
 pub struct ServerTls {
+    config: ListenerTls,
+    protocols: Protocols,
+    live: ArcSwap<Live>,
+}
+
+/// What was made of the files at one time.
+struct Live {
     acceptor: TlsAcceptor,
     certificates: Arc<CertStore>,
+    authentication: Authentication,
     ticketer: Arc<dyn ProducesTickets>,
-    /// What a ticket vouches for: whoever may resume with it has passed this client authentication.
+}
+
+/// Who checks the clients.
+#[derive(Clone)]
+struct Authentication {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// What a ticket vouches for: whoever may resume with it has passed this authentication.
     trust: u64,
+}
+
+/// What came of reading the files of a listener again.
+#[derive(Debug, Default)]
+pub struct Renewal {
+    /// Certificates that are new, in use from now on.
+    pub certificates: Vec<Certificate>,
+    /// Whether clients are checked by other authorities from now on.
+    pub authorities: bool,
+    /// Files that do not do; what was in use stays in use.
+    pub faults: Vec<CertFault>,
 }
 
 /// What the handshake told.
@@ -57,37 +84,63 @@ impl ServerTls {
         protocols: Protocols,
         previous: Option<&ServerTls>,
     ) -> Result<Arc<Self>, Vec<CertFault>> {
-        let certificates = CertStore::load(&tls.certificates);
-        let verifier = verifier(&tls.client_auth);
-        let (certificates, (verifier, trust)) = match (certificates, verifier) {
-            (Ok(certificates), Ok(verifier)) => (Arc::new(certificates), verifier),
-            (certificates, verifier) => {
-                return Err(certificates.err().into_iter().flatten().chain(verifier.err()).collect());
-            }
-        };
-        let ticketer = match previous {
-            Some(previous) if previous.trust == trust => Arc::clone(&previous.ticketer),
-            _ => Ticketer::new().map_err(|error| vec![internal(&error)])?,
-        };
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(tls.min_version))
-            .map_err(|error| vec![internal(&error)])?
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(&certificates) as _);
-        config.alpn_protocols = alpn(protocols);
-        config.ticketer = Arc::clone(&ticketer);
-        // Tickets hold the whole session, so nothing is kept here and no lock is taken for it.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        // A ticket costs a seal, a key derivation and a record in each full handshake. One lets the next connection
-        // resume, and that one brings the next ticket; a client that opens several at once asks for more (RFC 9149).
-        config.send_tls13_tickets = 1;
-        config.max_tls13_tickets = 4;
-        Ok(Arc::new(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates, ticketer, trust }))
+        let previous = previous.map(|previous| previous.live.load_full());
+        let known = previous.as_ref().map(|previous| &*previous.certificates);
+        let (certificates, authentication) =
+            match (CertStore::load_after(&tls.certificates, known), Authentication::new(&tls.client_auth)) {
+                (Ok(certificates), Ok(authentication)) => (Arc::new(certificates), authentication),
+                (certificates, authentication) => {
+                    return Err(certificates.err().into_iter().flatten().chain(authentication.err()).collect());
+                }
+            };
+        let live = Live::new(tls, protocols, certificates, authentication, previous.as_deref());
+        let live = ArcSwap::from_pointee(live.map_err(|fault| vec![fault])?);
+        Ok(Arc::new(Self { config: tls.clone(), protocols, live }))
     }
 
-    /// The certificates it serves.
-    pub fn certificates(&self) -> &CertStore {
-        &self.certificates
+    /// Reads the files again and uses what is new in them from the next handshake on. A pair that does not fit together
+    /// (it may be half-written) or a file that cannot be used stays as it was, and the others are renewed.
+    pub fn renew(&self) -> Renewal {
+        let before = self.live.load_full();
+        let Renewed { store, changed, mut faults } = before.certificates.renewed(&self.config.certificates);
+        let authentication = Authentication::new(&self.config.client_auth).unwrap_or_else(|fault| {
+            faults.push(fault);
+            before.authentication.clone()
+        });
+        let authorities = authentication.trust != before.authentication.trust;
+        if store.is_none() && !authorities {
+            return Renewal { faults, ..Renewal::default() };
+        }
+        let certificates = store.map_or_else(|| Arc::clone(&before.certificates), Arc::new);
+        match Live::new(&self.config, self.protocols, certificates, authentication, Some(&before)) {
+            Ok(live) => {
+                self.live.store(Arc::new(live));
+                Renewal { certificates: changed, authorities, faults }
+            }
+            Err(fault) => {
+                faults.push(fault);
+                Renewal { faults, ..Renewal::default() }
+            }
+        }
+    }
+
+    /// The certificates it serves now.
+    pub fn certificates(&self) -> Arc<CertStore> {
+        Arc::clone(&self.live.load().certificates)
+    }
+
+    /// Whether the certificate for `sni` is for `host` too; see [`CertStore::covers`].
+    pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
+        self.live.load().certificates.covers(sni, host)
+    }
+
+    /// What its files hold now and held otherwise in `previous`, where both name them.
+    pub fn changed_since(&self, previous: &Self) -> Renewal {
+        let (now, before) = (self.live.load(), previous.live.load());
+        let certificates = now.certificates.changed_since(&before.certificates).cloned().collect();
+        let same_authority = previous.config.client_auth == self.config.client_auth;
+        let authorities = same_authority && now.authentication.trust != before.authentication.trust;
+        Renewal { certificates, authorities, faults: Vec::new() }
     }
 
     /// Does the handshake. The deadline is the caller's. Cancel-safe in that the connection is closed when dropped.
@@ -95,7 +148,8 @@ impl ServerTls {
     /// # Errors
     /// The client's fault, of a `tls_*` kind, or `client_gone`.
     pub async fn accept(&self, socket: Socket) -> Result<(Box<TlsStream<Socket>>, Accepted), Error> {
-        let stream = Box::new(self.acceptor.accept(socket).await.map_err(failure::of_client)?);
+        let handshake = self.live.load().acceptor.accept(socket);
+        let stream = Box::new(handshake.await.map_err(failure::of_client)?);
         let session = stream.get_ref().1;
         let accepted = Accepted {
             sni: session.server_name().map(Rc::from),
@@ -111,9 +165,52 @@ impl ServerTls {
     }
 }
 
+impl Live {
+    fn new(
+        tls: &ListenerTls,
+        protocols: Protocols,
+        certificates: Arc<CertStore>,
+        authentication: Authentication,
+        previous: Option<&Self>,
+    ) -> Result<Self, CertFault> {
+        let ticketer = match previous {
+            Some(previous) if previous.authentication.trust == authentication.trust => Arc::clone(&previous.ticketer),
+            _ => Ticketer::new().map_err(|error| internal(&error))?,
+        };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.min_version))
+            .map_err(|error| internal(&error))?
+            .with_client_cert_verifier(Arc::clone(&authentication.verifier))
+            .with_cert_resolver(Arc::clone(&certificates) as _);
+        config.alpn_protocols = alpn(protocols);
+        config.ticketer = Arc::clone(&ticketer);
+        // Tickets hold the whole session, so nothing is kept here and no lock is taken for it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // A ticket costs a seal, a key derivation and a record in each full handshake. One lets the next connection
+        // resume, and that one brings the next ticket; a client that opens several at once asks for more (RFC 9149).
+        config.send_tls13_tickets = 1;
+        config.max_tls13_tickets = 4;
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates, authentication, ticketer })
+    }
+}
+
+impl Authentication {
+    fn new(auth: &ClientAuth) -> Result<Self, CertFault> {
+        let (verifier, trust) = verifier(auth)?;
+        Ok(Self { verifier, trust })
+    }
+}
+
+impl Renewal {
+    /// Whether nothing is new.
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty() && !self.authorities
+    }
+}
+
 impl std::fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerTls").field("certificates", &self.certificates).finish_non_exhaustive()
+        f.debug_struct("ServerTls").field("certificates", &self.live.load().certificates).finish_non_exhaustive()
     }
 }
 

@@ -436,3 +436,116 @@ fn faults_of_an_upstreams_files_are_told() {
     assert_eq!(tls.server_name("10.0.0.1").unwrap(), name("api.test"));
     assert_eq!(client(&trusting(&folder)).server_name("10.0.0.1").unwrap(), name("10.0.0.1"));
 }
+
+/// Whom a client that believes anybody meets.
+async fn leaf_served(server: &ServerTls, host: &str) -> CertificateDer<'static> {
+    let anybody = client(&UpstreamTls { insecure: true, ..UpstreamTls::default() });
+    let stream = shake(server, &anybody, host).await.1.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+fn leaf_in(files: &CertificateFiles) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(&files.cert).unwrap()
+}
+
+#[test]
+fn new_files_are_met_by_new_handshakes_and_open_connections_live_on() {
+    on_worker(async {
+        let folder = Folder::new();
+        let files = folder.leaf("a", &["a.test"]);
+        let server = serve(&listener(vec![files.clone()]));
+        let old = leaf_in(&files);
+        let (served, connected) = shake(&server, &client(&trusting(&folder)), "a.test").await;
+        assert!(server.renew().is_empty(), "nothing was written yet");
+
+        folder.leaf("a", &["a.test", "also.test"]);
+        let renewal = server.renew();
+        assert_eq!(renewal.certificates[0].names, ["a.test", "also.test"]);
+        assert!(renewal.faults.is_empty() && !renewal.authorities);
+        assert_ne!(leaf_served(&server, "a.test").await, old);
+        assert_eq!(leaf_served(&server, "a.test").await, leaf_in(&files));
+        assert!(server.covers(Some("a.test"), "also.test"));
+
+        let (mut served, mut connected) = (served.unwrap().0, connected.unwrap());
+        served.write_all(b"still here").await.unwrap();
+        served.flush().await.unwrap();
+        let mut read = [0; 10];
+        connected.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"still here");
+    });
+}
+
+#[test]
+fn a_half_written_pair_waits_and_the_others_are_renewed() {
+    on_worker(async {
+        let folder = Folder::new();
+        let (one, two) = (folder.leaf("one", &["one.test"]), folder.leaf("two", &["two.test"]));
+        let server = serve(&listener(vec![one.clone(), two.clone()]));
+        let old = leaf_in(&one);
+        let key = std::fs::read_to_string(&one.key).unwrap();
+        folder.leaf("one", &["one.test"]);
+        let new_key = std::fs::read_to_string(&one.key).unwrap();
+        // The certificate is there, its key is not yet.
+        folder.write("one.key", &key);
+        folder.leaf("two", &["two.test"]);
+        let renewal = server.renew();
+        assert_eq!(renewal.certificates.len(), 1);
+        assert!(renewal.faults[0].what.contains("does not belong to the certificate"), "{:?}", renewal.faults);
+        assert_eq!(leaf_served(&server, "one.test").await, old);
+        assert_eq!(leaf_served(&server, "two.test").await, leaf_in(&two));
+
+        std::fs::remove_file(&one.key).unwrap();
+        assert!(server.renew().faults[0].what.contains("cannot read"));
+        assert_eq!(leaf_served(&server, "one.test").await, old);
+
+        folder.write("one.key", &new_key);
+        let renewal = server.renew();
+        assert!(renewal.faults.is_empty() && renewal.certificates.len() == 1, "{renewal:?}");
+        assert_eq!(leaf_served(&server, "one.test").await, leaf_in(&one));
+    });
+}
+
+#[test]
+fn other_authorities_end_what_old_tickets_vouch_for() {
+    on_worker(async {
+        let folder = Folder::new();
+        let mut tls = listener(vec![folder.leaf("a", &["a.test"])]);
+        tls.client_auth = ClientAuth::Optional { ca: folder.ca(), place: folder.place(1) };
+        let server = serve(&tls);
+        let config = client_config(&folder, aws_lc_rs::default_provider(), rustls::ALL_VERSIONS);
+        assert!(!shake_with(&server, &config, "a.test").await.unwrap().1.resumed);
+        assert!(shake_with(&server, &config, "a.test").await.unwrap().1.resumed);
+
+        let other = Folder::new();
+        let own = std::fs::read_to_string(folder.ca()).unwrap();
+        folder.write("ca.pem", &std::fs::read_to_string(other.ca()).unwrap());
+        assert!(server.renew().authorities);
+        assert!(!shake_with(&server, &config, "a.test").await.unwrap().1.resumed);
+
+        folder.write("ca.pem", "nonsense");
+        assert_eq!(server.renew().faults.len(), 1);
+        folder.write("ca.pem", &own);
+        assert!(server.renew().authorities);
+    });
+}
+
+#[test]
+fn a_client_believes_the_authorities_that_its_file_holds_now() {
+    on_worker(async {
+        let (folder, other) = (Folder::new(), Folder::new());
+        let server = serve(&listener(vec![other.leaf("a", &["a.test"])]));
+        let tls = client(&trusting(&folder));
+        let before = tls.fingerprint();
+        assert!(!tls.renew().unwrap());
+        assert!(shake(&server, &tls, "a.test").await.1.is_err());
+
+        folder.write("ca.pem", "nonsense");
+        assert!(tls.renew().is_err());
+        assert_eq!(tls.fingerprint(), before);
+
+        folder.write("ca.pem", &std::fs::read_to_string(other.ca()).unwrap());
+        assert!(tls.renew().unwrap());
+        assert_ne!(tls.fingerprint(), before);
+        assert!(shake(&server, &tls, "a.test").await.1.is_ok());
+    });
+}
