@@ -196,8 +196,9 @@ impl Plane {
     async fn start(config: Config, options: Options, asked: mpsc::UnboundedReceiver<Request>) -> Result<Self, Refused> {
         // Before anything accepts: a signal that comes meanwhile waits and is not lost.
         let signals = options.install_signals.then(Signals::install).transpose()?;
+        let config = Arc::new(config);
         let mut control = Control::start(&config).await?;
-        let view = Arc::new(View::new(&mut control, Arc::new(config)));
+        let view = Arc::new(View::new(&mut control, config));
         info!(generation = control.snapshot().generation.0, "ready");
         Ok(Self { control, view, asked, signals, config_path: options.config_path })
     }
@@ -228,9 +229,10 @@ impl Plane {
     }
 
     async fn reload(&mut self, config: Config, trigger: Trigger) -> Result<Report, Refused> {
+        let config = Arc::new(config);
         let result = self.control.reload(&config, trigger).await;
         if result.is_ok() {
-            self.view.renew(&self.control, Arc::new(config));
+            self.view.renew(&self.control, config);
         }
         self.view.reloaded(trigger, &result);
         result

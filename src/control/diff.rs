@@ -42,6 +42,7 @@ fn server(before: &Server, after: &Server) -> Keys {
     keys.compare("drain_timeout", &before.drain_timeout, &after.drain_timeout);
     keys.changed("access_log", before.access_log != after.access_log);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
+    keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys
 }
 

@@ -1,5 +1,6 @@
 //! What changes over time; a thread and a runtime of its own.
 pub mod admin;
+pub mod cert_watch;
 pub mod compile;
 pub mod diff;
 pub mod discovery;

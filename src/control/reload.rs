@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::cert_watch;
 use super::compile::compile;
+use super::diff::{diff, shorten};
 use super::discovery::{Discovery, SystemResolver};
 use super::limits;
 use super::requests::Trigger;
@@ -26,6 +28,7 @@ use crate::upstream::registry::Registry;
 /// What is in force, and everything needed to change it; lives on the control thread.
 pub struct Control {
     registry: Arc<Registry>,
+    config: Arc<Config>,
     snapshot: Arc<Snapshot>,
     sockets: ListeningSockets,
     workers: Workers,
@@ -48,6 +51,8 @@ pub struct Report {
     pub upstreams: usize,
     /// What became of the bound addresses.
     pub sockets: Changes,
+    /// What changed, a line each, at most [`MOST_LINES`](super::diff::MOST_LINES); one line that says so where nothing did.
+    pub changes: Vec<String>,
 }
 
 /// Why a configuration was not put in force. Nothing has changed then.
@@ -88,7 +93,7 @@ impl Control {
     ///
     /// # Errors
     /// As [`Refused`]; then nothing is left behind.
-    pub async fn start(config: &Config) -> Result<Self, Refused> {
+    pub async fn start(config: &Arc<Config>) -> Result<Self, Refused> {
         if let Err(error) = limits::raise_descriptor_limit() {
             warn!(%error, "the descriptor limit could not be raised");
         }
@@ -105,8 +110,9 @@ impl Control {
         let (shares, _) = sockets.commit(plan, &snapshot);
         let process_limit = Arc::new(Limit::new(connections));
         let workers = Workers::start(&snapshot, shares, &process_limit).await?;
+        let config = Arc::clone(config);
         let mut control =
-            Self { registry, snapshot, sockets, workers, discovery, counters: Arc::default(), process_limit };
+            Self { registry, config, snapshot, sockets, workers, discovery, counters: Arc::default(), process_limit };
         control.counters.generation.add(1);
         control.warn();
         control.sockets.log(&control.snapshot);
@@ -117,7 +123,7 @@ impl Control {
     ///
     /// # Errors
     /// As [`Refused`]; logged and counted, and nothing has changed.
-    pub async fn reload(&mut self, config: &Config, trigger: Trigger) -> Result<Report, Refused> {
+    pub async fn reload(&mut self, config: &Arc<Config>, trigger: Trigger) -> Result<Report, Refused> {
         let result = self.try_reload(config).await;
         match &result {
             Ok(report) => {
@@ -131,7 +137,8 @@ impl Control {
                     addresses_kept = report.sockets.kept,
                     addresses_opened = report.sockets.opened,
                     addresses_closed = report.sockets.closed,
-                    "reloaded"
+                    "reloaded: {}",
+                    report.changes.join("; ")
                 );
             }
             Err(refused) => self.refused(refused, trigger),
@@ -146,7 +153,7 @@ impl Control {
         error!(trigger = trigger.name(), "reload refused, generation {generation} stays in force\n{refused}");
     }
 
-    async fn try_reload(&mut self, config: &Config) -> Result<Report, Refused> {
+    async fn try_reload(&mut self, config: &Arc<Config>) -> Result<Report, Refused> {
         let generation = Generation(self.snapshot.generation.0 + 1);
         let next = Arc::new(compile(config, Some(&self.snapshot), &self.registry, generation)?);
         let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
@@ -157,7 +164,7 @@ impl Control {
             let (running, wanted) = (self.workers.count(), config.server.workers);
             warn!(running, wanted, "the number of workers changes with a restart, not with a reload");
         }
-        let (shares, changes) = self.sockets.commit(plan, &next);
+        let (shares, sockets) = self.sockets.commit(plan, &next);
         let failed = self.workers.apply(&next, shares).await;
         for (worker, id, error) in failed {
             error!(worker, socket = id.0, %error, "a worker cannot accept on one of its sockets");
@@ -165,6 +172,8 @@ impl Control {
         let before = std::mem::replace(&mut self.snapshot, next);
         enforce_limits(&before, &self.snapshot);
         self.workers.retain_series(&self.snapshot.series());
+        let changes = account(&before, &self.snapshot, diff(&self.config, config));
+        self.config = Arc::clone(config);
         self.counters.generation.add(1);
         self.warn();
         self.sockets.log(&self.snapshot);
@@ -173,7 +182,8 @@ impl Control {
             listeners: self.snapshot.listeners.len(),
             routes: config.routes.len(),
             upstreams: self.snapshot.upstreams.len(),
-            sockets: changes,
+            sockets,
+            changes,
         })
     }
 
@@ -243,6 +253,15 @@ impl Control {
 async fn resolve(discovery: &mut Discovery<SystemResolver>, snapshot: &Snapshot) {
     discovery.replace(&snapshot.upstreams);
     discovery.settle(RESOLVE_TIMEOUT).await;
+}
+
+/// What is told of a reload: the changed keys, and files that hold something new under the same name.
+fn account(before: &Snapshot, now: &Snapshot, mut changes: Vec<String>) -> Vec<String> {
+    changes.extend(cert_watch::renewed(before, now));
+    if changes.is_empty() {
+        changes.push("nothing changed".to_owned());
+    }
+    shorten(changes)
 }
 
 /// Puts the limits of a generation in force on the counts it shares with the one before, and lifts those it dropped,

@@ -194,6 +194,10 @@ pub struct ControlCounters {
     pub reloads: Cell64,
     /// Reloads that changed nothing because of a fault.
     pub reload_failures: Cell64,
+    /// Certificates and authorities that were swapped in without a reload.
+    pub certificate_swaps: Cell64,
+    /// Certificates, keys and authorities that changed and do not do, each counted once.
+    pub certificate_failures: Cell64,
     /// The number of the generation in force (a gauge).
     pub generation: Cell64,
 }
