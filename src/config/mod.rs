@@ -3,6 +3,7 @@
 
 pub mod defaults;
 pub mod diagnostic;
+pub mod effective;
 mod environment;
 mod findings;
 mod include;
@@ -24,6 +25,7 @@ pub use diagnostic::{Fault, Faults};
 pub use model::{Config, Place};
 pub use summary::summary;
 
+use effective::Effective;
 use environment::Lookup;
 use findings::{Finding, Findings};
 use section::{Node, Section};
@@ -145,7 +147,8 @@ impl<'a> Loading<'a> {
     }
 
     fn finish(mut self) -> Result<Config, Faults> {
-        let config = validate::validate(&self.sources, &self.sections, self.files, &mut self.findings);
+        let mut config = validate::validate(&self.sources, &self.sections, self.files, &mut self.findings);
+        config.written = Effective::new(self.sections);
         if self.findings.is_empty() { Ok(config) } else { Err(self.findings.into_faults(&self.sources)) }
     }
 }

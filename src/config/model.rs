@@ -3,6 +3,7 @@
 
 mod access_log;
 mod condition;
+mod control;
 mod listener;
 mod log_field;
 mod route;
@@ -13,8 +14,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::effective::Effective;
+
 pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, Stamp};
 pub use condition::{Condition, Order, Pattern, Test};
+pub use control::{ControlListener, TokenFile};
 pub use listener::{
     Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
     TlsVersion,
@@ -55,6 +59,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Every file that was read, the main one first.
     pub files: Vec<PathBuf>,
+    /// What was written there, to be shown.
+    pub written: Effective,
 }
 
 /// `[server]`.
@@ -64,6 +70,10 @@ pub struct Server {
     pub workers: usize,
     /// How long open exchanges may take to finish once a drain began.
     pub drain_timeout: Duration,
+    /// `[server.admin]`; `None`: there is none.
+    pub admin: Option<ControlListener>,
+    /// `[server.observe]`; `None`: there is none.
+    pub observe: Option<ControlListener>,
     /// `[server.access_log]`; `None`: off.
     pub access_log: Option<AccessLog>,
     /// `[server.metrics]`.
@@ -75,6 +85,8 @@ impl Default for Server {
         Self {
             workers: defaults::workers(),
             drain_timeout: defaults::DRAIN_TIMEOUT,
+            admin: None,
+            observe: None,
             access_log: None,
             metrics: Metrics::default(),
         }

@@ -55,6 +55,8 @@ pub(crate) struct Text {
     pub(crate) value: String,
     /// Whether the file has the very bytes of the value behind the opening quote.
     pub(crate) verbatim: bool,
+    /// As it was written, where variables were put in: what they hold is not for everybody.
+    pub(crate) unexpanded: Option<Box<str>>,
 }
 
 /// The name of a named table.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::model::{
-    Balance, Bind, ClientAuth, Config, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener, PathRewrite, Route,
-    RouteAction, SocketOptions, TlsVersion, Upstream, UpstreamProtocol,
+    Balance, Bind, ClientAuth, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener,
+    PathRewrite, Route, RouteAction, SocketOptions, TlsVersion, Upstream, UpstreamProtocol,
 };
 use super::validate::{host_text, path_text, value_text};
 use crate::base::units::{format_duration, format_size};
@@ -25,6 +25,8 @@ pub fn summary(config: &Config) -> String {
         let _ = write!(out, ", metrics of the last {together} of {} routes together", config.routes.len());
     }
     out.push('\n');
+    let own = [("admin", &config.server.admin), ("observe", &config.server.observe)];
+    section(&mut out, "control", own.iter().filter_map(|(name, own)| Some(control(name, own.as_ref()?))).collect());
     section(&mut out, "listeners", config.listeners.iter().map(listener).collect());
     section(&mut out, "routes", config.routes.iter().map(|one| route(one, config)).collect());
     section(&mut out, "upstreams", config.upstreams.iter().map(upstream).collect());
@@ -59,6 +61,13 @@ fn section(out: &mut String, title: &str, blocks: Vec<Block>) {
             let _ = writeln!(out, "      {detail}");
         }
     }
+}
+
+fn control(name: &str, listener: &ControlListener) -> Block {
+    let mut columns = vec![name.to_owned(), bind_text(&listener.bind)];
+    columns.extend(listener.token_file.as_ref().map(|token| format!("token of {}", token.path.display())));
+    let hosts = (!listener.hosts.is_empty()).then(|| format!("hosts {}", listener.hosts.join(" ")));
+    Block { columns, details: hosts.into_iter().collect() }
 }
 
 fn listener(listener: &Listener) -> Block {

@@ -8,9 +8,10 @@ mod routes;
 mod upstreams;
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use crate::config::Config;
-use crate::config::model::Server;
+use crate::config::model::{Bind, ControlListener, Server};
 use keys::{Keys, RESTART};
 
 /// Lines that are told at most; a last one counts the others.
@@ -40,10 +41,17 @@ fn server(before: &Server, after: &Server) -> Keys {
     let mut keys = Keys::default();
     keys.compare("workers", &before.workers, &after.workers).note(RESTART);
     keys.compare("drain_timeout", &before.drain_timeout, &after.drain_timeout);
+    keys.changed("admin", control_listener(before.admin.as_ref()) != control_listener(after.admin.as_ref()));
+    keys.changed("observe", control_listener(before.observe.as_ref()) != control_listener(after.observe.as_ref()));
     keys.changed("access_log", before.access_log != after.access_log);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys
+}
+
+/// What it means, without where it stands.
+fn control_listener(listener: Option<&ControlListener>) -> Option<(&Bind, Option<&Path>, &[Box<str>])> {
+    listener.map(|own| (&own.bind, own.token_file.as_ref().map(|token| token.path.as_path()), &*own.hosts))
 }
 
 /// Two lists by name: those of both, those that are new, those that are gone; each in the order of its own list.

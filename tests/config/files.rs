@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use tidegate::config::reference::reference;
 use tidegate::config::{self, Config, model};
+
+use crate::keys::without_places;
 
 fn load(path: &str) -> Config {
     config::load(Path::new(path)).unwrap_or_else(|faults| panic!("{faults}"))
@@ -134,4 +137,21 @@ fn variables_are_put_into_strings_before_they_are_read() {
     let config = config::parse_with("x.toml", &text.replace(", \"${GONE}\"", ""), &lookup).unwrap();
     assert_eq!(config.listeners[0].binds, [model::Bind::AnyAddress(8080)]);
     assert_eq!(&*config.listeners[0].name, "${PORT}");
+}
+
+#[test]
+fn what_is_in_force_is_shown_as_a_file_that_means_the_same() {
+    let example = std::fs::read_to_string("config/example.toml").unwrap();
+    let more = "[[listener]]\nbind = [\":80\", \"unix:/x y\"]\nsocket.keepalive = \"off\"\n\
+                [[route]]\nheader = { \"x-1\" = \"~ a\\\\d\\\"\" }\nweighted = [{ upstream = \"a.b\", weight = 3 }, { upstream = \"c\" }]\n\
+                request_headers.set = { x-a = \"ü\\t{{{host}\" }\nretry = { on = [\"503\"] }\n\
+                [upstream.\"a.b\"]\nendpoints = [{ address = \"10.0.0.1:1\", weight = 2 }, \"dns:x:1\"]\ntls = true\n\
+                [upstream.c]\nendpoints = [\"unix:/s\"]\ntls = { server_name = \"x\", insecure = true }\n";
+    for text in [reference(), example, more.to_owned()] {
+        let before = config::parse("config.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
+        let shown = before.written.toml();
+        let after = config::parse("config.toml", &shown).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(without_places(&before), without_places(&after), "{shown}");
+        assert_eq!(shown, after.written.toml());
+    }
 }

@@ -64,7 +64,14 @@ impl Site {
             place: place(),
         };
         let server = Server { workers: 1, drain_timeout: PATIENCE, ..Server::default() };
-        Self(Config { server, listeners: vec![], routes: vec![route], upstreams: vec![], files: vec![] })
+        Self(Config {
+            server,
+            listeners: vec![],
+            routes: vec![route],
+            upstreams: vec![],
+            files: vec![],
+            written: Default::default(),
+        })
     }
 
     pub fn config(&self) -> Config {

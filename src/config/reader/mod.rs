@@ -216,7 +216,11 @@ impl Reader<'_> {
         let inside = source.strip_prefix(['"', '\'']).and_then(|rest| rest.strip_suffix(['"', '\'']));
         let verbatim = inside == Some(written);
         match environment::expand(written, self.lookup) {
-            Ok(value) => Some(Text { verbatim: verbatim && value == written, value: value.into_owned() }),
+            Ok(value) => Some(Text {
+                verbatim: verbatim && value == written,
+                unexpanded: (value != written).then(|| written.into()),
+                value: value.into_owned(),
+            }),
             Err(unset) => {
                 for fault in unset {
                     let range = fault.range.start + 1..fault.range.end + 1;

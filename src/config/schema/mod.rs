@@ -1,6 +1,7 @@
 //! The one descriptor of every key: shape, default, unit, text, cost. The collecting reader checks a file against it,
 //! and `reference` makes `config/reference.toml` of it.
 
+mod control;
 mod listener;
 mod route;
 mod server;

@@ -1,6 +1,6 @@
 //! The root of a file and `[server]`.
 
-use super::{Fallback, Key, Shape, YEAR, listener, route, upstream};
+use super::{Fallback, Key, Shape, YEAR, control, listener, route, upstream};
 use crate::config::defaults;
 use std::time::Duration;
 
@@ -54,8 +54,21 @@ static SERVER: &[Key] = &[
         "How long open exchanges may take to finish once a drain began.",
     ),
     Key::new("metrics", Shape::Table(METRICS), Fallback::Table, "What is counted one by one."),
-    Key::later("admin"),
-    Key::later("observe"),
+    Key::new(
+        "admin",
+        Shape::Table(control::ADMIN),
+        Fallback::Told("none"),
+        "Where the running process is asked and told what to do: everything that `observe` shows, and the \
+         configuration, reload, drain and the level of the log. `tidegate status`, `reload` and `drain` speak to it. No \
+         upstream may point at it.",
+    ),
+    Key::new(
+        "observe",
+        Shape::Table(control::OBSERVE),
+        Fallback::Told("none"),
+        "Where the running process can be looked at: the status page at `/`, `/status`, `/metrics`, `/healthz` and \
+         `/readyz`. It changes nothing. No upstream may point at it.",
+    ),
     Key::later("logs"),
 ];
 

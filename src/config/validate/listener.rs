@@ -77,6 +77,7 @@ impl Check<'_> {
         let mut binds = Vec::new();
         for written in section.texts("bind") {
             let Some(bind) = self.bind(written) else { continue };
+            self.not_ours(&bind, written);
             if let Some(claim) = claim(&bind) {
                 match bound.get(&claim) {
                     Some(first) => {

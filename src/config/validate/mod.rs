@@ -2,6 +2,7 @@
 //! place; a value that is at fault gets any stand-in, as a model with faults is never handed out.
 
 mod address;
+mod control;
 mod edits;
 mod listener;
 mod matching;
@@ -15,13 +16,17 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::defaults;
+use super::effective::Effective;
 use super::findings::{Finding, Findings};
 use super::model::{Config, Metrics, Place, Server};
 use super::section::{Name, Section, Written};
 use super::source::{Sources, Spot};
 use super::suggest;
 
+use control::OwnAddress;
+
 pub(super) use overlap::{host_text, path_text, value_text};
+pub(super) use route::{ANSWERS, FORWARDING_ONLY};
 
 /// What every check needs.
 pub(crate) struct Check<'a> {
@@ -33,6 +38,8 @@ pub(crate) struct Check<'a> {
     listeners: HashMap<String, usize>,
     /// Which listeners end TLS.
     with_tls: Vec<bool>,
+    /// The addresses of `[server.admin]` and `[server.observe]`.
+    own: Vec<OwnAddress>,
 }
 
 /// Checks the sections of all files and makes the model. Faults go to `findings`.
@@ -42,15 +49,21 @@ pub(crate) fn validate(
     files: Vec<PathBuf>,
     findings: &mut Findings,
 ) -> Config {
-    let mut check =
-        Check { sources, findings, upstreams: HashMap::new(), listeners: HashMap::new(), with_tls: Vec::new() };
+    let mut check = Check {
+        sources,
+        findings,
+        upstreams: HashMap::new(),
+        listeners: HashMap::new(),
+        with_tls: Vec::new(),
+        own: Vec::new(),
+    };
     let server = check.server(sections);
     let named = check.unique_upstreams(sections);
     let listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
     let upstreams = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
     check.presence(sections);
-    Config { server, listeners, routes, upstreams, files }
+    Config { server, listeners, routes, upstreams, files, written: Effective::default() }
 }
 
 /// `[server.metrics]`.
@@ -74,6 +87,8 @@ impl<'a> Check<'a> {
             drain_timeout: first
                 .and_then(|section| section.duration("drain_timeout"))
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
+            admin: self.control_listener(first, "admin"),
+            observe: self.control_listener(first, "observe"),
             access_log: None,
             metrics: first.and_then(|section| section.section("metrics")).map_or_else(Metrics::default, metrics),
         }

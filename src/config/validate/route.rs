@@ -377,7 +377,9 @@ fn status_code(status: u32) -> StatusCode {
 
 const PREDICATES: [&str; 6] = ["listener", "host", "path", "method", "header", "query"];
 const ACTIONS: [&str; 4] = ["upstream", "weighted", "redirect", "respond"];
-const ANSWERS: [&str; 2] = ["redirect", "respond"];
-const FORWARDING_ONLY: [&str; 7] =
+/// Routes with one of these forward nothing.
+pub(crate) const ANSWERS: [&str; 2] = ["redirect", "respond"];
+/// What only means something where a request is forwarded.
+pub(crate) const FORWARDING_ONLY: [&str; 7] =
     ["strip_prefix", "replace_path", "host_header", "timeouts", "retry", "upgrade", "request_headers"];
 const REDIRECTS: [u32; 5] = [301, 302, 303, 307, 308];

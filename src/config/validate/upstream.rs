@@ -48,6 +48,7 @@ impl Check<'_> {
             };
             let Some(written) = written else { continue };
             let Some(address) = self.endpoint_address(written) else { continue };
+            self.not_our_endpoint(&address, written);
             if let (EndpointAddress::Unix(_), Some(UpstreamTls { server_name: None, .. })) = (&address, tls) {
                 let help = "write `tls = { server_name = \"…\" }`";
                 self.fault_with_help(written.spot, "tls to a path without a name", "no name to verify", help);
