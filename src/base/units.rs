@@ -35,7 +35,7 @@ impl std::error::Error for UnitError {}
 /// # Errors
 /// Anything but a whole number followed by `ms`, `s`, `m`, `h` or `d`.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    parse(text, &DURATIONS).map(Duration::from_millis)
+    parse(text, &DURATION_UNITS).map(Duration::from_millis)
 }
 
 /// Reads a size in bytes.
@@ -43,7 +43,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// # Errors
 /// Anything but a whole number followed by `B`, `KiB`, `MiB`, `GiB` or `TiB`.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
-    parse(text, &SIZES)
+    parse(text, &SIZE_UNITS)
 }
 
 /// Writes a duration in the largest unit that keeps it whole, 60 s and 90 s in seconds as people do; what is finer than a
@@ -52,12 +52,12 @@ pub fn format_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(120) && duration.subsec_nanos() == 0 {
         return format!("{}s", duration.as_secs());
     }
-    format(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATIONS, "0s")
+    format(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS, "0s")
 }
 
 /// Writes a size in the largest unit that keeps it whole.
 pub fn format_size(bytes: u64) -> String {
-    format(bytes, &SIZES, "0B")
+    format(bytes, &SIZE_UNITS, "0B")
 }
 
 fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, UnitError> {
@@ -85,8 +85,12 @@ fn format(number: u64, units: &[(&str, u64)], zero: &str) -> String {
     format!("{}{name}", number / factor)
 }
 
-const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-const SIZES: [(&str, u64); 5] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+/// The units of durations, from fine to coarse, with their milliseconds.
+pub const DURATION_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+/// The units of sizes, from fine to coarse, with their bytes.
+pub const SIZE_UNITS: [(&str, u64); 5] =
+    [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ mod demo;
 mod man;
 mod proxy;
 mod run;
+mod schema;
 mod scratch;
 mod serving;
 mod terminal;
@@ -93,6 +94,10 @@ enum Command {
     Check(check::Check),
     /// Make a development authority and a certificate for some hosts
     Cert(cert::Cert),
+    /// Print the JSON Schema of the configuration, for editors that complete and check it
+    ///
+    /// Taplo and Even Better TOML use the one that a file names on its first line: `#:schema ./schema.json`.
+    Schema(schema::Schema),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// Print the manual page, or write one for each command
@@ -108,6 +113,7 @@ impl Command {
             Self::Proxy(command) => command.run(),
             Self::Check(command) => command.run().into(),
             Self::Cert(command) => command.run().into(),
+            Self::Schema(command) => command.run().into(),
             Self::Completions(command) => command.run().into(),
             Self::Man(command) => command.run().into(),
         }
@@ -169,7 +175,7 @@ fn filter_of_environment() -> Result<Option<log::Filter>, log::FilterError> {
 const LOG_VARIABLE: &str = "TIDEGATE_LOG";
 
 /// Named in the documentation of later versions; whoever types one here should learn that it is not a typing error.
-const LATER_COMMANDS: [&str; 7] = ["explain", "status", "reload", "drain", "upgrade", "doctor", "schema"];
+const LATER_COMMANDS: [&str; 6] = ["explain", "status", "reload", "drain", "upgrade", "doctor"];
 
 const NO_COMMAND: &str = "\
 tidegate: no command. Type one of these:

@@ -7,6 +7,7 @@ pub mod effective;
 mod environment;
 mod findings;
 mod include;
+pub mod json_schema;
 pub mod model;
 mod reader;
 mod recover;

@@ -59,8 +59,18 @@ fn table(out: &mut String, key: &Key, path: &str, keys: &'static [Key], live: bo
 
 fn entry(out: &mut String, key: &Key, live: bool) {
     comment(out, key.doc);
-    let mut facts = Vec::new();
     let value = key.fallback.toml();
+    comment(out, &facts(key).join(" "));
+    let example = if key.example.is_empty() { value.clone().unwrap_or_default() } else { key.example.to_owned() };
+    // One action is enough for a route to load.
+    let stands = value.is_some() || matches!(key.fallback, Fallback::Required) || key.name == "upstream";
+    let mark = if live && stands { "" } else { "#" };
+    out.push_str(&format!("{mark}{} = {}\n", key.name, value.unwrap_or(example)));
+}
+
+/// What holds where the key is left out, what may stand and what it costs, a sentence each.
+pub(super) fn facts(key: &Key) -> Vec<String> {
+    let mut facts = Vec::new();
     match &key.fallback {
         Fallback::Required => facts.push("Must be written.".to_owned()),
         Fallback::Told(words) => facts.push(format!("Default: {words}.")),
@@ -71,12 +81,7 @@ fn entry(out: &mut String, key: &Key, live: bool) {
     if !key.cost.is_empty() {
         facts.push(format!("Costs {}.", key.cost));
     }
-    comment(out, &facts.join(" "));
-    let example = if key.example.is_empty() { value.clone().unwrap_or_default() } else { key.example.to_owned() };
-    // One action is enough for a route to load.
-    let stands = value.is_some() || matches!(key.fallback, Fallback::Required) || key.name == "upstream";
-    let mark = if live && stands { "" } else { "#" };
-    out.push_str(&format!("{mark}{} = {}\n", key.name, value.unwrap_or(example)));
+    facts
 }
 
 /// What may stand, in words and units, where the text of the key does not say it.
@@ -151,6 +156,7 @@ fn comment(out: &mut String, text: &str) {
 }
 
 const HEAD: &str = "\
+#:schema ./schema.json
 # Every key of Tidegate's configuration with its default, unit and cost.
 # Made from the code by `UPDATE_REFERENCE=1 cargo test --test config`; do not edit.
 #

@@ -175,6 +175,11 @@ fn file(key: &str, lines: &str) -> String {
     )
 }
 
+/// A file for each row.
+pub(crate) fn files() -> Vec<(&'static str, String)> {
+    ROWS.iter().map(|Row(key, beside, line)| (*key, file(key, &format!("{beside}{line}")))).collect()
+}
+
 fn read(key: &str, lines: &str) -> String {
     let text = file(key, lines);
     let config = config::parse_with("rows.toml", &text, &|_| None).unwrap_or_else(|faults| panic!("{key}\n{faults}"));
@@ -199,7 +204,7 @@ fn keys_of(keys: &'static [Key], path: &str, found: &mut Vec<(String, &'static K
     }
 }
 
-fn all_keys() -> Vec<(String, &'static Key)> {
+pub(crate) fn all_keys() -> Vec<(String, &'static Key)> {
     let mut found = Vec::new();
     keys_of(ROOT, "", &mut found);
     found

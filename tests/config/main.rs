@@ -4,4 +4,5 @@ mod files;
 mod golden;
 mod keys;
 mod properties;
+mod schema;
 mod size;

@@ -1,5 +1,5 @@
 //! The one descriptor of every key: shape, default, unit, text, cost. The collecting reader checks a file against it,
-//! and `reference` makes `config/reference.toml` of it.
+//! `reference` makes `config/reference.toml` of it, and `json_schema` makes `config/schema.json`.
 
 mod control;
 mod listener;
