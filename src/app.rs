@@ -5,6 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,20 +16,24 @@ use tracing::{error, info, warn};
 
 use crate::base::addr::Address;
 use crate::config::{self, Config};
+use crate::control::privileges;
 use crate::control::reload::{Control, Refused, Report};
 use crate::control::requests::{Answer, Request, Trigger};
 use crate::control::signals::{self, Signals};
+use crate::control::supervision::Supervision;
 use crate::control::view::View;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::{ControlCounters, Counters, Totals};
 
 /// How a proxy is started.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// What HUP reads again; `None`: there is no file.
     pub config_path: Option<PathBuf>,
     /// Whether signals are taken from the process; not where the proxy is embedded.
     pub install_signals: bool,
+    /// The line to the service manager, and the sockets it handed over.
+    pub supervision: Supervision,
 }
 
 /// A proxy that runs. Dropping it stops it at once.
@@ -190,17 +195,29 @@ struct Plane {
     asked: mpsc::UnboundedReceiver<Request>,
     signals: Option<Signals>,
     config_path: Option<PathBuf>,
+    supervision: Rc<Supervision>,
 }
 
 impl Plane {
-    async fn start(config: Config, options: Options, asked: mpsc::UnboundedReceiver<Request>) -> Result<Self, Refused> {
+    async fn start(
+        config: Config,
+        mut options: Options,
+        asked: mpsc::UnboundedReceiver<Request>,
+    ) -> Result<Self, Refused> {
         // Before anything accepts: a signal that comes meanwhile waits and is not lost.
         let signals = options.install_signals.then(Signals::install).transpose()?;
         let config = Arc::new(config);
-        let mut control = Control::start(&config).await?;
+        let prepared = Control::prepare(&config, options.supervision.take_sockets()).await?;
+        // Everything that only root may do stands above, everything that clients can reach below.
+        privileges::give_up(config.server.identity.as_ref())?;
+        let mut control = prepared.start().await?;
         let view = Arc::new(View::new(&mut control, config));
         info!(generation = control.snapshot().generation.0, "ready");
-        Ok(Self { control, view, asked, signals, config_path: options.config_path })
+        let supervision = Rc::new(options.supervision);
+        supervision.ready(&serving(&control));
+        let (watched, workers) = (Rc::clone(&supervision), Arc::clone(view.workers()));
+        tokio::task::spawn_local(async move { watched.watch(&workers).await });
+        Ok(Self { control, view, asked, signals, config_path: options.config_path, supervision })
     }
 
     async fn run(mut self) -> ExitReason {
@@ -215,9 +232,21 @@ impl Plane {
             // Every arm is cancel-safe.
             tokio::select! {
                 request = next_request(&mut self.asked, &mut self.signals) => match request {
-                    Request::ReloadFile(trigger, answer) => answer.give(self.reload_file(trigger).await),
-                    Request::Reload(config, trigger, answer) => answer.give(self.reload(*config, trigger).await),
-                    Request::Drain(_) => return self.drain().await,
+                    Request::ReloadFile(trigger, answer) => {
+                        self.supervision.reloading();
+                        answer.give(self.reload_file(trigger).await);
+                    }
+                    Request::Reload(config, trigger, answer) => {
+                        self.supervision.reloading();
+                        answer.give(self.reload(*config, trigger).await);
+                    }
+                    Request::Drain(_) => {
+                        return match self.delay_drain().await {
+                            Some(reason) => reason,
+                            None => self.drain().await,
+                        };
+                    }
+                    Request::Interrupt => return self.drain().await,
                     Request::Stop => return ExitReason::Stopped,
                 },
                 worker = self.control.watch() => {
@@ -234,8 +263,17 @@ impl Plane {
         if result.is_ok() {
             self.view.renew(&self.control, config);
         }
-        self.view.reloaded(trigger, &result);
+        self.reloaded(trigger, &result);
         result
+    }
+
+    fn reloaded(&self, trigger: Trigger, result: &Result<Report, Refused>) {
+        self.view.reloaded(trigger, result);
+        let serving = serving(&self.control);
+        match result {
+            Ok(_) => self.supervision.ready(&serving),
+            Err(refused) => self.supervision.ready(&format!("{serving}; reload refused: {}", refused.summary())),
+        }
     }
 
     async fn reload_file(&mut self, trigger: Trigger) -> Result<Report, Refused> {
@@ -248,8 +286,39 @@ impl Plane {
             Err(refused) => {
                 self.control.refused(&refused, trigger);
                 let result = Err(refused);
-                self.view.reloaded(trigger, &result);
+                self.reloaded(trigger, &result);
                 result
+            }
+        }
+    }
+
+    /// Goes on as before for `drain_delay`, but for saying that it is on its way out, so that load balancers send their
+    /// clients elsewhere before connections are refused. Over at once when asked again; `Some`: there is nothing to drain.
+    async fn delay_drain(&mut self) -> Option<ExitReason> {
+        let (delay, timeout) = {
+            let server = &self.control.snapshot().server;
+            (server.drain_delay, server.drain_timeout)
+        };
+        if delay.is_zero() {
+            return None;
+        }
+        self.view.begin_drain();
+        info!(delay_s = delay.as_secs_f64(), "leaving: a drain begins after a delay");
+        self.supervision.stopping("waiting for load balancers to notice", delay + timeout + STOP_TIMEOUT);
+        let over = tokio::time::sleep(delay);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return None,
+                request = next_request(&mut self.asked, &mut self.signals) => match request {
+                    Request::Drain(_) | Request::Interrupt => return None,
+                    Request::Stop => return Some(ExitReason::Stopped),
+                    reload => refuse(reload),
+                },
+                worker = self.control.watch() => {
+                    error!(worker, "a worker is gone while leaving");
+                    return Some(ExitReason::WorkerGone);
+                }
             }
         }
     }
@@ -260,6 +329,7 @@ impl Plane {
         let connections = self.control.workers().open_connections();
         info!(connections, timeout_s = timeout.as_secs_f64(), "draining");
         self.view.begin_drain();
+        self.supervision.stopping(&format!("draining, {connections} connections open"), timeout + STOP_TIMEOUT);
         self.control.close_sockets();
         let workers = self.control.workers();
         let drained = async {
@@ -305,7 +375,7 @@ async fn next_request(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mu
         request = next_signal(signals) => match request {
             signals::Request::Reload => Request::ReloadFile(Trigger::Signal, Answer::nobody()),
             signals::Request::Drain => Request::Drain(Trigger::Signal),
-            signals::Request::Leave => Request::Stop,
+            signals::Request::Interrupt => Request::Interrupt,
         },
     }
 }
@@ -321,14 +391,26 @@ async fn next_signal(signals: &mut Option<Signals>) -> signals::Request {
 async fn leave_requested(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) {
     loop {
         match next_request(asked, signals).await {
-            Request::Stop => return,
-            Request::Reload(_, trigger, answer) | Request::ReloadFile(trigger, answer) => {
-                warn!(trigger = trigger.name(), "asked to reload while draining: not done");
-                answer.give(Err(Refused::Leaving));
-            }
+            Request::Stop | Request::Interrupt => return,
             Request::Drain(_) => {}
+            reload => refuse(reload),
         }
     }
+}
+
+/// A reload is past doing once the process is on its way out.
+fn refuse(reload: Request) {
+    if let Request::Reload(_, trigger, answer) | Request::ReloadFile(trigger, answer) = reload {
+        warn!(trigger = trigger.name(), "asked to reload while draining: not done");
+        answer.give(Err(Refused::Leaving));
+    }
+}
+
+/// What the service manager shows of a process that serves.
+fn serving(control: &Control) -> String {
+    let snapshot = control.snapshot();
+    let (listeners, upstreams) = (snapshot.listeners.len(), snapshot.upstreams.len());
+    format!("serving generation {}: {listeners} listeners, {upstreams} upstreams", snapshot.generation.0)
 }
 
 /// How long connections may take to cut themselves once a drain has run out of time.

@@ -13,6 +13,7 @@ use crate::base::id::Generation;
 use crate::config::{Config, Faults};
 use crate::control::compile;
 use crate::control::reload::Refused;
+use crate::control::supervision::Supervision;
 use crate::upstream::registry::Registry;
 
 use super::terminal::Palette;
@@ -25,16 +26,17 @@ use super::{Exit, terminal};
 pub fn start(config: Config, path: Option<PathBuf>) -> Result<Running, Exit> {
     let file = path.as_deref().map_or_else(|| "none".into(), |path| path.display().to_string());
     info!(version = env!("CARGO_PKG_VERSION"), file, "tidegate");
-    app::start(config, Options { config_path: path, install_signals: true }).map_err(|refused| match refused {
-        Refused::Faults(faults) => {
-            report(&faults);
-            Exit::Fault
-        }
-        system => {
-            terminal::complain(system, "");
-            Exit::System
-        }
-    })
+    app::start(config, Options { config_path: path, install_signals: true, supervision: Supervision::of_environment() })
+        .map_err(|refused| match refused {
+            Refused::Faults(faults) => {
+                report(&faults);
+                Exit::Fault
+            }
+            system => {
+                terminal::complain(system, "");
+                Exit::System
+            }
+        })
 }
 
 /// Serves until the process is told to leave.

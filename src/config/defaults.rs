@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// `server.drain_timeout`. What process supervisors grant between TERM and KILL is usually 30 s or more.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// `server.drain_delay`. None: only who stands behind a load balancer that asks `/readyz` has a use for it.
+pub const DRAIN_DELAY: Duration = Duration::ZERO;
 
 /// `server.metrics.max_routes`. A scrape of this many stays within what Prometheus takes from one target by default.
 pub const METRICS_MAX_ROUTES: u32 = 1000;

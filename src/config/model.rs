@@ -70,6 +70,10 @@ pub struct Server {
     pub workers: usize,
     /// How long open exchanges may take to finish once a drain began.
     pub drain_timeout: Duration,
+    /// How long accepting goes on after TERM before the drain begins.
+    pub drain_delay: Duration,
+    /// Who to be once everything is bound and read; `None`: who started it.
+    pub identity: Option<Identity>,
     /// `[server.admin]`; `None`: there is none.
     pub admin: Option<ControlListener>,
     /// `[server.observe]`; `None`: there is none.
@@ -85,12 +89,25 @@ impl Default for Server {
         Self {
             workers: defaults::workers(),
             drain_timeout: defaults::DRAIN_TIMEOUT,
+            drain_delay: defaults::DRAIN_DELAY,
+            identity: None,
             admin: None,
             observe: None,
             access_log: None,
             metrics: Metrics::default(),
         }
     }
+}
+
+/// `server.user` and `server.group`, as they are written; whether the system knows them is for `control`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// A name or a number.
+    pub user: Arc<str>,
+    /// Where it was written.
+    pub user_place: Place,
+    /// A name or a number, and where it was written; `None`: the user's own.
+    pub group: Option<(Arc<str>, Place)>,
 }
 
 /// `[server.metrics]`.

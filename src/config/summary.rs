@@ -19,6 +19,13 @@ pub fn summary(config: &Config) -> String {
     let drain = format_duration(config.server.drain_timeout);
     let plural = if workers == 1 { "" } else { "s" };
     let _ = write!(out, "{workers} worker{plural}, drain within {drain}");
+    if config.server.drain_delay != defaults::DRAIN_DELAY {
+        let _ = write!(out, " after {}", format_duration(config.server.drain_delay));
+    }
+    if let Some(identity) = &config.server.identity {
+        let group = identity.group.as_ref().map_or_else(String::new, |(group, _)| format!(", group {group}"));
+        let _ = write!(out, ", user {}{group} where started as root", identity.user);
+    }
     let max_routes = config.server.metrics.max_routes as usize;
     if config.routes.len() > max_routes {
         let together = config.routes.len() - max_routes;

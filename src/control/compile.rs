@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::privileges;
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::{Config, Faults, Place, model};
@@ -28,6 +29,9 @@ pub fn compile(
     generation: Generation,
 ) -> Result<Snapshot, Faults> {
     let mut faults = Faults::new();
+    if let Some(Err(unknown)) = config.server.identity.as_ref().map(privileges::find) {
+        faults.append(unknown);
+    }
     let listeners: Vec<_> =
         numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();
     let upstreams: Vec<_> = numbered(&config.upstreams)

@@ -41,10 +41,11 @@ fn server(before: &Server, after: &Server) -> Keys {
     let mut keys = Keys::default();
     keys.compare("workers", &before.workers, &after.workers).note(RESTART);
     keys.compare("drain_timeout", &before.drain_timeout, &after.drain_timeout);
+    keys.compare("drain_delay", &before.drain_delay, &after.drain_delay);
+    keys.changed("user", identity(before) != identity(after)).note(RESTART);
     keys.changed("admin", control_listener(before.admin.as_ref()) != control_listener(after.admin.as_ref()));
     keys.changed("observe", control_listener(before.observe.as_ref()) != control_listener(after.observe.as_ref()));
     keys.changed("access_log", before.access_log != after.access_log);
-    keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys
 }
@@ -52,6 +53,12 @@ fn server(before: &Server, after: &Server) -> Keys {
 /// What it means, without where it stands.
 fn control_listener(listener: Option<&ControlListener>) -> Option<(&Bind, Option<&Path>, &[Box<str>])> {
     listener.map(|own| (&own.bind, own.token_file.as_ref().map(|token| token.path.as_path()), &*own.hosts))
+}
+
+/// Who the process becomes, wherever that is written.
+fn identity(server: &Server) -> Option<(&str, Option<&str>)> {
+    let identity = server.identity.as_ref()?;
+    Some((&identity.user, identity.group.as_ref().map(|(group, _)| &**group)))
 }
 
 /// Two lists by name: those of both, those that are new, those that are gone; each in the order of its own list.

@@ -15,12 +15,13 @@ use super::discovery::{Discovery, SystemResolver};
 use super::limits;
 use super::requests::Trigger;
 use super::sockets::{Changes, ListeningSockets};
-use super::workers::Workers;
+use super::workers::{Shares, Workers};
 use crate::base::addr::Address;
 use crate::base::id::Generation;
 use crate::base::limit::Limit;
 use crate::config::{Config, Faults};
 use crate::net::bind::BindError;
+use crate::net::inherited::InheritedSocket;
 use crate::snapshot::Snapshot;
 use crate::telemetry::counters::ControlCounters;
 use crate::upstream::registry::Registry;
@@ -82,18 +83,74 @@ impl Refused {
     }
 }
 
+impl Refused {
+    /// In one line: the first of several faults, and how many more there are.
+    pub fn summary(&self) -> String {
+        let more = |count: usize| if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        match self {
+            Self::Faults(faults) => {
+                let first = faults.iter().next().map_or_else(String::new, |fault| match &fault.excerpt {
+                    Some(excerpt) => format!("{}:{}: {}", excerpt.place.file, excerpt.place.line, fault.message),
+                    None => fault.message.clone(),
+                });
+                first + &more(faults.len())
+            }
+            Self::Bind(errors) => errors.first().map_or_else(String::new, ToString::to_string) + &more(errors.len()),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl From<Faults> for Refused {
     fn from(faults: Faults) -> Self {
         Self::Faults(faults)
     }
 }
 
-impl Control {
-    /// Compiles the first generation, binds every address and starts the workers; returns when all of them accept.
+/// A first generation with every address bound and nobody accepting yet: what only root may do is done, and what clients
+/// can reach has not begun.
+pub struct Prepared {
+    registry: Arc<Registry>,
+    config: Arc<Config>,
+    snapshot: Arc<Snapshot>,
+    sockets: ListeningSockets,
+    shares: Shares,
+    discovery: Discovery<SystemResolver>,
+    connections: u32,
+}
+
+impl Prepared {
+    /// Starts the workers; returns when all of them accept.
     ///
     /// # Errors
     /// As [`Refused`]; then nothing is left behind.
-    pub async fn start(config: &Arc<Config>) -> Result<Self, Refused> {
+    pub async fn start(self) -> Result<Control, Refused> {
+        let Self { registry, config, snapshot, sockets, shares, discovery, connections } = self;
+        let process_limit = Arc::new(Limit::new(connections));
+        let workers = Workers::start(&snapshot, shares, &process_limit).await?;
+        let mut control = Control {
+            registry,
+            config,
+            snapshot,
+            sockets,
+            workers,
+            discovery,
+            counters: Arc::default(),
+            process_limit,
+        };
+        control.counters.generation.add(1);
+        control.warn();
+        control.sockets.log(&control.snapshot);
+        Ok(control)
+    }
+}
+
+impl Control {
+    /// Compiles the first generation and binds every address, or takes the one of `inherited` that stands for it.
+    ///
+    /// # Errors
+    /// As [`Refused`]; then nothing is left behind.
+    pub async fn prepare(config: &Arc<Config>, inherited: Vec<InheritedSocket>) -> Result<Prepared, Refused> {
         if let Err(error) = limits::raise_descriptor_limit() {
             warn!(%error, "the descriptor limit could not be raised");
         }
@@ -104,19 +161,13 @@ impl Control {
         let workers = config.server.workers;
         info!(workers, descriptors, connections, "starting");
         let mut sockets = ListeningSockets::new(workers);
+        sockets.inherit(inherited);
         let plan = sockets.plan(config).map_err(Refused::Bind)?;
         let mut discovery = Discovery::new(Arc::clone(&registry), SystemResolver::new());
         resolve(&mut discovery, &snapshot).await;
         let (shares, _) = sockets.commit(plan, &snapshot);
-        let process_limit = Arc::new(Limit::new(connections));
-        let workers = Workers::start(&snapshot, shares, &process_limit).await?;
         let config = Arc::clone(config);
-        let mut control =
-            Self { registry, config, snapshot, sockets, workers, discovery, counters: Arc::default(), process_limit };
-        control.counters.generation.add(1);
-        control.warn();
-        control.sockets.log(&control.snapshot);
-        Ok(control)
+        Ok(Prepared { registry, config, snapshot, sockets, shares, discovery, connections })
     }
 
     /// Puts a configuration in force in the place of the one before. Blocks on reading the certificate files.

@@ -35,8 +35,10 @@ pub enum Request {
     Reload(Box<Config>, Trigger, Answer),
     /// Read the file again and put it in force.
     ReloadFile(Trigger, Answer),
-    /// Take no new work, finish what is under way, leave.
+    /// Take no new work, after `drain_delay`, finish what is under way, leave. Asked again, the delay is over.
     Drain(Trigger),
+    /// As `Drain` without the delay; asked again, leave now.
+    Interrupt,
     /// Leave now.
     Stop,
 }

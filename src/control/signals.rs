@@ -1,4 +1,4 @@
-//! Signals as words: HUP reloads, TERM drains, INT drains the first time and leaves at once the second.
+//! Signals as words. What they mean depends on how far the process is on its way out, which `app` knows.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,10 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum Request {
     /// HUP: read the configuration again.
     Reload,
-    /// TERM, or the first INT: finish what is under way and leave.
+    /// TERM: finish what is under way and leave.
     Drain,
-    /// A second INT, or an INT while draining: leave now.
-    Leave,
+    /// INT: the same for somebody at a terminal, who does not wait for load balancers; leave now where a drain is under
+    /// way already.
+    Interrupt,
 }
 
 /// The signals this process listens to.
@@ -22,7 +23,6 @@ pub struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
-    draining: bool,
 }
 
 impl Signals {
@@ -35,24 +35,21 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            draining: false,
         })
     }
 
     /// The next request. Cancel-safe.
     pub async fn next(&mut self) -> Request {
-        let request = poll_fn(|cx| {
+        poll_fn(|cx| {
             // An interrupt first: whoever is impatient shall not wait behind a reload.
             if self.interrupt.poll_recv(cx).is_ready() {
-                return Poll::Ready(if self.draining { Request::Leave } else { Request::Drain });
+                return Poll::Ready(Request::Interrupt);
             }
             if self.terminate.poll_recv(cx).is_ready() {
                 return Poll::Ready(Request::Drain);
             }
             self.hangup.poll_recv(cx).map(|_| Request::Reload)
         })
-        .await;
-        self.draining |= request == Request::Drain;
-        request
+        .await
     }
 }

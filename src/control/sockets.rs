@@ -15,6 +15,7 @@ use super::workers::Shares;
 use crate::base::addr::Address;
 use crate::config::model::{Bind, Config, Listener, Protocols, SocketOptions};
 use crate::net::bind::{self, BindError, BoundSocket};
+use crate::net::inherited::InheritedSocket;
 use crate::serve::listeners::SocketId;
 use crate::serve::worker::Listening;
 use crate::snapshot::{ListenerSpec, Snapshot};
@@ -24,6 +25,9 @@ pub struct ListeningSockets {
     bound: Vec<Bound>,
     workers: usize,
     next_id: u32,
+    /// Kept open for as long as the process lives, since a later generation may want one again and nobody can be asked
+    /// for it a second time. With each, whether the log says already that nobody wants it.
+    inherited: Vec<(InheritedSocket, bool)>,
 }
 
 /// One bound address.
@@ -40,6 +44,8 @@ struct Bound {
     to_give: Vec<BoundSocket>,
     /// Whether the log says already what the kernel granted.
     is_logged: bool,
+    /// What a service manager calls the socket that it handed over.
+    inherited: Option<String>,
 }
 
 /// What makes two addresses of two generations the same.
@@ -75,7 +81,12 @@ pub struct Changes {
 impl ListeningSockets {
     /// None yet; each will have one member for each of `workers`.
     pub fn new(workers: usize) -> Self {
-        Self { bound: Vec::new(), workers, next_id: 0 }
+        Self { bound: Vec::new(), workers, next_id: 0, inherited: Vec::new() }
+    }
+
+    /// Sockets that are bound already and stand for what the configuration binds.
+    pub fn inherit(&mut self, sockets: Vec<InheritedSocket>) {
+        self.inherited.extend(sockets.into_iter().map(|socket| (socket, false)));
     }
 
     /// Binds what `config` wants and is not there. Nothing that is there changes.
@@ -87,19 +98,23 @@ impl ListeningSockets {
             .zip(&config.listeners)
             .flat_map(|(place, listener)| keys(listener).map(move |key| (place, listener, key)))
             .collect();
+        let heirs = self.heirs(&wanted);
         let mut errors: Vec<_> = wanted
             .iter()
-            .filter(|(_, _, key)| self.place_of(key).is_none() && !self.holds_port_of(&key.bind))
-            .filter_map(|(_, _, key)| bind::ensure_free(&key.bind).err())
+            .zip(&heirs)
+            .filter(|((_, _, key), heir)| {
+                heir.is_none() && self.place_of(key).is_none() && !self.holds_port_of(&key.bind)
+            })
+            .filter_map(|((_, _, key), _)| bind::ensure_free(&key.bind).err())
             .collect();
         if !errors.is_empty() {
             return Err(errors);
         }
         let mut entries = Vec::with_capacity(wanted.len());
-        for (listener, config, key) in wanted {
+        for ((listener, config, key), heir) in wanted.into_iter().zip(heirs) {
             match self.place_of(&key) {
                 Some(place) => entries.push(Entry::Kept { place, listener }),
-                None => match self.open(key, listener, &config.socket) {
+                None => match self.open(key, listener, &config.socket, heir) {
                     Ok(bound) => entries.push(Entry::New(Box::new(bound))),
                     Err(error) => errors.push(error),
                 },
@@ -157,17 +172,56 @@ impl ListeningSockets {
         }
     }
 
-    fn open(&mut self, key: Key, listener: usize, options: &SocketOptions) -> Result<Bound, BindError> {
-        let to_give = bind::bind(&key.bind, options, self.workers)?;
+    /// Which inherited socket stands for each wanted address: the one that is bound to it, or else the first of the
+    /// listener's name that stands for nothing else.
+    fn heirs(&mut self, wanted: &[(usize, &Listener, Key)]) -> Vec<Option<usize>> {
+        let mut taken = vec![false; self.inherited.len()];
+        let mut heirs = vec![None; wanted.len()];
+        let mut find = |fits: &dyn Fn(&InheritedSocket, &Listener, &Key) -> bool| {
+            for (heir, (_, listener, key)) in heirs.iter_mut().zip(wanted).filter(|(heir, _)| heir.is_none()) {
+                *heir = (0..taken.len()).find(|n| !taken[*n] && fits(&self.inherited[*n].0, listener, key));
+                if let Some(found) = *heir {
+                    taken[found] = true;
+                }
+            }
+        };
+        find(&|socket, _, key| socket.is_at(&key.bind));
+        find(&|socket, listener, _| socket.name() == &*listener.name);
+        for ((socket, is_told), is_taken) in self.inherited.iter_mut().zip(taken) {
+            if !is_taken && !*is_told {
+                let (address, name) = (socket.local_address(), socket.name());
+                warn!(%address, name, "nobody accepts on a socket that was handed over: no listener has its address or its name");
+            }
+            *is_told = !is_taken;
+        }
+        heirs
+    }
+
+    fn open(
+        &mut self,
+        key: Key,
+        listener: usize,
+        options: &SocketOptions,
+        heir: Option<usize>,
+    ) -> Result<Bound, BindError> {
+        let inherited = heir.map(|heir| &self.inherited[heir].0);
+        let to_give = match inherited {
+            Some(socket) => socket
+                .members(options, self.workers)
+                .map_err(|source| BindError { address: bind::name(&key.bind), source })?,
+            None => bind::bind(&key.bind, options, self.workers)?,
+        };
         let file = match &key.bind {
-            Bind::Unix(path) => SocketFile::of(path),
+            // The file of a socket that was handed over is its giver's.
+            Bind::Unix(path) if inherited.is_none() => SocketFile::of(path),
             _ => None,
         };
+        let inherited = inherited.map(|socket| socket.name().to_owned());
         let members = to_give.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
         let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
         let id = SocketId(self.next_id);
         self.next_id += 1;
-        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give, is_logged: false })
+        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give, is_logged: false, inherited })
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {
@@ -228,6 +282,7 @@ impl Bound {
             address = %member.local_address(),
             protocols = protocols(spec.config.protocols, spec.tls.is_some()),
             sockets = self.members.len(),
+            inherited = self.inherited.as_deref(),
             granted,
             "listening"
         );
@@ -281,7 +336,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
@@ -411,6 +466,58 @@ mod tests {
         put(&mut sockets, &parse(&listener("local", &format!("unix:{}", path.display()), "")));
         std::fs::remove_file(&path).unwrap();
         let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        sockets.close();
+        assert!(path.exists());
+    }
+
+    fn handed_over(name: &str, socket: impl Into<std::os::fd::OwnedFd>) -> InheritedSocket {
+        InheritedSocket::new(socket.into(), name.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn an_inherited_socket_is_adopted_by_its_address_or_its_name() {
+        let [at, named, spare] = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [at_port, named_port] = [&at, &named].map(|socket| socket.local_addr().unwrap().port());
+        let mut sockets = ListeningSockets::new(2);
+        sockets.inherit(vec![
+            // The address counts before the name.
+            handed_over("public", at),
+            handed_over("unknown", spare),
+            handed_over("public", named),
+        ]);
+        let both = listener("local", &format!("127.0.0.1:{at_port}"), "") + &listener("public", ":443", "");
+        let (shares, changes) = put(&mut sockets, &parse(&both));
+        assert_eq!((changes.opened, shares[1].len()), (2, 2));
+        let ports: Vec<_> = sockets.bound.iter().map(|bound| bound.members[0].local_address().to_string()).collect();
+        assert_eq!(ports, [format!("127.0.0.1:{at_port}"), format!("127.0.0.1:{named_port}")]);
+        assert_eq!(sockets.inherited.iter().map(|(_, is_told)| *is_told).collect::<Vec<_>>(), [false, true, false]);
+    }
+
+    #[test]
+    fn the_queue_of_an_inherited_socket_outlives_its_listener() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut sockets = ListeningSockets::new(1);
+        sockets.inherit(vec![handed_over("web", socket)]);
+        let config = parse(&listener("web", &address.to_string(), ""));
+        drop(put(&mut sockets, &config));
+        let mut waiting = TcpStream::connect(address).unwrap();
+        drop(put(&mut sockets, &parse(&listener("other", "127.0.0.1:0", ""))));
+        waiting.set_nonblocking(true).unwrap();
+        let error = std::io::Read::read(&mut waiting, &mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let (shares, changes) = put(&mut sockets, &config);
+        assert_eq!(changes.opened, 1);
+        assert!(shares[0][0].socket.is_some());
+    }
+
+    #[test]
+    fn the_file_of_an_inherited_socket_is_not_ours_to_remove() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.sock");
+        let mut sockets = ListeningSockets::new(1);
+        sockets.inherit(vec![handed_over("x", std::os::unix::net::UnixListener::bind(&path).unwrap())]);
+        put(&mut sockets, &parse(&listener("local", &format!("unix:{}", path.display()), "")));
         sockets.close();
         assert!(path.exists());
     }

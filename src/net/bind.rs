@@ -44,7 +44,10 @@ impl BindError {
     pub fn help(&self) -> Option<&'static str> {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => Some("another process listens there"),
-            io::ErrorKind::PermissionDenied => Some("ports below 1024 need the capability CAP_NET_BIND_SERVICE"),
+            io::ErrorKind::PermissionDenied => Some(
+                "ports below 1024 need the capability CAP_NET_BIND_SERVICE; where `server.user` took it away, restart to \
+                 bind another",
+            ),
             io::ErrorKind::AddrNotAvailable => Some("no interface of this machine has the address"),
             _ => None,
         }
@@ -108,7 +111,7 @@ fn is_without_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-fn bind_tcp(
+pub(super) fn bind_tcp(
     mut address: SocketAddr,
     only_v6: bool,
     options: &SocketOptions,
@@ -176,6 +179,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl BoundSocket {
+    /// A socket that somebody else had opened; it listens and is nonblocking.
+    pub(super) fn inherited(socket: Socket, local: Address) -> Self {
+        let inner = match &local {
+            Address::Socket(_) => Inner::Tcp(socket.into()),
+            Address::Unix(_) => Inner::Unix(socket.into()),
+        };
+        Self { inner, local }
+    }
+
     /// Where it listens, with the port the kernel picked.
     pub fn local_address(&self) -> &Address {
         &self.local

@@ -3,6 +3,7 @@ pub mod accept;
 pub mod bind;
 pub mod connect;
 pub mod handoff;
+pub mod inherited;
 pub mod io;
 pub mod relay;
 pub mod socket;

@@ -16,7 +16,7 @@ use tidegate::control::reload::Refused;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn try_start(site: &Site) -> Result<Running, Refused> {
-    app::start(site.config(), Options { config_path: None, install_signals: false })
+    app::start(site.config(), Options::default())
 }
 
 pub fn start(site: &Site) -> Running {

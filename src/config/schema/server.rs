@@ -53,6 +53,29 @@ static SERVER: &[Key] = &[
         Fallback::Duration(defaults::DRAIN_TIMEOUT),
         "How long open exchanges may take to finish once a drain began.",
     ),
+    Key::new(
+        "drain_delay",
+        Shape::Duration { min: Duration::ZERO, max: YEAR },
+        Fallback::Duration(defaults::DRAIN_DELAY),
+        "How long connections are still accepted after TERM, while `/readyz` says no already, before the drain begins: \
+         the time that load balancers take to notice. A second TERM, or an INT, begins the drain at once.",
+    ),
+    Key::new(
+        "user",
+        Shape::Text("a user of this system"),
+        Fallback::Told("stay who we are"),
+        "Who to be once every address is bound and every file is read, where started as root: a name, or a number. What only \
+         root may do is then past doing, for a reload too. Not needed under systemd, whose `User=` or `DynamicUser=` never \
+         makes it root.",
+    )
+    .example("\"tidegate\""),
+    Key::new(
+        "group",
+        Shape::Text("a group of this system"),
+        Fallback::Told("the user's own"),
+        "The group to be with `user`; the user's other groups are taken as well.",
+    )
+    .example("\"tidegate\""),
     Key::new("metrics", Shape::Table(METRICS), Fallback::Table, "What is counted one by one."),
     Key::new(
         "admin",

@@ -4,6 +4,7 @@
 mod address;
 mod control;
 mod edits;
+mod identity;
 mod listener;
 mod matching;
 mod network;
@@ -87,6 +88,8 @@ impl<'a> Check<'a> {
             drain_timeout: first
                 .and_then(|section| section.duration("drain_timeout"))
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
+            drain_delay: first.and_then(|section| section.duration("drain_delay")).unwrap_or(defaults::DRAIN_DELAY),
+            identity: first.and_then(|section| self.identity(section)),
             admin: self.control_listener(first, "admin"),
             observe: self.control_listener(first, "observe"),
             access_log: None,

@@ -105,7 +105,7 @@ impl Proxy {
     /// Starts one; `@` in the text stands for the folder of the certificates.
     pub fn start(text: &str) -> Self {
         let files = Files::write();
-        let options = Options { config_path: None, install_signals: false };
+        let options = Options::default();
         match app::start(parse(text, &files), options) {
             Ok(running) => Self { running: Some(running), files },
             Err(refused) => panic!("not started: {refused}"),
