@@ -18,8 +18,8 @@ use crate::base::addr::Address;
 use crate::config::{self, Config};
 use crate::control::privileges;
 use crate::control::reload::{Control, Refused, Report};
-use crate::control::requests::{Answer, Request, Trigger};
-use crate::control::signals::{self, Signals};
+use crate::control::requests::{Answer, Request, Requests, Trigger};
+use crate::control::signals::Signals;
 use crate::control::supervision::Supervision;
 use crate::control::view::View;
 use crate::telemetry::WorkerTelemetry;
@@ -192,8 +192,7 @@ impl ExitReason {
 struct Plane {
     control: Control,
     view: Arc<View>,
-    asked: mpsc::UnboundedReceiver<Request>,
-    signals: Option<Signals>,
+    requests: Requests,
     config_path: Option<PathBuf>,
     supervision: Rc<Supervision>,
 }
@@ -217,7 +216,8 @@ impl Plane {
         supervision.ready(&serving(&control));
         let (watched, workers) = (Rc::clone(&supervision), Arc::clone(view.workers()));
         tokio::task::spawn_local(async move { watched.watch(&workers).await });
-        Ok(Self { control, view, asked, signals, config_path: options.config_path, supervision })
+        let requests = Requests::new(asked, signals);
+        Ok(Self { control, view, requests, config_path: options.config_path, supervision })
     }
 
     async fn run(mut self) -> ExitReason {
@@ -231,7 +231,7 @@ impl Plane {
         loop {
             // Every arm is cancel-safe.
             tokio::select! {
-                request = next_request(&mut self.asked, &mut self.signals) => match request {
+                request = self.requests.next() => match request {
                     Request::ReloadFile(trigger, answer) => {
                         self.supervision.reloading();
                         answer.give(self.reload_file(trigger).await);
@@ -310,10 +310,10 @@ impl Plane {
         loop {
             tokio::select! {
                 () = &mut over => return None,
-                request = next_request(&mut self.asked, &mut self.signals) => match request {
+                request = self.requests.next() => match request {
                     Request::Drain(_) | Request::Interrupt => return None,
                     Request::Stop => return Some(ExitReason::Stopped),
-                    reload => refuse(reload),
+                    reload => reload.refuse(),
                 },
                 worker = self.control.watch() => {
                     error!(worker, "a worker is gone while leaving");
@@ -336,7 +336,7 @@ impl Plane {
             workers.drain().await;
             workers.all_left().await;
         };
-        let told = leave_requested(&mut self.asked, &mut self.signals);
+        let told = self.requests.until_leave();
         let reason = tokio::select! {
             () = drained => return ExitReason::Drained,
             () = told => ExitReason::Stopped,
@@ -364,45 +364,6 @@ impl Plane {
             workers.abandon();
         }
         workers.join();
-    }
-}
-
-/// The next request of either side.
-async fn next_request(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) -> Request {
-    tokio::select! {
-        // Without a request, whoever could ask is gone.
-        request = asked.recv() => request.unwrap_or(Request::Stop),
-        request = next_signal(signals) => match request {
-            signals::Request::Reload => Request::ReloadFile(Trigger::Signal, Answer::nobody()),
-            signals::Request::Drain => Request::Drain(Trigger::Signal),
-            signals::Request::Interrupt => Request::Interrupt,
-        },
-    }
-}
-
-async fn next_signal(signals: &mut Option<Signals>) -> signals::Request {
-    match signals {
-        Some(signals) => signals.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Ends when the process is told to leave at once; everything else is past doing.
-async fn leave_requested(asked: &mut mpsc::UnboundedReceiver<Request>, signals: &mut Option<Signals>) {
-    loop {
-        match next_request(asked, signals).await {
-            Request::Stop | Request::Interrupt => return,
-            Request::Drain(_) => {}
-            reload => refuse(reload),
-        }
-    }
-}
-
-/// A reload is past doing once the process is on its way out.
-fn refuse(reload: Request) {
-    if let Request::Reload(_, trigger, answer) | Request::ReloadFile(trigger, answer) = reload {
-        warn!(trigger = trigger.name(), "asked to reload while draining: not done");
-        answer.give(Err(Refused::Leaving));
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the control thread is asked, and by whom: signals, the admin listener, a watch on the files, and programs that
 //! embed the proxy all speak to it in these words.
 
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::warn;
+
 use super::reload::{Refused, Report};
+use super::signals::{self, Signals};
 use crate::config::Config;
 
 /// Who asks.
@@ -60,5 +64,59 @@ impl Answer {
     /// Tells it.
     pub fn give(self, result: Result<Report, Refused>) {
         (self.0)(result);
+    }
+}
+
+impl Request {
+    /// Answers a reload that is past doing, since the process is on its way out.
+    pub fn refuse(self) {
+        if let Self::Reload(_, trigger, answer) | Self::ReloadFile(trigger, answer) = self {
+            warn!(trigger = trigger.name(), "asked to reload while leaving: not done");
+            answer.give(Err(Refused::Leaving));
+        }
+    }
+}
+
+/// What is asked from inside the process and by signals, in one queue.
+pub struct Requests {
+    asked: UnboundedReceiver<Request>,
+    signals: Option<Signals>,
+}
+
+impl Requests {
+    /// Of both; signals where the process takes them.
+    pub fn new(asked: UnboundedReceiver<Request>, signals: Option<Signals>) -> Self {
+        Self { asked, signals }
+    }
+
+    /// The next one. Cancel-safe.
+    pub async fn next(&mut self) -> Request {
+        tokio::select! {
+            // Without a request, whoever could ask is gone.
+            request = self.asked.recv() => request.unwrap_or(Request::Stop),
+            request = next_signal(&mut self.signals) => match request {
+                signals::Request::Reload => Request::ReloadFile(Trigger::Signal, Answer::nobody()),
+                signals::Request::Drain => Request::Drain(Trigger::Signal),
+                signals::Request::Interrupt => Request::Interrupt,
+            },
+        }
+    }
+
+    /// Ends when the process is told to leave at once; everything else is past doing. Cancel-safe.
+    pub async fn until_leave(&mut self) {
+        loop {
+            match self.next().await {
+                Request::Stop | Request::Interrupt => return,
+                Request::Drain(_) => {}
+                reload => reload.refuse(),
+            }
+        }
+    }
+}
+
+async fn next_signal(signals: &mut Option<Signals>) -> signals::Request {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     /// A manager that the test is, and the line to it.
-    fn manager(watchdog: Option<Duration>) -> (UnixDatagram, Supervision, tempfile::TempDir) {
+    fn supervisor(watchdog: Option<Duration>) -> (UnixDatagram, Supervision, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn tells_each_step_of_a_life() {
-        let (manager, line, _folder) = manager(None);
+        let (manager, line, _folder) = supervisor(None);
         line.ready("generation 1");
         line.reloading();
         line.ready("refused:\nREADY=0");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_happens_without_a_manager() {
+    fn nothing_happens_without_anybody_to_tell() {
         let line = Supervision::default();
         line.ready("x");
         line.reloading();
@@ -202,7 +202,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_watchdog_hears_nothing_once_a_worker_hangs() {
-        let (manager, line, _folder) = manager(Some(Duration::from_secs(30)));
+        let (manager, line, _folder) = supervisor(Some(Duration::from_secs(30)));
         let worker = Arc::new(WorkerTelemetry::default());
         worker.beat_first();
         let workers = [worker];
@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_watchdog_is_no_wait() {
-        let (manager, line, _folder) = manager(None);
+        let (manager, line, _folder) = supervisor(None);
         line.watch(&[]).await;
         assert!(told(&manager).is_empty());
     }
