@@ -73,6 +73,14 @@ pub async fn sleep(duration: Duration) {
     poll_fn(|cx| timer.poll_expired(cx)).await;
 }
 
+/// Waits for `duration` on the runtime's own clock, which is finer than the wheel, and says how late it fired: up to
+/// about a millisecond by itself, the rest because others held the thread. Cancel-safe.
+pub async fn lateness(duration: Duration) -> Duration {
+    let due = Instant::now() + duration;
+    tokio::time::sleep_until(due).await;
+    due.elapsed()
+}
+
 impl Timer {
     /// A timer without a deadline.
     pub fn new() -> Self {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalRuntime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::listeners::{self, Arrival, SocketId, WorkerListener};
@@ -288,10 +287,7 @@ async fn serve(setup: Setup, first: Apply) {
 async fn beat(telemetry: Arc<WorkerTelemetry>) {
     telemetry.beat_first();
     loop {
-        // The clock that sockets share; the wheel of `net::timer` is late by design.
-        let due = Instant::now() + BEAT;
-        tokio::time::sleep_until(due).await;
-        telemetry.beat(due.elapsed());
+        telemetry.beat(timer::lateness(BEAT).await);
     }
 }
 

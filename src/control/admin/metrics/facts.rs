@@ -1,0 +1,178 @@
+//! Everything that a scrape tells, read from the workers and the generation in force before a line is written: what is
+//! one moment there is one moment here, as nearly as it can be without stopping anybody.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::process::Process;
+use crate::control::view::View;
+use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::counters::{Counters, Totals};
+use crate::telemetry::histogram::HistogramTotals;
+use crate::telemetry::series::{Scope, SeriesKey, SeriesTotals};
+use crate::upstream::Upstream;
+
+/// What a scrape tells.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) totals: Totals,
+    pub(super) workers: Vec<WorkerFacts>,
+    pub(super) listeners: Vec<ListenerFacts>,
+    /// Those that were used.
+    pub(super) routes: Vec<(Arc<str>, SeriesTotals)>,
+    pub(super) upstreams: Vec<UpstreamFacts>,
+    /// Open and allowed.
+    pub(super) process_permits: (u32, u32),
+    /// In force and refused.
+    pub(super) reloads: (u64, u64),
+    /// When the last one ended, and whether it was put in force.
+    pub(super) last_reload: Option<(SystemTime, bool)>,
+    pub(super) generation: u64,
+    pub(super) is_draining: bool,
+    pub(super) started_at: SystemTime,
+    pub(super) process: Process,
+}
+
+#[derive(Debug)]
+pub(super) struct WorkerFacts {
+    pub(super) requests: u64,
+    pub(super) connections: u64,
+    pub(super) lag: HistogramTotals,
+    pub(super) since_heartbeat: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct ListenerFacts {
+    pub(super) name: Arc<str>,
+    pub(super) series: SeriesTotals,
+    /// Open and allowed, where the listener has a limit.
+    pub(super) permits: Option<(u32, u32)>,
+    /// The first name of each certificate, and when it ends.
+    pub(super) certificates: Vec<(String, SystemTime)>,
+}
+
+#[derive(Debug)]
+pub(super) struct UpstreamFacts {
+    pub(super) name: Arc<str>,
+    pub(super) series: SeriesTotals,
+    pub(super) endpoints: Vec<EndpointFacts>,
+}
+
+#[derive(Debug)]
+pub(super) struct EndpointFacts {
+    pub(super) label: Arc<str>,
+    pub(super) is_ready: bool,
+    /// Where the policy counts them.
+    pub(super) in_flight: Option<u32>,
+    pub(super) connect_failures: u64,
+}
+
+impl Facts {
+    pub(super) fn read(view: &View) -> Self {
+        let limit = view.process_limit();
+        let control = view.control();
+        let mut facts = Self::of_workers(view.workers(), &view.snapshot());
+        facts.process_permits = (limit.open(), limit.max());
+        facts.reloads = (control.reloads.value(), control.reload_failures.value());
+        facts.last_reload = view.last_reload().map(|last| (last.at, last.result.is_ok()));
+        facts.is_draining = view.is_draining();
+        facts.started_at = view.started_at;
+        facts.process = Process::read();
+        facts
+    }
+
+    /// What the workers counted, by the names of a generation.
+    pub(super) fn of_workers(workers: &[Arc<WorkerTelemetry>], snapshot: &Snapshot) -> Self {
+        let mut series = summed(workers);
+        let mut taken = |scope, name: &Arc<str>| series.remove(&(scope, Arc::clone(name)));
+        let listeners = snapshot
+            .listeners
+            .iter()
+            .map(|listener| ListenerFacts::of(listener, taken(Scope::Listener, &listener.name).unwrap_or_default()));
+        let listeners = listeners.collect();
+        let upstreams = snapshot
+            .upstreams
+            .iter()
+            .map(|upstream| UpstreamFacts::of(upstream, taken(Scope::Upstream, &upstream.name).unwrap_or_default()));
+        let upstreams = upstreams.collect();
+        // Routes past `max_routes` share a name: the first of them takes what all have.
+        let routes = snapshot.routes.routes().iter().filter_map(|route| {
+            let name = snapshot.series_of(route);
+            taken(Scope::Route, &name).map(|totals| (name, totals))
+        });
+        Self {
+            totals: Counters::sum(workers.iter().map(|worker| &*worker.counters)),
+            workers: workers.iter().map(|worker| WorkerFacts::of(worker)).collect(),
+            listeners,
+            routes: routes.collect(),
+            upstreams,
+            process_permits: (0, 0),
+            reloads: (0, 0),
+            last_reload: None,
+            generation: snapshot.generation.0,
+            is_draining: false,
+            started_at: SystemTime::UNIX_EPOCH,
+            process: Process::default(),
+        }
+    }
+}
+
+/// What all workers counted, by name.
+fn summed(workers: &[Arc<WorkerTelemetry>]) -> HashMap<SeriesKey, SeriesTotals> {
+    let mut sums: HashMap<SeriesKey, SeriesTotals> = HashMap::new();
+    for (key, series) in workers.iter().flat_map(|worker| worker.series.all()) {
+        *sums.entry(key).or_default() += &series.read();
+    }
+    sums
+}
+
+impl WorkerFacts {
+    fn of(worker: &WorkerTelemetry) -> Self {
+        Self {
+            requests: worker.counters.requests.value(),
+            connections: worker.counters.connections_open.value(),
+            lag: worker.lag.read(),
+            since_heartbeat: worker.since_heartbeat(),
+        }
+    }
+}
+
+impl ListenerFacts {
+    fn of(listener: &ListenerSpec, series: SeriesTotals) -> Self {
+        let mut certificates: Vec<(String, SystemTime)> = Vec::new();
+        let store = listener.tls.as_ref().map(|tls| tls.certificates());
+        for certificate in store.iter().flat_map(|store| store.certificates()) {
+            let address = || certificate.addresses.first().map(ToString::to_string);
+            let name = certificate.names.first().cloned().or_else(address).unwrap_or_default();
+            match certificates.iter_mut().find(|(known, _)| *known == name) {
+                // The same name by two keys: the one that ends first is the one to look after.
+                Some((_, not_after)) => *not_after = certificate.not_after.min(*not_after),
+                None => certificates.push((name, certificate.not_after)),
+            }
+        }
+        Self {
+            name: Arc::clone(&listener.name),
+            series,
+            permits: listener.limit.as_ref().map(|limit| (limit.open(), limit.max())),
+            certificates,
+        }
+    }
+}
+
+impl UpstreamFacts {
+    fn of(upstream: &Upstream, series: SeriesTotals) -> Self {
+        let set = upstream.endpoints.load();
+        // A sample that stands twice would cost the whole scrape.
+        let mut seen = HashSet::new();
+        let endpoints = set.endpoints().iter().filter(|endpoint| seen.insert(Arc::clone(&endpoint.label)));
+        let endpoints = endpoints.map(|endpoint| EndpointFacts {
+            label: Arc::clone(&endpoint.label),
+            is_ready: true,
+            in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
+            connect_failures: endpoint.state.connect_failures(),
+        });
+        Self { name: Arc::clone(&upstream.name), series, endpoints: endpoints.collect() }
+    }
+}

@@ -1,0 +1,244 @@
+//! Every metric there is: name, kind, unit, labels and what it tells. `docs/metrics.md` has the same list, which a test
+//! holds. Names follow OpenMetrics: the unit ends the name, and counters end in `_total`.
+
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+/// One metric family.
+#[derive(Debug)]
+pub struct Family {
+    /// Without the endings that unit and kind add; see [`Family::exposed`].
+    pub name: &'static str,
+    /// What is counted.
+    pub kind: Kind,
+    /// `seconds`, `bytes`; empty: none.
+    pub unit: &'static str,
+    /// The labels of its samples, without `le`.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// What a family counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, until the process ends.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by bucket.
+    Histogram,
+    /// Always 1; what it tells is in its labels.
+    Info,
+}
+
+impl Family {
+    /// The name of its samples; those of a histogram have `_bucket`, `_sum` and `_count` behind it.
+    pub fn exposed(&self) -> String {
+        let unit = if self.unit.is_empty() { "" } else { "_" };
+        let ending = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        format!("{}{unit}{}{ending}", self.name, self.unit)
+    }
+
+    pub(super) fn unit(&self) -> Option<Unit> {
+        (!self.unit.is_empty()).then(|| Unit::Other(self.unit.to_owned()))
+    }
+
+    pub(super) fn metric_type(&self) -> MetricType {
+        match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+            Kind::Histogram => MetricType::Histogram,
+            Kind::Info => MetricType::Info,
+        }
+    }
+}
+
+/// Defines the families and [`FAMILIES`], the list of them all.
+macro_rules! families {
+    ($($name:ident = $kind:ident $exposed:literal $unit:literal $labels:tt $help:literal;)+) => {
+        $(
+            pub(super) static $name: Family =
+                Family { name: $exposed, kind: Kind::$kind, unit: $unit, labels: &$labels, help: $help };
+        )+
+
+        /// Every family outside the scopes, in the order they are written.
+        static PLAIN: &[&Family] = &[$(&$name),+];
+    };
+}
+
+/// What is counted of exchanges by listener, by route and by upstream alike.
+#[derive(Debug)]
+pub struct Scoped {
+    pub(super) requests: Family,
+    pub(super) responses: Family,
+    pub(super) outcomes: Family,
+    pub(super) duration: Family,
+    pub(super) first_byte: Family,
+    pub(super) request_bytes: Family,
+    pub(super) response_bytes: Family,
+}
+
+impl Scoped {
+    fn families(&self) -> [&Family; 7] {
+        let Self { requests, responses, outcomes, duration, first_byte, request_bytes, response_bytes } = self;
+        [requests, responses, outcomes, duration, first_byte, request_bytes, response_bytes]
+    }
+}
+
+macro_rules! scoped {
+    ($prefix:literal, $label:literal) => {
+        Scoped {
+            requests: Family {
+                name: concat!($prefix, "_requests"),
+                kind: Kind::Counter,
+                unit: "",
+                labels: &[$label],
+                help: concat!("Requests by ", $label, ", counted when they end"),
+            },
+            responses: Family {
+                name: concat!($prefix, "_responses"),
+                kind: Kind::Counter,
+                unit: "",
+                labels: &[$label, "class"],
+                help: concat!("Answers that were sent, by ", $label, " and class of status"),
+            },
+            outcomes: Family {
+                name: concat!($prefix, "_outcomes"),
+                kind: Kind::Counter,
+                unit: "",
+                labels: &[$label, "kind"],
+                help: concat!("How requests ended, by ", $label, ": ok, or what went wrong in the words of RFC 9209"),
+            },
+            duration: Family {
+                name: concat!($prefix, "_request_duration"),
+                kind: Kind::Histogram,
+                unit: "seconds",
+                labels: &[$label],
+                help: concat!("From the head of a request to the end of its answer, by ", $label),
+            },
+            first_byte: Family {
+                name: concat!($prefix, "_first_byte"),
+                kind: Kind::Histogram,
+                unit: "seconds",
+                labels: &[$label],
+                help: concat!("What endpoints took to begin their answer once a connection was there, by ", $label),
+            },
+            request_bytes: Family {
+                name: concat!($prefix, "_request_body"),
+                kind: Kind::Counter,
+                unit: "bytes",
+                labels: &[$label],
+                help: concat!("Bodies of requests, by ", $label),
+            },
+            response_bytes: Family {
+                name: concat!($prefix, "_response_body"),
+                kind: Kind::Counter,
+                unit: "bytes",
+                labels: &[$label],
+                help: concat!("Bodies of answers, by ", $label),
+            },
+        }
+    };
+}
+
+pub(super) static BY_LISTENER: Scoped = scoped!("tidegate", "listener");
+pub(super) static BY_ROUTE: Scoped = scoped!("tidegate_route", "route");
+pub(super) static BY_UPSTREAM: Scoped = scoped!("tidegate_upstream", "upstream");
+
+families! {
+    REQUESTS_STARTED = Counter "tidegate_requests_started" "" ["protocol"] "Requests whose head was read";
+    REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests under way";
+    HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "Heads refused as malformed, ambiguous or late before they became requests";
+    RETRIES = Counter "tidegate_retries" "" [] "Requests sent again";
+    TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests that ended because a deadline passed";
+    CONNECTIONS = Gauge "tidegate_connections" "" [] "Connections of clients that are open";
+    CONNECTIONS_PARKED = Gauge "tidegate_connections_parked" "" [] "Of these, the idle ones that hold little more than their socket";
+    CONNECTIONS_ACCEPTED = Counter "tidegate_connections_accepted" "" [] "Connections accepted from clients";
+    CONNECTIONS_REFUSED = Counter "tidegate_connections_refused" "" [] "Connections closed at accept because their address had too many";
+    CONNECTIONS_HANDED_OVER = Counter "tidegate_connections_handed_over" "" [] "Connections given to another worker at accept";
+    PROCESS_PERMITS = Gauge "tidegate_process_permits" "" [] "Connections that hold a permit of the process";
+    PROCESS_PERMITS_MAX = Gauge "tidegate_process_permits_max" "" [] "Permits of the process, from the limit on descriptors";
+    LISTENER_PERMITS = Gauge "tidegate_listener_permits" "" ["listener"] "Connections that hold a permit of their listener, where it has max_connections";
+    LISTENER_PERMITS_MAX = Gauge "tidegate_listener_permits_max" "" ["listener"] "The listener's max_connections";
+    TLS_HANDSHAKES = Counter "tidegate_tls_handshakes" "" ["version", "resumed"] "TLS handshakes with clients that succeeded";
+    TLS_HANDSHAKE_FAILURES = Counter "tidegate_tls_handshake_failures" "" [] "TLS handshakes with clients that failed or took too long";
+    CERTIFICATE_NOT_AFTER = Gauge "tidegate_certificate_not_after" "seconds" ["listener", "name"] "When the certificate ends, in Unix time";
+    NETWORK = Counter "tidegate_network" "bytes" ["side", "direction"] "Bytes on connections of clients (downstream) and endpoints (upstream), heads counted in, TLS not";
+    POOL_CONNECTS = Counter "tidegate_pool_connects" "" [] "Connections to endpoints that were begun";
+    POOL_CONNECT_FAILURES = Counter "tidegate_pool_connect_failures" "" [] "Of these, the ones that came to nothing";
+    POOL_REUSES = Counter "tidegate_pool_reuses" "" [] "Requests that met a pooled connection";
+    POOL_WAITS = Counter "tidegate_pool_waits" "" [] "Requests that waited for a connection which another request was making";
+    POOL_WAIT = Counter "tidegate_pool_wait" "seconds" [] "How long they waited, all together";
+    ENDPOINT_READY = Gauge "tidegate_endpoint_ready" "" ["upstream", "endpoint"] "1 where the endpoint takes requests, 0 where it was taken out";
+    ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests under way at the endpoint, where the balancing policy counts them";
+    ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Connections to the endpoint that came to nothing";
+    WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker"] "Requests whose head was read, by worker";
+    WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker"] "Connections of clients that are open, by worker";
+    WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker"] "How late the worker's timers fire, measured once a second";
+    WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker"] "Since the worker last showed that it runs; it does so once a second";
+    RELOADS = Counter "tidegate_reloads" "" ["result"] "Reloads: ok, or failed, which changes nothing";
+    LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 where the last reload was put in force or there was none, 0 where it was refused";
+    LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; not there before the first";
+    GENERATION = Gauge "tidegate_generation" "" [] "The number of the configuration in force";
+    DRAINING = Gauge "tidegate_draining" "" [] "1 while the process takes no new work and leaves";
+    BUILD = Info "tidegate_build" "" ["version"] "The version that runs";
+    PROCESS_START = Gauge "process_start_time" "seconds" [] "When the process began to serve, in Unix time";
+    PROCESS_CPU = Counter "process_cpu" "seconds" [] "Processor time of user and system";
+    PROCESS_RESIDENT = Gauge "process_resident_memory" "bytes" [] "Memory that is resident";
+    PROCESS_THREADS = Gauge "process_threads" "" [] "Threads";
+    PROCESS_FDS = Gauge "process_open_fds" "" [] "Descriptors that are open";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" "" [] "Descriptors that may be open";
+}
+
+/// Every family, in the order they are written.
+pub fn all() -> impl Iterator<Item = &'static Family> {
+    let scoped = [&BY_LISTENER, &BY_ROUTE, &BY_UPSTREAM].into_iter().flat_map(Scoped::families);
+    scoped.chain(PLAIN.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut seen = HashSet::new();
+        for family in all() {
+            let name = family.exposed();
+            assert!(name.starts_with("tidegate_") || name.starts_with("process_"), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert!(!family.help.ends_with('.') && !family.help.is_empty(), "{name}");
+            assert!(seen.insert(name.clone()), "{name} is there twice");
+        }
+    }
+
+    /// A family that is not explained is one that nobody can use.
+    #[test]
+    fn every_family_stands_in_the_documentation() {
+        let page = include_str!("../../../../docs/metrics.md");
+        let missing: Vec<_> = all().map(Family::exposed).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+        let known: HashSet<_> = all().map(Family::exposed).collect();
+        let stale: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with("tidegate_") || name.starts_with("process_"))
+            .filter(|name| !known.contains(*name))
+            .collect();
+        assert!(stale.is_empty(), "in docs/metrics.md and nowhere else: {stale:?}");
+        for family in all() {
+            let name = family.exposed();
+            let line = page.lines().find(|line| line.starts_with(&format!("| `{name}`"))).unwrap_or_default();
+            for label in family.labels {
+                assert!(line.contains(&format!("`{label}`")), "docs/metrics.md: {name} has a label {label}");
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Facts to OpenMetrics text, family by family.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
+};
+
+use super::facts::Facts;
+use super::families::{self as f, BY_LISTENER, BY_ROUTE, BY_UPSTREAM, Family, Scoped};
+use crate::base::error::Kind;
+use crate::telemetry::counters::Totals;
+use crate::telemetry::histogram::{BOUNDS, HistogramTotals};
+use crate::telemetry::series::SeriesTotals;
+
+/// Kinds that say that a deadline passed.
+const TIMEOUTS: [Kind; 8] = [
+    Kind::DnsTimeout,
+    Kind::ConnectionTimeout,
+    Kind::ConnectionWriteTimeout,
+    Kind::RequestHeaderTimeout,
+    Kind::ClientStall,
+    Kind::HttpResponseTimeout,
+    Kind::HttpResponseStalled,
+    Kind::ExchangeTimeout,
+];
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Collector for Facts {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.write_scopes(&mut page)?;
+        self.write_requests(&mut page)?;
+        self.write_connections(&mut page)?;
+        self.write_endpoints(&mut page)?;
+        self.write_workers(&mut page)?;
+        self.write_generation(&mut page)?;
+        self.write_process(&mut page)
+    }
+}
+
+impl Facts {
+    fn write_scopes(&self, page: &mut Page<'_>) -> fmt::Result {
+        let listeners: Vec<_> = self.listeners.iter().map(|listener| (&listener.name, &listener.series)).collect();
+        let routes: Vec<_> = self.routes.iter().map(|(name, series)| (name, series)).collect();
+        let upstreams: Vec<_> = self.upstreams.iter().map(|upstream| (&upstream.name, &upstream.series)).collect();
+        // Listeners are few, so that every kind can stand there from the beginning: a rate sees the first error too.
+        page.scope(&BY_LISTENER, &listeners, true)?;
+        page.scope(&BY_ROUTE, &routes, false)?;
+        page.scope(&BY_UPSTREAM, &upstreams, false)
+    }
+
+    fn write_requests(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        let by_protocol = [("http1", totals.requests_http1), ("http2", totals.requests_http2)];
+        page.counters(&f::REQUESTS_STARTED, by_protocol.map(|(protocol, n)| ([("protocol", protocol)], n)))?;
+        page.gauge(&f::REQUESTS_IN_FLIGHT, totals.requests.saturating_sub(totals.ended()))?;
+        page.counter(&f::HEADS_REFUSED, totals.heads_refused)?;
+        page.counter(&f::RETRIES, totals.retries)?;
+        page.counters(&f::TIMEOUTS, TIMEOUTS.map(|kind| ([("kind", kind.as_str())], totals.outcome(kind))))
+    }
+
+    fn write_connections(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        page.gauge(&f::CONNECTIONS, totals.connections_open)?;
+        page.gauge(&f::CONNECTIONS_PARKED, totals.parked)?;
+        page.counter(&f::CONNECTIONS_ACCEPTED, totals.connections_accepted)?;
+        page.counter(&f::CONNECTIONS_REFUSED, totals.connections_refused)?;
+        page.counter(&f::CONNECTIONS_HANDED_OVER, totals.connections_handed_over)?;
+        let (open, max) = self.process_permits;
+        page.gauge(&f::PROCESS_PERMITS, u64::from(open))?;
+        page.gauge(&f::PROCESS_PERMITS_MAX, u64::from(max))?;
+        let permits = || {
+            let limited = self.listeners.iter().filter_map(|listener| Some((&*listener.name, listener.permits?)));
+            limited.map(|(name, permits)| ([("listener", name)], permits))
+        };
+        page.gauges(&f::LISTENER_PERMITS, permits().map(|(labels, (open, _))| (labels, u64::from(open))))?;
+        page.gauges(&f::LISTENER_PERMITS_MAX, permits().map(|(labels, (_, max))| (labels, u64::from(max))))?;
+        page.counters(&f::TLS_HANDSHAKES, handshakes(totals))?;
+        page.counter(&f::TLS_HANDSHAKE_FAILURES, totals.handshakes_failed)?;
+        let certificates = self.listeners.iter().flat_map(|listener| {
+            let of = |(name, not_after): &'_ (String, SystemTime)| {
+                ([("listener", listener.name.to_string()), ("name", name.clone())], unix_seconds(*not_after))
+            };
+            listener.certificates.iter().map(of).collect::<Vec<_>>()
+        });
+        page.gauges(&f::CERTIFICATE_NOT_AFTER, certificates)?;
+        let network = [
+            ("downstream", "received", totals.bytes_downstream_in),
+            ("downstream", "sent", totals.bytes_downstream_out),
+            ("upstream", "received", totals.bytes_upstream_in),
+            ("upstream", "sent", totals.bytes_upstream_out),
+        ];
+        page.counters(&f::NETWORK, network.map(|(side, way, n)| ([("side", side), ("direction", way)], n)))
+    }
+
+    fn write_endpoints(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        page.counter(&f::POOL_CONNECTS, totals.upstream_connects)?;
+        page.counter(&f::POOL_CONNECT_FAILURES, totals.upstream_connect_failures)?;
+        page.counter(&f::POOL_REUSES, totals.upstream_reuses)?;
+        page.counter(&f::POOL_WAITS, totals.upstream_waits)?;
+        page.counter(&f::POOL_WAIT, Duration::from_nanos(totals.upstream_wait_nanos).as_secs_f64())?;
+        let endpoints = || {
+            self.upstreams.iter().flat_map(|upstream| {
+                let name = &*upstream.name;
+                upstream.endpoints.iter().map(move |one| ([("upstream", name), ("endpoint", &*one.label)], one))
+            })
+        };
+        page.gauges(&f::ENDPOINT_READY, endpoints().map(|(labels, one)| (labels, u64::from(one.is_ready))))?;
+        let in_flight = endpoints().filter_map(|(labels, one)| Some((labels, u64::from(one.in_flight?))));
+        page.gauges(&f::ENDPOINT_IN_FLIGHT, in_flight)?;
+        let failures = endpoints().map(|(labels, one)| (labels, one.connect_failures));
+        page.counters(&f::ENDPOINT_CONNECT_FAILURES, failures)
+    }
+
+    fn write_workers(&self, page: &mut Page<'_>) -> fmt::Result {
+        let workers = || self.workers.iter().enumerate().map(|(id, worker)| ([("worker", id)], worker));
+        page.counters(&f::WORKER_REQUESTS, workers().map(|(labels, worker)| (labels, worker.requests)))?;
+        page.gauges(&f::WORKER_CONNECTIONS, workers().map(|(labels, worker)| (labels, worker.connections)))?;
+        page.histograms(&f::WORKER_LOOP_LAG, workers().map(|(labels, worker)| (labels, &worker.lag)))?;
+        let ages = workers().map(|(labels, worker)| (labels, worker.since_heartbeat.as_secs_f64()));
+        page.gauges(&f::WORKER_HEARTBEAT_AGE, ages)
+    }
+
+    fn write_generation(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (ok, failed) = self.reloads;
+        page.counters(&f::RELOADS, [("ok", ok), ("failed", failed)].map(|(result, n)| ([("result", result)], n)))?;
+        let successful = self.last_reload.is_none_or(|(_, successful)| successful);
+        page.gauge(&f::LAST_RELOAD_SUCCESSFUL, u64::from(successful))?;
+        let last = self.last_reload.map(|(at, _)| (NO_LABELS, unix_seconds(at)));
+        page.gauges(&f::LAST_RELOAD, last)?;
+        page.gauge(&f::GENERATION, self.generation)?;
+        page.gauge(&f::DRAINING, u64::from(self.is_draining))?;
+        page.family(&f::BUILD, |mut metric| metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]))
+    }
+
+    fn write_process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let process = &self.process;
+        page.gauge(&f::PROCESS_START, unix_seconds(self.started_at))?;
+        page.counters(&f::PROCESS_CPU, process.cpu.map(|seconds| (NO_LABELS, seconds)))?;
+        page.gauges(&f::PROCESS_RESIDENT, process.resident.map(|bytes| (NO_LABELS, bytes)))?;
+        page.gauges(&f::PROCESS_THREADS, process.threads.map(|threads| (NO_LABELS, threads)))?;
+        page.gauges(&f::PROCESS_FDS, process.open_fds.map(|fds| (NO_LABELS, fds)))?;
+        page.gauges(&f::PROCESS_MAX_FDS, process.max_fds.map(|fds| (NO_LABELS, fds)))
+    }
+}
+
+fn handshakes(totals: &Totals) -> [([(&'static str, &'static str); 2], u64); 4] {
+    [
+        ("1.2", "no", totals.handshakes_tls12),
+        ("1.2", "yes", totals.handshakes_tls12_resumed),
+        ("1.3", "no", totals.handshakes_tls13),
+        ("1.3", "yes", totals.handshakes_tls13_resumed),
+    ]
+    .map(|(version, resumed, n)| ([("version", version), ("resumed", resumed)], n))
+}
+
+/// The text as it grows.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    /// What is counted alike by listener, route and upstream. `every_kind`: outcomes that never were are there too.
+    fn scope(&mut self, scope: &Scoped, all: &[(&Arc<str>, &SeriesTotals)], every_kind: bool) -> fmt::Result {
+        let label = scope.requests.labels[0];
+        let each = || all.iter().map(|(name, series)| ([(label, &***name)], *series));
+        self.counters(&scope.requests, each().map(|(labels, series)| (labels, series.requests())))?;
+        let responses = each().flat_map(|([name], series)| {
+            CLASSES.iter().zip(series.answers).map(move |(class, n)| ([name, ("class", *class)], n))
+        });
+        self.counters(&scope.responses, responses)?;
+        let outcomes = each().flat_map(|([name], series)| {
+            let failed = Kind::ALL.iter().map(|kind| (kind.as_str(), series.outcome(*kind)));
+            let failed = failed.filter(move |(_, n)| every_kind || *n > 0);
+            std::iter::once(("ok", series.ok)).chain(failed).map(move |(kind, n)| ([name, ("kind", kind)], n))
+        });
+        self.counters(&scope.outcomes, outcomes)?;
+        self.histograms(&scope.duration, each().map(|(labels, series)| (labels, &series.duration)))?;
+        self.histograms(&scope.first_byte, each().map(|(labels, series)| (labels, &series.first_byte)))?;
+        self.counters(&scope.request_bytes, each().map(|(labels, series)| (labels, series.bytes_in)))?;
+        self.counters(&scope.response_bytes, each().map(|(labels, series)| (labels, series.bytes_out)))
+    }
+
+    fn counter(&mut self, family: &Family, value: impl EncodeCounterValue) -> fmt::Result {
+        self.counters(family, [(NO_LABELS, value)])
+    }
+
+    fn gauge(&mut self, family: &Family, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.gauges(family, [(NO_LABELS, value)])
+    }
+
+    fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
+        &mut self,
+        family: &Family,
+        samples: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        self.samples(family, samples, |metric, value| metric.encode_counter::<NoLabelSet, V, f64>(&value, None))
+    }
+
+    fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        family: &Family,
+        samples: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        self.samples(family, samples, |metric, value| metric.encode_gauge(&value))
+    }
+
+    fn histograms<'t, L: EncodeLabelSet>(
+        &mut self,
+        family: &Family,
+        samples: impl IntoIterator<Item = (L, &'t HistogramTotals)>,
+    ) -> fmt::Result {
+        self.samples(family, samples, |metric, totals| {
+            let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(totals.buckets).collect();
+            metric.encode_histogram::<NoLabelSet>(totals.sum.as_secs_f64(), totals.count(), &buckets, None)
+        })
+    }
+
+    fn samples<L: EncodeLabelSet, V>(
+        &mut self,
+        family: &Family,
+        samples: impl IntoIterator<Item = (L, V)>,
+        write: impl Fn(&mut MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        self.family(family, |mut metric| {
+            samples.into_iter().try_for_each(|(labels, value)| write(&mut metric.encode_family(&labels)?, value))
+        })
+    }
+
+    fn family(&mut self, family: &Family, write: impl FnOnce(MetricEncoder<'_>) -> fmt::Result) -> fmt::Result {
+        let unit = family.unit();
+        write(self.0.encode_descriptor(family.name, family.help, unit.as_ref(), family.metric_type())?)
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_millis() as f64 / 1000.0)
+}
+
+const NO_LABELS: [(&str, &str); 0] = [];
