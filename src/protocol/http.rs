@@ -8,7 +8,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,17 +15,17 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tower::Service;
 
 use super::detect::{Detected, detect};
+use super::farewell::{close, farewell, linger};
 use super::h2_frames::H2Frames;
 use super::link::{Deadlines, Link, LinkIo, Track, Verdict};
 use super::wire::{Fed, Limits, Refusal, Wire};
 use crate::base::error::Kind;
 use crate::body::Body;
 use crate::body::exchange::Exchange;
-use crate::net::timer;
 use crate::transport::Channel;
 
 /// What a listener's connections speak, and within which limits. Made once per listener and generation.
@@ -72,10 +71,6 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const STREAM_SEND_BUFFER: usize = 256 * 1024;
 /// Frames of an upload that a client may send; the default of RFC 9113 §4.2 costs a call per 16 KiB.
 const MAX_FRAME: u32 = 64 * 1024;
-/// How long the rest of what a client sends is read and thrown away, so that our last words are not lost to a reset.
-const LINGER: Duration = Duration::from_secs(2);
-/// How much of it.
-const LINGER_BYTES: usize = 1024 * 1024;
 
 /// RFC 9110 §15.5.9.
 const HEADER_LATE: Refusal =
@@ -104,8 +99,7 @@ pub async fn serve<S>(
     let mut first = Vec::new();
     loop {
         let Some(detected) = first_bytes(&mut channel, &mut first, settled, &settings, &link).await else {
-            // The client is told that this was the end (close_notify over TLS); it may be gone, so nobody waits for it.
-            let _ = timer::timeout(LINGER, channel.shutdown()).await;
+            close(&mut channel).await;
             return;
         };
         // Boxed, so that a parked connection does not hold the room for it.
@@ -258,7 +252,7 @@ where
         Some(_) => {
             // Over TLS the client learns with close_notify that nothing was cut off.
             let mut channel = channel;
-            let _ = timer::timeout(LINGER, channel.shutdown()).await;
+            close(&mut channel).await;
             Ended::Closed
         }
         None => {
@@ -284,33 +278,6 @@ impl Track for Wire {
     fn is_at_boundary(&self) -> bool {
         self.at_boundary()
     }
-}
-
-/// Says why the connection ends, and ends it.
-async fn farewell(mut channel: Channel, words: Bytes) {
-    if let Ok(Ok(())) = timer::timeout(LINGER, channel.write_all(&words)).await {
-        let _ = timer::timeout(LINGER, channel.shutdown()).await;
-        linger(channel).await;
-    }
-}
-
-/// Reads what the client still sends for a moment, so that the reset which unread bytes would cause does not overtake
-/// our last answer (RFC 9112 §9.6).
-async fn linger(mut channel: Channel) {
-    let _ = timer::timeout(LINGER, channel.shutdown()).await;
-    let mut left = LINGER_BYTES;
-    let drained = poll_fn(|cx| {
-        let mut scratch = [std::mem::MaybeUninit::uninit(); 16 * 1024];
-        while left > 0 {
-            let mut buffer = ReadBuf::uninit(&mut scratch);
-            match ready!(Pin::new(&mut channel).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => left = left.saturating_sub(buffer.filled().len()),
-                _ => return Poll::Ready(()),
-            }
-        }
-        Poll::Ready(())
-    });
-    let _ = timer::timeout(LINGER, drained).await;
 }
 
 async fn serve_http2<S>(channel: Channel, first: Vec<u8>, settings: &Settings, link: &Rc<Link>, service: S) -> Ended

@@ -1,5 +1,6 @@
 //! Bytes to messages, generic over the service.
 pub mod detect;
+mod farewell;
 pub mod h2_frames;
 pub mod http;
 pub mod link;
