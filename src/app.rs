@@ -135,12 +135,7 @@ impl Running {
 
     /// What all workers counted.
     pub fn counters(&self) -> Totals {
-        Counters::sum(self.worker_counters())
-    }
-
-    /// What each worker counted.
-    pub fn worker_counters(&self) -> Vec<&Counters> {
-        self.view.workers().iter().map(|worker| &*worker.counters).collect()
+        Counters::sum(self.view.workers().iter().map(|worker| &*worker.counters))
     }
 
     /// What each worker tells of itself.

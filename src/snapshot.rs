@@ -2,16 +2,19 @@
 //! not at all; workers are sent it in an `Arc` and wrap it in an `Rc` of their own. Nothing in it changes but the
 //! endpoint sets of `dns:` names, which discovery swaps.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
+use crate::body::ledger::Measured;
 use crate::config::model;
 use crate::route::action::Route;
 use crate::route::table::Table;
 use crate::telemetry::access_log::{AccessLog, Logger};
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::series::{self, Scope};
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
@@ -60,9 +63,33 @@ pub struct WorkerSnapshot {
     pub upstreams: Vec<Rc<WorkerUpstream>>,
     /// This worker's end of the access log, where there is one.
     pub logger: Option<Rc<Logger>>,
+    /// Where this worker's series are.
+    telemetry: Arc<WorkerTelemetry>,
+    /// By [`RouteId`]; a route that nobody asked for yet costs a pointer.
+    routes: Box<[OnceCell<Rc<Measured>>]>,
 }
 
 impl WorkerSnapshot {
+    /// A generation for the worker of `telemetry`, with the worker's sides of its upstreams.
+    pub fn new(snapshot: Arc<Snapshot>, upstreams: Vec<Rc<WorkerUpstream>>, telemetry: Arc<WorkerTelemetry>, logger: Option<Rc<Logger>>) -> Self {
+        let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
+        Self { snapshot, upstreams, logger, telemetry, routes }
+    }
+
+    /// What this worker measures of a listener.
+    pub fn listener_measured(&self, name: &Arc<str>) -> Rc<Measured> {
+        Measured::new(&self.telemetry, Scope::Listener, name)
+    }
+
+    /// What this worker measures of a route.
+    pub fn route_measured(&self, route: &Route) -> Option<&Rc<Measured>> {
+        let place = self.routes.get(route.id.0 as usize)?;
+        Some(place.get_or_init(|| {
+            let series = self.telemetry.series.series(Scope::Route, &self.snapshot.series_of(route));
+            Rc::new(Measured { name: Arc::clone(&route.name), series })
+        }))
+    }
+
     /// This worker's side of an upstream.
     pub fn upstream(&self, id: UpstreamId) -> Option<&Rc<WorkerUpstream>> {
         self.upstreams.get(id.0 as usize)

@@ -2,7 +2,7 @@
 //! The request's future, its answer's body and the task that drives them share it; it is `!Send` and costs plain stores.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,22 +10,26 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ledger::Ledger;
+use super::phase_clock::{Phase, PhaseClock};
 use crate::base::error::{Error, Kind, Retry};
 use crate::net::timer::Timer;
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::Counters;
+use crate::telemetry::series::{Ended, Phases};
 
 /// The exchanges of one downstream connection.
 pub struct Load {
     open: Cell<u32>,
     idle_since: Cell<Instant>,
     served: Cell<u64>,
-    counters: Arc<Counters>,
+    telemetry: Arc<WorkerTelemetry>,
 }
 
 impl Load {
     /// A connection without exchanges.
-    pub fn new(counters: Arc<Counters>) -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()), served: Cell::new(0), counters })
+    pub fn new(telemetry: Arc<WorkerTelemetry>) -> Rc<Self> {
+        Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()), served: Cell::new(0), telemetry })
     }
 
     /// Exchanges under way.
@@ -45,7 +49,7 @@ impl Load {
 
     /// The worker's counters.
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        &self.telemetry.counters
     }
 }
 
@@ -83,26 +87,16 @@ pub struct Exchange {
     total_until: Cell<Option<Instant>>,
     upload: Cell<Upload>,
     upload_moved: Cell<Instant>,
-    began: Cell<Instant>,
+    clock: PhaseClock,
     open: Cell<bool>,
     finished: Cell<bool>,
-    failed: Cell<Option<Kind>>,
+    failed: Cell<Option<(Kind, &'static str)>>,
+    /// Zero until the head of an answer is handed on.
     status: Cell<u16>,
-    phases: Cell<Phases>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    ledger: RefCell<Ledger>,
     in_flight: RefCell<Option<Box<dyn Any>>>,
-}
-
-/// How long the parts of an exchange took. What was not reached, or was there already, is zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
-    /// Making the connection to the endpoint; zero on a pooled one.
-    pub connect: Duration,
-    /// The TLS handshake on it.
-    pub tls: Duration,
-    /// From the request's head to the head of the answer, connecting included.
-    pub first_byte: Duration,
-    /// From the request's head to the end of the exchange.
-    pub total: Duration,
 }
 
 /// The deadlines of an exchange.
@@ -129,12 +123,14 @@ impl Exchange {
             total_until: Cell::new(None),
             upload: Cell::new(Upload::Done),
             upload_moved: Cell::new(now),
-            began: Cell::new(now),
+            clock: PhaseClock::new(now),
             open: Cell::new(false),
             finished: Cell::new(false),
             failed: Cell::new(None),
             status: Cell::new(0),
-            phases: Cell::new(Phases::default()),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            ledger: RefCell::default(),
             in_flight: RefCell::new(None),
         };
         exchange.open();
@@ -154,11 +150,12 @@ impl Exchange {
         self.total_until.set(None);
         self.upload.set(Upload::Done);
         self.upload_moved.set(now);
-        self.began.set(now);
+        self.clock.restart(now);
         self.finished.set(false);
         self.failed.set(None);
         self.status.set(0);
-        self.phases.set(Phases::default());
+        self.received.set(0);
+        self.sent.set(0);
         self.open();
         self
     }
@@ -167,17 +164,27 @@ impl Exchange {
         self.open.set(true);
         self.load.open.set(self.load.open.get() + 1);
         self.load.served.set(self.load.served.get() + 1);
-        self.load.counters.requests.add(1);
+        self.load.counters().requests.add(1);
     }
 
     /// When it began.
     pub fn began(&self) -> Instant {
-        self.began.get()
+        self.clock.began()
+    }
+
+    /// How long its phases take.
+    pub fn clock(&self) -> &PhaseClock {
+        &self.clock
+    }
+
+    /// Whose it is, and where it is entered once it has ended. Not to be held across a call that may end it.
+    pub fn ledger(&self) -> RefMut<'_, Ledger> {
+        self.ledger.borrow_mut()
     }
 
     /// Bounds the whole exchange, from its beginning.
     pub fn limit_total(&self, total: Duration) {
-        self.total_until.set(Some(self.began.get() + total));
+        self.total_until.set(Some(self.began() + total));
     }
 
     /// Sets the origin's deadline inside bodies.
@@ -206,43 +213,58 @@ impl Exchange {
         self.upload_moved.set(Instant::now());
     }
 
-    /// Notes the status that the client gets.
+    /// Notes the status that the client gets; its answer's head is handed on.
     pub fn note_status(&self, status: u16) {
         self.status.set(status);
-    }
-
-    /// Notes how long it took to reach the endpoint.
-    pub fn note_connected(&self, connect: Duration, tls: Duration) {
-        self.phases.set(Phases { connect, tls, ..self.phases.get() });
-    }
-
-    /// Notes that the head of the answer is here.
-    pub fn note_first_byte(&self) {
-        self.phases.set(Phases { first_byte: self.began.get().elapsed(), ..self.phases.get() });
-    }
-
-    /// How long its parts took so far.
-    pub fn phases(&self) -> Phases {
-        Phases { total: self.began.get().elapsed(), ..self.phases.get() }
-    }
-
-    /// Notes why the exchange fails; the first word stands.
-    pub fn note_failure(&self, kind: Kind) {
-        if self.failed.get().is_none() {
-            self.failed.set(Some(kind));
+        if self.clock.phase() != Phase::Body {
+            self.clock.enter(Phase::Body, Instant::now());
+        }
+        if self.finished.get() {
+            self.end();
         }
     }
 
-    /// Everything of the answer was handed on.
+    /// Notes that the head of an endpoint's answer is here.
+    pub fn note_first_byte(&self) {
+        self.clock.enter(Phase::Body, Instant::now());
+    }
+
+    /// Notes that nothing is awaited of an endpoint until the next attempt.
+    pub fn note_attempt_failed(&self) {
+        self.clock.enter(Phase::Queue, Instant::now());
+    }
+
+    /// Notes bytes of the request's body.
+    pub fn note_received(&self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+    }
+
+    /// Notes bytes of the answer's body that were handed on.
+    pub fn note_sent(&self, bytes: u64) {
+        self.sent.set(self.sent.get() + bytes);
+    }
+
+    /// Notes why the exchange fails; the first word stands.
+    pub fn note_failure(&self, kind: Kind, reason: &'static str) {
+        if self.failed.get().is_none() {
+            self.failed.set(Some((kind, reason)));
+        }
+    }
+
+    /// Everything of the answer's body was handed on; the exchange ends as soon as its head was, too.
     pub fn finish(&self) {
         self.finished.set(true);
         self.waiting.set(Waiting::Nobody);
-        self.end();
+        if self.status.get() != 0 {
+            self.end();
+        }
     }
 
     /// Waits for the head of an answer, `limit` from now or from the last byte of the body that the endpoint took.
     pub fn await_answer(&self) {
-        self.upload_moved.set(Instant::now());
+        let now = Instant::now();
+        self.clock.enter(Phase::FirstByte, now);
+        self.upload_moved.set(now);
         self.waiting.set(Waiting::Answer);
         self.until.set(None);
     }
@@ -321,9 +343,9 @@ impl Exchange {
             return Poll::Pending;
         }
         if self.total_until.get().is_some_and(|total| total <= Instant::now()) {
-            self.note_failure(Kind::ExchangeTimeout);
+            self.note_failure(Kind::ExchangeTimeout, OVERDUE);
         } else if self.limits.get().judge_client {
-            self.note_failure(Kind::ClientStall);
+            self.note_failure(Kind::ClientStall, "the client took no more of the answer in time");
         } else {
             // The connection judges it; only the deadline for the whole is kept here.
             self.arm(Instant::now() + self.limits.get().client_stall);
@@ -345,21 +367,33 @@ impl Exchange {
         }
         self.in_flight.replace(None);
         let load = &self.load;
+        let now = Instant::now();
         load.open.set(load.open.get() - 1);
-        load.idle_since.set(Instant::now());
-        let failed = self.failed.get().or((!self.finished.get()).then_some(Kind::ClientGone));
-        if self.status.get() != 0 {
-            load.counters.response(self.status.get());
+        load.idle_since.set(now);
+        let failed = self.failed.get().or((!self.finished.get()).then_some((Kind::ClientGone, GONE)));
+        let ended = Ended {
+            status: self.status.get(),
+            outcome: failed.map(|(kind, _)| kind),
+            reason: failed.map_or("", |(_, reason)| reason),
+            phases: self.clock.read(now),
+            bytes_in: self.received.get(),
+            bytes_out: self.sent.get(),
+        };
+        if ended.status != 0 {
+            load.counters().response(ended.status);
         }
-        load.counters.outcome(failed);
+        load.counters().outcome(ended.outcome);
+        self.ledger.take().close(&ended, &load.telemetry);
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let Phases { connect, tls, first_byte, total } = self.phases();
+            let Phases { queue, connect, tls, first_byte, body, total } = ended.phases;
             tracing::debug!(
-                status = self.status.get(),
-                outcome = failed.map_or("ok", Kind::as_str),
+                status = ended.status,
+                outcome = ended.outcome.map_or("ok", Kind::as_str),
+                ?queue,
                 ?connect,
                 ?tls,
                 ?first_byte,
+                ?body,
                 ?total,
                 "exchange ended"
             );
@@ -374,5 +408,8 @@ impl Drop for Exchange {
 }
 
 fn overdue() -> Error {
-    Error::upstream(Kind::ExchangeTimeout, Retry::Never, "the exchange took longer than its route allows")
+    Error::upstream(Kind::ExchangeTimeout, Retry::Never, OVERDUE)
 }
+
+const OVERDUE: &str = "the exchange took longer than its route allows";
+const GONE: &str = "the client went away before its answer was complete";

@@ -3,6 +3,8 @@
 //! here but what a retry may need, and that is bounded.
 
 pub mod exchange;
+pub mod ledger;
+pub mod phase_clock;
 pub mod request;
 pub mod response;
 
@@ -52,6 +54,7 @@ impl HttpBody for Body {
             Self::Full(bytes) | Self::Own(bytes, _) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Own(bytes, exchange) => {
+                exchange.note_sent(bytes.len() as u64);
                 exchange.finish();
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }

@@ -142,6 +142,7 @@ impl Source {
             Ok(data) => {
                 let received = self.received.get() + data.len() as u64;
                 self.received.set(received);
+                self.exchange.note_received(data.len() as u64);
                 if received > self.max {
                     let reason = "the request's body is larger than allowed";
                     return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
@@ -225,7 +226,7 @@ impl RequestBody {
             self.trailers_sent |= frame.is_trailers();
         }
         if let Poll::Ready(Some(Err(error))) = &frame {
-            self.source.exchange.note_failure(error.kind());
+            self.source.exchange.note_failure(error.kind(), error.reason());
             self.source.failure.replace(Some(error.restated()));
         }
         frame

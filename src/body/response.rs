@@ -46,7 +46,7 @@ impl ResponseBody {
             Poll::Ready(Some(Err(error))) => {
                 let reason = "the endpoint's answer ended before it was complete";
                 let error = Error::upstream(Kind::HttpResponseIncomplete, Retry::Never, reason).because(error);
-                self.exchange.note_failure(error.kind());
+                self.exchange.note_failure(error.kind(), error.reason());
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
@@ -54,7 +54,7 @@ impl ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => self.exchange.poll_origin_overdue(cx).map(|error| {
-                self.exchange.note_failure(error.kind());
+                self.exchange.note_failure(error.kind(), error.reason());
                 Some(Err(error))
             }),
         }
@@ -63,9 +63,10 @@ impl ResponseBody {
     fn hand_on(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, Error>> {
         // An origin that always has more never lets its own deadline be looked at.
         if let Some(error) = self.exchange.past_total() {
-            self.exchange.note_failure(error.kind());
+            self.exchange.note_failure(error.kind(), error.reason());
             return Some(Err(error));
         }
+        self.exchange.note_sent(frame.data_ref().map_or(0, Bytes::len) as u64);
         if self.incoming.is_end_stream() {
             self.exchange.finish();
         } else {

@@ -14,6 +14,7 @@ use super::normalize::Normalized;
 use super::rescue;
 use crate::base::template::Placeholder;
 use crate::body::exchange::{Exchange, Limits};
+use crate::body::ledger::Measured;
 use crate::protocol::http::Settings;
 use crate::protocol::link::{Deadlines, Link};
 use crate::route::action::Values as RouteValues;
@@ -30,11 +31,13 @@ pub struct Profile {
     pub via: Option<Via>,
     /// What its connections speak.
     pub settings: Rc<Settings>,
+    /// What its worker measures of it.
+    pub measured: Rc<Measured>,
 }
 
 impl Profile {
     /// Computes it.
-    pub fn new(spec: Rc<ListenerSpec>, drain: std::time::Duration) -> Self {
+    pub fn new(spec: Rc<ListenerSpec>, generation: &WorkerSnapshot) -> Self {
         let config = &spec.config;
         let settings = Settings {
             http1: config.protocols.http1,
@@ -47,13 +50,14 @@ impl Profile {
                 client_stall: config.timeouts.client_stall,
                 idle: config.timeouts.idle,
                 max_age: config.timeouts.max_age,
-                drain,
+                drain: generation.snapshot.server.drain_timeout,
             },
         };
         Self {
             policy: Policy::new(&config.forwarding, &config.trusted_proxies),
             via: config.forwarding.via.as_deref().and_then(Via::new),
             settings: Rc::new(settings),
+            measured: generation.listener_measured(&spec.name),
             spec,
         }
     }

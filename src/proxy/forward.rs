@@ -144,8 +144,10 @@ async fn attempts(
     };
     let mut pick = order.upstream.pick(&tried)?;
     loop {
-        let session = match within_total(&order.scene.exchange, order.upstream.session(&pick, state.replays > 0)).await
-        {
+        let exchange = &order.scene.exchange;
+        exchange.ledger().attempt(pick.label());
+        let made = order.upstream.session(&pick, state.replays > 0, exchange.clock());
+        let session = match within_total(exchange, made).await {
             Ok(session) => session,
             Err(error) if state.after_connect_failure(&error) == Decision::TryAgain => {
                 pick = next_pick(order, &mut state, &mut tried, &pick)?;
@@ -154,10 +156,6 @@ async fn attempts(
             Err(error) => return Err(error),
         };
         let (reused, http2) = (session.is_reused(), session.is_http2());
-        if !reused {
-            let made = session.timings();
-            order.scene.exchange.note_connected(made.connect, made.tls);
-        }
         // A copy is kept only where the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, http2);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
@@ -197,6 +195,7 @@ async fn attempts(
         match (decision, failed) {
             (Decision::Replay, _) => {
                 state.replays += 1;
+                order.scene.exchange.note_attempt_failed();
                 order.scene.connection.link.load().counters().retries.add(1);
             }
             (Decision::TryAgain, _) => pick = next_pick(order, &mut state, &mut tried, &pick)?,
@@ -215,6 +214,7 @@ fn next_pick(
 ) -> Result<Pick, Error> {
     state.used += 1;
     tried.push(failed.index());
+    order.scene.exchange.note_attempt_failed();
     order.scene.connection.link.load().counters().retries.add(1);
     order.upstream.pick(tried)
 }

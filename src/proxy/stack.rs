@@ -48,6 +48,7 @@ pub fn stack(
         let client_stall = profile.spec.config.timeouts.client_stall;
         let limits = Limits { client_stall, stream_idle: client_stall, judge_client: http2 };
         let exchange = connection.begin(limits);
+        exchange.ledger().listener = Some(Rc::clone(&profile.measured));
         if http2 {
             connection.link.supervise(Rc::clone(&exchange));
         }
@@ -151,7 +152,7 @@ fn apologise(
     version: Version,
     id: &RequestId,
 ) -> Response<Body> {
-    exchange.note_failure(error.kind());
+    exchange.note_failure(error.kind(), error.reason());
     tracing::debug!(kind = error.kind().as_str(), side = ?error.side(), reason = error.reason(),
         request_id = id.as_str(), source = std::error::Error::source(error).map(tracing::field::display),
         "request failed");
@@ -246,6 +247,7 @@ fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refu
         return Err(Box::new((error, head)));
     };
     let (route, rest) = (found.route, path.len() - found.rest.len());
+    scene.exchange.ledger().route = generation.route_measured(route).cloned();
     if !route.access.permits(client) {
         let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
         return Err(Box::new((error, head)));
@@ -296,6 +298,7 @@ fn to_endpoint(
     let Some(upstream) = scene.generation.upstream(rule.split.pick(fastrand::u32(..))).cloned() else {
         return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head)));
     };
+    scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
     let mut fields = std::mem::take(&mut head.headers);
     let accept = fields.get(ACCEPT).cloned();
     let seen = hop_by_hop::strip(&mut fields);

@@ -60,6 +60,8 @@ pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result
             let mut endpoint = Rewind::new(endpoint, first);
             let relayed = relay(&mut client, &mut endpoint, idle, link.cut()).await;
             let counters = link.load().counters();
+            exchange.note_received(relayed.up);
+            exchange.note_sent(relayed.down);
             counters.bytes_downstream_in.add(relayed.up);
             counters.bytes_downstream_out.add(relayed.down);
             counters.bytes_upstream_out.add(relayed.up);
@@ -68,7 +70,8 @@ pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result
                 End::Closed => exchange.finish(),
                 // A clean end would pass a truncated stream on as a whole one.
                 end => {
-                    exchange.note_failure(kind_of(&end));
+                    let (kind, reason) = failure_of(&end);
+                    exchange.note_failure(kind, reason);
                     client.into_parts().0.reset();
                     endpoint.into_parts().0.reset();
                 }
@@ -78,10 +81,11 @@ pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result
     Ok(response)
 }
 
-fn kind_of(end: &End) -> Kind {
+fn failure_of(end: &End) -> (Kind, &'static str) {
     match end {
-        End::Closed | End::Stopped | End::DownstreamFailed(_) => Kind::ClientGone,
-        End::Idle => Kind::HttpResponseStalled,
-        End::UpstreamFailed(_) => Kind::ConnectionTerminated,
+        End::Closed | End::DownstreamFailed(_) => (Kind::ClientGone, "the client went away inside the switched protocol"),
+        End::Stopped => (Kind::ClientGone, "the switched connection did not end before the drain did"),
+        End::Idle => (Kind::HttpResponseStalled, "nothing moved on the switched connection"),
+        End::UpstreamFailed(_) => (Kind::ConnectionTerminated, "the endpoint broke off the switched connection"),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::listeners::{ConnectionPermit, WorkerListener};
 use super::worker::Worker;
@@ -55,7 +56,7 @@ pub async fn serve(
     };
     let draining = Rc::clone(&listener);
     let link = Link::new(
-        Load::new(worker.counters().clone()),
+        Load::new(Arc::clone(worker.telemetry())),
         profile.settings.deadlines.clone(),
         Rc::new(move || draining.is_draining()),
     );

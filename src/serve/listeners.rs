@@ -85,8 +85,8 @@ impl WorkerListener {
 
 /// The spec is a copy of this worker's own; see [`ListenerSpec`].
 fn with_profile(spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
-    let drain = generation.snapshot.server.drain_timeout;
-    (generation, Rc::new(Profile::new(Rc::new(spec), drain)))
+    let profile = Profile::new(Rc::new(spec), &generation);
+    (generation, Rc::new(profile))
 }
 
 /// What a connection took from the limits; it travels with the connection.

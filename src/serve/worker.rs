@@ -118,7 +118,7 @@ impl Worker {
     }
 
     /// What it counts of everything.
-    pub fn counters(&self) -> &Arc<Counters> {
+    pub fn counters(&self) -> &Counters {
         &self.telemetry.counters
     }
 
@@ -156,12 +156,12 @@ impl Worker {
     }
 
     pub(super) fn attach(&self, snapshot: Arc<Snapshot>) -> Rc<WorkerSnapshot> {
-        Rc::new(attach(&self.pools, snapshot))
+        Rc::new(attach(&self.pools, snapshot, &self.telemetry))
     }
 
     fn new(setup: &Setup, first: Arc<Snapshot>) -> Rc<Self> {
-        let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.telemetry.counters));
-        let current = Rc::new(attach(&pools, first));
+        let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.telemetry));
+        let current = Rc::new(attach(&pools, first, &setup.telemetry));
         Rc::new(Self {
             id: setup.id,
             telemetry: Arc::clone(&setup.telemetry),
@@ -254,10 +254,10 @@ impl Worker {
     }
 }
 
-fn attach(pools: &Rc<Pools>, snapshot: Arc<Snapshot>) -> WorkerSnapshot {
+fn attach(pools: &Rc<Pools>, snapshot: Arc<Snapshot>, telemetry: &Arc<WorkerTelemetry>) -> WorkerSnapshot {
     let upstreams = snapshot.upstreams.iter().map(|upstream| pools.attach(upstream)).collect();
     let logger = snapshot.access_log.as_ref().map(|log| Rc::new(log.logger()));
-    WorkerSnapshot { snapshot, upstreams, logger }
+    WorkerSnapshot::new(snapshot, upstreams, Arc::clone(telemetry), logger)
 }
 
 /// Starts a worker's thread with its first generation. `left` is sent its number when it leaves, however that comes.

@@ -10,7 +10,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::connector::Timings;
 use super::http1::{self, Http1};
 use super::http2::{Http2, StreamGuard};
 use crate::base::error::Error;
@@ -86,13 +85,6 @@ impl Session {
         matches!(self, Session::Http2(_))
     }
 
-    /// How long connecting took; zero where the connection was there already.
-    pub fn timings(&self) -> Timings {
-        match self {
-            Session::Http1(session) => session.timings(),
-            Session::Http2(session) => session.timings(),
-        }
-    }
 
     /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
     /// the HTTP/1 connection or resets the HTTP/2 stream.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -15,28 +15,20 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::Endpoint;
 use crate::base::error::{Error, Kind, Retry};
+use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::UpstreamProtocol;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
 
-/// How long the steps of a connection took; zero on one that was there already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timings {
-    /// Until the socket was connected.
-    pub connect: Duration,
-    /// From there until the TLS handshake was done.
-    pub tls: Duration,
-}
-
 /// A new connection on which nothing was sent yet.
 pub(super) struct Connected {
     pub(super) io: Metered,
     pub(super) http2: bool,
-    pub(super) timings: Timings,
 }
 
-/// Connects within the upstream's connect timeout. Cancel-safe: a dropped call closes what it opened.
+/// Connects within the upstream's connect timeout; `clock` is told the phases of it. Cancel-safe: a dropped call closes
+/// what it opened.
 ///
 /// # Errors
 /// The endpoint's or its network's fault, always worth another try: nothing was sent.
@@ -44,16 +36,18 @@ pub(super) async fn connect(
     upstream: &Upstream,
     endpoint: &Endpoint,
     counters: &Arc<Counters>,
+    clock: &PhaseClock,
 ) -> Result<Connected, Error> {
     counters.upstream_connects.add(1);
-    let connected =
-        match timer::timeout(upstream.config.timeouts.connect, establish(upstream, endpoint, counters)).await {
-            Ok(connected) => connected,
-            Err(_) => {
-                let reason = "the connection to the endpoint was not established in time";
-                Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
-            }
-        };
+    clock.enter(Phase::Connect, Instant::now());
+    let establishing = establish(upstream, endpoint, counters, clock);
+    let connected = match timer::timeout(upstream.config.timeouts.connect, establishing).await {
+        Ok(connected) => connected,
+        Err(_) => {
+            let reason = "the connection to the endpoint was not established in time";
+            Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
+        }
+    };
     if connected.is_err() {
         counters.upstream_connect_failures.add(1);
         endpoint.state.connect_failed(SystemTime::now());
@@ -61,17 +55,19 @@ pub(super) async fn connect(
     connected
 }
 
-async fn establish(upstream: &Upstream, endpoint: &Endpoint, counters: &Arc<Counters>) -> Result<Connected, Error> {
-    let began = Instant::now();
+async fn establish(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Arc<Counters>,
+    clock: &PhaseClock,
+) -> Result<Connected, Error> {
     let socket = connect::connect(std::slice::from_ref(&endpoint.address), &upstream.config.socket).await?;
-    let connected = Instant::now();
-    let mut timings = Timings { connect: connected - began, tls: Duration::ZERO };
     let by_choice = upstream.config.protocol == UpstreamProtocol::Http2;
     let (channel, http2) = match (&upstream.tls, &endpoint.server_name) {
         (None, _) => (Channel::Plain(socket), by_choice),
         (Some(tls), Some(name)) => {
+            clock.enter(Phase::Tls, Instant::now());
             let channel = Channel::Client(tls.connect(socket, name).await?);
-            timings.tls = connected.elapsed();
             // An endpoint without ALPN is believed to speak what the configuration says (RFC 9113 §3.3 wants `h2`).
             let http2 = match (upstream.config.protocol, channel.negotiated_alpn()) {
                 (UpstreamProtocol::Http1, _) => false,
@@ -88,7 +84,7 @@ async fn establish(upstream: &Upstream, endpoint: &Endpoint, counters: &Arc<Coun
     };
     endpoint.state.heard(http2);
     let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
-    Ok(Connected { io, http2, timings })
+    Ok(Connected { io, http2 })
 }
 
 /// A channel whose bytes are counted, and which remembers whether any came.

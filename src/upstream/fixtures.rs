@@ -1,5 +1,6 @@
 //! What the tests of this room share: configurations, and origins that speak raw bytes so that they can misbehave.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,6 +12,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure, Session};
 use super::pool::Pools;
@@ -19,13 +21,14 @@ use super::worker::WorkerUpstream;
 use crate::base::error::Error;
 use crate::base::id::UpstreamId;
 use crate::body::Body;
+use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::{
     Balance, EndpointAddress, EndpointConfig, Place, PoolLimits, SocketOptions, Upstream, UpstreamProtocol,
     UpstreamTimeouts,
 };
 use crate::net::io::Socket;
 use crate::net::timer;
-use crate::telemetry::counters::Counters;
+use crate::telemetry::WorkerTelemetry;
 
 fn place() -> Place {
     Place { file: "test".into(), line: 1, column: 1 }
@@ -98,22 +101,27 @@ pub(crate) async fn until(mut done: impl FnMut() -> bool) {
 
 /// One worker and one upstream.
 pub(crate) struct Caller {
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) telemetry: Arc<WorkerTelemetry>,
     pub(crate) pools: Rc<Pools>,
     pub(crate) upstream: Rc<WorkerUpstream>,
+    /// What getting the last session was at in the end: [`Phase::Queue`] where a pooled one was met.
+    pub(crate) phase: Cell<Phase>,
 }
 
 impl Caller {
     pub(crate) fn new(config: Upstream) -> Self {
-        let counters = Arc::new(Counters::default());
-        let pools = Pools::new(0, 1, Arc::clone(&counters));
+        let telemetry = Arc::new(WorkerTelemetry::new());
+        let pools = Pools::new(0, 1, Arc::clone(&telemetry));
         let upstream = pools.attach(&Registry::new().upstream(UpstreamId(0), Arc::new(config), None));
-        Self { counters, pools, upstream }
+        Self { telemetry, pools, upstream, phase: Cell::new(Phase::Queue) }
     }
 
     pub(crate) async fn session(&self, fresh: bool) -> Result<Session, Error> {
         let pick = self.upstream.pick(&[]).unwrap();
-        self.upstream.session(&pick, fresh).await
+        let clock = PhaseClock::new(Instant::now());
+        let session = self.upstream.session(&pick, fresh, &clock).await;
+        self.phase.set(clock.phase());
+        session
     }
 
     /// Sends a GET on a pooled or new session.
@@ -123,7 +131,7 @@ impl Caller {
 
     /// Connections made, and requests that met a pooled one.
     pub(crate) fn connects(&self) -> (u64, u64) {
-        (self.counters.upstream_connects.value(), self.counters.upstream_reuses.value())
+        (self.telemetry.counters.upstream_connects.value(), self.telemetry.counters.upstream_reuses.value())
     }
 }
 

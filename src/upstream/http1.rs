@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure, Upgraded};
-use super::connector::{Connected, Metered, Timings};
+use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use crate::base::error::{Error, Kind, Retry};
@@ -59,7 +59,6 @@ pub struct Http1 {
     slot: Rc<Slot>,
     sender: Option<SendRequest<Body>>,
     reused: bool,
-    timings: Timings,
 }
 
 /// Starts HTTP/1.1 on a new connection and spawns the task that drives it.
@@ -83,7 +82,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
     });
     pool.connection_opened();
     tokio::task::spawn_local(drive(connection, Rc::clone(&slot)));
-    Ok(Http1 { slot, sender: Some(sender), reused: false, timings: connected.timings })
+    Ok(Http1 { slot, sender: Some(sender), reused: false })
 }
 
 /// Drives a connection to its end. Whenever hyper has nothing more to do, it may have become idle: looking here needs no
@@ -131,7 +130,7 @@ impl Slot {
         self.idle.set(false);
         let sender = self.sender.take()?;
         let usable = sender.is_ready() && self.pool.keeps(self.expires);
-        usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true, timings: Timings::default() })
+        usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true })
     }
 
     /// Whether an idle connection may stay on the stack.
@@ -175,9 +174,6 @@ impl Http1 {
         self.reused
     }
 
-    pub(super) fn timings(&self) -> Timings {
-        self.timings
-    }
 
     /// Sends one request. Dropping the future before it is done closes the connection, whatever has become of the
     /// request.

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure};
-use super::connector::{Connected, Metered, Timings};
+use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use crate::base::error::Error;
@@ -65,7 +65,6 @@ pub struct StreamGuard {
 pub struct Http2 {
     stream: StreamGuard,
     reused: bool,
-    timings: Timings,
 }
 
 /// Starts HTTP/2 on a new connection and spawns the task that drives it.
@@ -97,7 +96,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
     pool.connection_opened();
     pool.share(Rc::clone(&shared));
     tokio::task::spawn_local(drive(Rc::clone(&shared)));
-    Ok(Http2 { timings: connected.timings, ..shared.stream() })
+    Ok(shared.stream())
 }
 
 async fn drive(shared: Rc<Shared>) {
@@ -128,7 +127,7 @@ impl Shared {
     pub(super) fn stream(self: &Rc<Self>) -> Http2 {
         self.open.set(self.open.get() + 1);
         let reused = self.served.replace(true);
-        Http2 { stream: StreamGuard { shared: Rc::clone(self) }, reused, timings: Timings::default() }
+        Http2 { stream: StreamGuard { shared: Rc::clone(self) }, reused }
     }
 
     /// Whether the session may stay in the pool: used, or idle for not too long, and not too old.
@@ -174,9 +173,6 @@ impl Http2 {
         self.reused
     }
 
-    pub(super) fn timings(&self) -> Timings {
-        self.timings
-    }
 
     /// Sends one request on this stream. Dropping the future resets the stream.
     pub(super) fn send(self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {

@@ -21,7 +21,10 @@ use crate::base::addr::Address;
 use crate::base::error::Error;
 use crate::config::model::PoolLimits;
 use crate::net::timer;
+use crate::body::ledger::Measured;
+use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::Counters;
+use crate::telemetry::series::Scope;
 use crate::transport::tls::client::ServerName;
 
 /// How often connections are looked at; idle and age limits are kept to within it. Only while there are any.
@@ -34,7 +37,7 @@ const AGE_JITTER: f64 = 0.1;
 pub struct Pools {
     worker: usize,
     workers: usize,
-    counters: Arc<Counters>,
+    telemetry: Arc<WorkerTelemetry>,
     pools: RefCell<FxHashMap<PoolKey, Rc<EndpointPool>>>,
     clock: Rc<Clock>,
 }
@@ -92,7 +95,7 @@ pub(super) struct Attempt<'a>(&'a Connecting);
 
 impl Pools {
     /// The pools of worker `worker` of `workers`. To be used inside the worker's runtime only.
-    pub fn new(worker: usize, workers: usize, counters: Arc<Counters>) -> Rc<Self> {
+    pub fn new(worker: usize, workers: usize, telemetry: Arc<WorkerTelemetry>) -> Rc<Self> {
         let clock = Clock {
             now: Cell::new(Instant::now()),
             open: Cell::new(0),
@@ -103,7 +106,7 @@ impl Pools {
         let pools = Rc::new(Self {
             worker,
             workers: workers.max(1),
-            counters,
+            telemetry,
             pools: RefCell::default(),
             clock: Rc::new(clock),
         });
@@ -148,7 +151,12 @@ impl Pools {
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        &self.telemetry.counters
+    }
+
+    /// What this worker measures of an upstream.
+    pub(super) fn measured(&self, upstream: &Arc<str>) -> Rc<Measured> {
+        Measured::new(&self.telemetry, Scope::Upstream, upstream)
     }
 
     /// The pool of an endpoint, with the limits of the upstream that asks: they may change without a new identity.

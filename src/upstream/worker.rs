@@ -17,6 +17,8 @@ use super::http2::MAX_STREAMS;
 use super::pool::{EndpointPool, Pools};
 use super::{http1, http2};
 use crate::base::error::{Error, Kind, Retry};
+use crate::body::ledger::Measured;
+use crate::body::phase_clock::PhaseClock;
 use crate::config::model::UpstreamProtocol;
 use crate::telemetry::counters::Counters;
 
@@ -31,6 +33,7 @@ pub struct WorkerUpstream {
     pools: Rc<Pools>,
     set: RefCell<Rc<WorkerSet>>,
     cursor: Cell<u32>,
+    measured: Rc<Measured>,
 }
 
 /// An endpoint set with this worker's pools beside it, place by place.
@@ -43,6 +46,8 @@ struct WorkerSet {
 struct WorkerEndpoint {
     endpoint: Arc<Endpoint>,
     pool: Rc<EndpointPool>,
+    /// The endpoint's label behind a count that only this worker touches.
+    label: Rc<Arc<str>>,
 }
 
 /// An endpoint chosen for a request. Where the policy looks at loads the request counts as under way until this is
@@ -64,12 +69,18 @@ impl WorkerUpstream {
         let set = Rc::new(WorkerSet::new(&pools, &upstream, upstream.endpoints.load_full()));
         let (worker, workers) = pools.worker();
         let cursor = Cell::new(set.set.selector().first_cursor(worker, workers));
-        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor })
+        let measured = pools.measured(&upstream.name);
+        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor, measured })
     }
 
     /// The upstream.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// What this worker measures of it.
+    pub fn measured(&self) -> &Rc<Measured> {
+        &self.measured
     }
 
     /// Replaces the endpoints (names resolved anew). Connections to those that stay are kept.
@@ -101,21 +112,21 @@ impl WorkerUpstream {
 
     /// A session with the picked endpoint: a pooled one where there is one, unless `fresh` asks for an HTTP/1 connection
     /// that was never used. HTTP/2 sessions are shared even then, as one that failed is never handed out again. Waits for
-    /// a connection no longer than the connect timeout. Cancel-safe.
+    /// a connection no longer than the connect timeout; `clock` is told the phases of making one. Cancel-safe.
     ///
     /// # Errors
     /// The endpoint could not be reached: always worth another try, as nothing was sent.
-    pub async fn session(&self, pick: &Pick, fresh: bool) -> Result<Session, Error> {
+    pub async fn session(&self, pick: &Pick, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
         let endpoint = &*pick.endpoint;
         match self.pooled(endpoint, fresh) {
             Some(session) => Ok(session),
             // Boxed: connecting needs a large future, which would lie in the future of every request.
-            None => Box::pin(self.made(endpoint, fresh)).await,
+            None => Box::pin(self.made(endpoint, fresh, clock)).await,
         }
     }
 
     /// A new connection, or a pooled one where one comes back while it is waited for.
-    async fn made(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Result<Session, Error> {
+    async fn made(&self, endpoint: &WorkerEndpoint, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
         let connecting = &endpoint.pool.connecting;
         let mut waiting = None;
         while match self.speaks(endpoint) {
@@ -133,7 +144,7 @@ impl WorkerUpstream {
         }
         drop(waiting);
         let attempt = connecting.attempt();
-        let session = self.connect(endpoint).await;
+        let session = self.connect(endpoint, clock).await;
         if let Err(error) = &session {
             connecting.failed(error);
         }
@@ -142,8 +153,8 @@ impl WorkerUpstream {
         session
     }
 
-    async fn connect(&self, endpoint: &WorkerEndpoint) -> Result<Session, Error> {
-        let connected = connector::connect(&self.upstream, &endpoint.endpoint, self.pools.counters()).await?;
+    async fn connect(&self, endpoint: &WorkerEndpoint, clock: &PhaseClock) -> Result<Session, Error> {
+        let connected = connector::connect(&self.upstream, &endpoint.endpoint, self.pools.counters(), clock).await?;
         if connected.http2 {
             Ok(Session::Http2(http2::start(connected, &endpoint.pool).await?))
         } else {
@@ -181,7 +192,7 @@ impl WorkerSet {
         let endpoints = set.endpoints().iter().map(|endpoint| {
             let pool = pools.pool(upstream, endpoint);
             pool.attach();
-            Rc::new(WorkerEndpoint { endpoint: Arc::clone(endpoint), pool })
+            Rc::new(WorkerEndpoint { endpoint: Arc::clone(endpoint), pool, label: Rc::new(Arc::clone(&endpoint.label)) })
         });
         Self { endpoints: endpoints.collect(), counts_requests: set.counts_requests(), set }
     }
@@ -210,6 +221,11 @@ impl Pick {
     /// The endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint.endpoint
+    }
+
+    /// How it is told to people.
+    pub fn label(&self) -> Rc<Arc<str>> {
+        Rc::clone(&self.endpoint.label)
     }
 
     /// Its place in the set, for `tried` of the next pick.

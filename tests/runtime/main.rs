@@ -198,7 +198,7 @@ fn an_address_with_too_many_connections_is_closed_at_once() {
 #[test]
 fn a_busy_worker_hands_new_connections_over() {
     let running = start(&Site::new().workers(2).listener("web"));
-    let open_on = |worker: usize| running.worker_counters()[worker].connections_open.value();
+    let open_on = |worker: usize| running.worker_telemetry()[worker].counters.connections_open.value();
     let mut clients = Vec::new();
     while clients.len() < 40 {
         let before = open_on(0);

@@ -5,6 +5,7 @@ use tokio::join;
 use super::*;
 use crate::base::error::Side;
 use crate::body::exchange::{Exchange, Limits, Load};
+use crate::body::phase_clock::Phase;
 use crate::body::request::Source;
 use crate::config::model::EndpointAddress;
 use crate::upstream::client::Session;
@@ -47,7 +48,7 @@ fn a_connection_is_used_again_without_another_connect() {
             for turn in 0..5 {
                 let session = caller.session(false).await.unwrap();
                 assert_eq!(session.is_reused(), turn > 0);
-                assert_eq!(session.timings().connect.is_zero(), turn > 0);
+                assert_eq!(caller.phase.get(), if turn > 0 { Phase::Queue } else { Phase::Connect });
                 let answer = session.send(request()).await.ok().unwrap();
                 assert_eq!(body_of(answer).await, "hello");
                 until(|| caller.pools.resting().0 == 1).await;
@@ -55,8 +56,8 @@ fn a_connection_is_used_again_without_another_connect() {
         };
         let (_connection, ()) = join!(origin_task, requests);
         assert_eq!(caller.connects(), (1, 4));
-        assert_eq!(caller.counters.bytes_upstream_in.value(), 5 * 43);
-        assert!(caller.counters.bytes_upstream_out.value() > 0);
+        assert_eq!(caller.telemetry.counters.bytes_upstream_in.value(), 5 * 43);
+        assert!(caller.telemetry.counters.bytes_upstream_out.value() > 0);
     });
 }
 
@@ -347,7 +348,7 @@ fn a_failing_request_body_is_not_blamed_on_the_endpoint() {
         });
         let second = std::time::Duration::from_secs(1);
         let limits = Limits { client_stall: second, stream_idle: second, judge_client: false };
-        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.counters)), limits);
+        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.telemetry)), limits);
         let source = Source::new(answer.ok().unwrap().response.into_body(), exchange, None, 0, |_| ());
         let upload = Request::post("/").header("host", "a").body(Body::Request(source.attempt())).unwrap();
         let session = caller.session(true).await.unwrap();

@@ -389,7 +389,7 @@ fn a_failing_request_body_is_not_blamed_on_the_endpoint() {
         let caller = Caller::new(origin.config());
         let second = Duration::from_secs(1);
         let limits = Limits { client_stall: second, stream_idle: second, judge_client: false };
-        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.counters)), limits);
+        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.telemetry)), limits);
         let source = Source::new(broken.ok().unwrap().response.into_body(), exchange, None, 0, |_| ());
         let upload = Request::post("http://origin.test/").body(Body::Request(source.attempt())).unwrap();
         let session = caller.session(false).await.unwrap();
