@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::access_log::{Logger, Record};
 use crate::telemetry::recent::Place;
 use crate::telemetry::series::{Ended, Scope, Series};
 
@@ -36,6 +37,8 @@ pub struct Ledger {
     pub endpoint: Option<Rc<Arc<str>>>,
     /// Attempts that were made.
     pub attempts: u32,
+    /// What the access log says of it, and the log; `None` where it is not logged.
+    pub record: Option<(Rc<Logger>, Box<Record>)>,
 }
 
 impl Ledger {
@@ -46,7 +49,7 @@ impl Ledger {
     }
 
     /// Enters an exchange that has ended, once.
-    pub fn close(self, ended: &Ended, telemetry: &WorkerTelemetry) {
+    pub fn close(mut self, ended: &Ended, telemetry: &WorkerTelemetry) {
         for measured in [&self.listener, &self.route, &self.upstream].into_iter().flatten() {
             measured.series.ended(ended);
         }
@@ -58,6 +61,14 @@ impl Ledger {
                 endpoint: self.endpoint.as_deref(),
             };
             telemetry.recent.note(kind, ended.reason, ended.status, place);
+        }
+        if let Some((logger, mut record)) = self.record.take() {
+            let name = |measured: &Option<Rc<Measured>>| measured.as_deref().map(|measured| Arc::clone(&measured.name));
+            record.route = name(&self.route);
+            record.upstream = name(&self.upstream);
+            record.endpoint = self.endpoint.as_deref().cloned();
+            record.attempts = self.attempts;
+            logger.log(&record, ended);
         }
     }
 }

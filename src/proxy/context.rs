@@ -19,6 +19,7 @@ use crate::protocol::http::Settings;
 use crate::protocol::link::{Deadlines, Link};
 use crate::route::action::Values as RouteValues;
 use crate::snapshot::{ListenerSpec, WorkerSnapshot};
+use crate::telemetry::access_log::Logger;
 use crate::transport::tls::server::Accepted;
 
 /// A listener of one generation, with what is computed from it once for all its connections on a worker.
@@ -33,6 +34,8 @@ pub struct Profile {
     pub settings: Rc<Settings>,
     /// What its worker measures of it.
     pub measured: Rc<Measured>,
+    /// Where its requests are logged; `None`: nowhere.
+    pub logger: Option<Rc<Logger>>,
 }
 
 impl Profile {
@@ -58,8 +61,17 @@ impl Profile {
             via: config.forwarding.via.as_deref().and_then(Via::new),
             settings: Rc::new(settings),
             measured: generation.listener_measured(&spec.name),
+            logger: generation.logger.clone().filter(|_| config.access_log),
             spec,
         }
+    }
+}
+
+impl Profile {
+    /// The deadlines that an exchange begins with; `judge_client`: see [`Limits`].
+    pub fn limits(&self, judge_client: bool) -> Limits {
+        let client_stall = self.spec.config.timeouts.client_stall;
+        Limits { client_stall, stream_idle: client_stall, judge_client }
     }
 }
 

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
 use super::headers::hop_by_hop;
+use super::record;
 use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
 use super::upgrade::{self, Wanted};
@@ -62,11 +63,16 @@ pub struct Order {
     pub facts: Facts,
     /// Its id.
     pub id: RequestId,
+    /// Whether the answer names the id.
+    pub answers_id: bool,
 }
 
 impl Order {
     /// Carries out what the route says about the answer's fields.
     pub fn edit_response(&self, fields: &mut HeaderMap) {
+        if self.answers_id {
+            record::put_request_id(fields, &self.id);
+        }
         let Some(route) = self.scene.generation.snapshot.routes.route(self.route) else { return };
         if !route.response_headers.is_empty() {
             route.response_headers.apply(fields, &self.facts.values(&self.scene.connection, &self.id));

@@ -3,6 +3,7 @@ pub mod context;
 pub mod forward;
 pub mod headers;
 pub mod normalize;
+pub mod record;
 pub mod rescue;
 pub mod retry;
 pub mod stack;

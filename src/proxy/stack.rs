@@ -18,11 +18,12 @@ use super::context::{Connection, Facts, Profile, RequestId, Values};
 use super::forward::{Order, forward};
 use super::headers::hop_by_hop;
 use super::normalize::{self, Checks, Normalized};
+use super::record::{self, Stamps};
 use super::rescue;
 use super::upgrade::Wanted;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
-use crate::body::exchange::{Exchange, Limits};
+use crate::body::exchange::Exchange;
 use crate::config::model::PathRewrite;
 use crate::protocol::link::Link;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
@@ -45,9 +46,7 @@ pub fn stack(
         // The exchange begins before its future is polled: HTTP/2 spawns the stream right after this call, and the
         // task that drives it must know its deadlines.
         let http2 = request.version() == Version::HTTP_2;
-        let client_stall = profile.spec.config.timeouts.client_stall;
-        let limits = Limits { client_stall, stream_idle: client_stall, judge_client: http2 };
-        let exchange = connection.begin(limits);
+        let exchange = connection.begin(profile.limits(http2));
         exchange.ledger().listener = Some(Rc::clone(&profile.measured));
         if http2 {
             connection.link.supervise(Rc::clone(&exchange));
@@ -82,17 +81,21 @@ enum Planned {
 /// Outermost: whatever fails below becomes an answer here, and its outcome is noted once.
 fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
     let (head, body) = request.into_parts();
+    let id = RequestId::default();
+    if scene.profile.logger.is_some() {
+        id.adopt(&head.headers);
+        record::begin(&scene, &head, &id);
+    }
     let (exchange, connection) = (Rc::clone(&scene.exchange), Rc::clone(&scene.connection));
     let version = head.version;
-    match checked(scene, head) {
+    match checked(scene, head, id) {
         Ok(Way::Forward(order)) => Planned::Forward(order, body),
         Ok(Way::Answer(answer)) => {
             let (response, method) = *answer;
             Planned::Answered(concluded(&connection.link, &exchange, response, &method, version))
         }
         Err(refused) => {
-            let (error, head) = *refused;
-            let id = RequestId::default();
+            let (error, head, id) = *refused;
             id.adopt(&head.headers);
             let accept = head.headers.get(ACCEPT);
             let response = apologise(&exchange, &error, accept, version, &id);
@@ -135,6 +138,7 @@ fn concluded(
         *response.body_mut() = Body::Empty;
         exchange.finish();
     }
+    record::answered(exchange, response.headers());
     exchange.note_status(response.status().as_u16());
     // hyper adapts the version to the client's (RFC 9110 §6.2); the endpoint's own must not pass.
     *response.version_mut() = Version::HTTP_11;
@@ -197,23 +201,23 @@ enum Way {
 }
 
 /// A request that is refused, with its head for the answer.
-type Refused = Box<(Error, Parts)>;
+type Refused = Box<(Error, Parts, RequestId)>;
 
 /// Before anything reads the request: is it one unambiguous message, and is it meant for this connection?
-fn checked(scene: Scene, head: Parts) -> Result<Way, Refused> {
+fn checked(scene: Scene, head: Parts, id: RequestId) -> Result<Way, Refused> {
     let checks = Checks { max_headers: scene.profile.spec.config.limits.max_headers as usize };
     let normalized = match normalize::check(&head, checks) {
         Ok(normalized) => normalized,
-        Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head))),
+        Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
     };
     if let Err(error) = belongs_here(&scene, normalized.host()) {
-        return Err(Box::new((error, head)));
+        return Err(Box::new((error, head, id)));
     }
     if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
         let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
-        return Err(Box::new((error, head)));
+        return Err(Box::new((error, head, id)));
     }
-    routed(scene, head, normalized)
+    routed(scene, head, normalized, id)
 }
 
 /// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
@@ -229,7 +233,7 @@ fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
 }
 
 /// Which route takes it, and may this client use it?
-fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refused> {
+fn routed(scene: Scene, head: Parts, normalized: Normalized, id: RequestId) -> Result<Way, Refused> {
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
     let generation = Rc::clone(&scene.generation);
@@ -244,26 +248,30 @@ fn routed(scene: Scene, head: Parts, normalized: Normalized) -> Result<Way, Refu
     };
     let Some(found) = generation.snapshot.routes.find(&asked) else {
         let error = Error::downstream(Kind::DestinationNotFound, "no route matches the request");
-        return Err(Box::new((error, head)));
+        return Err(Box::new((error, head, id)));
     };
     let (route, rest) = (found.route, path.len() - found.rest.len());
     scene.exchange.ledger().route = generation.route_measured(route).cloned();
+    let facts = Facts { normalized, target, rest, client };
+    record::routed(&scene.exchange, route, &facts);
     if !route.access.permits(client) {
         let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
-        return Err(Box::new((error, head)));
+        return Err(Box::new((error, head, id)));
     }
-    let id = RequestId::default();
-    if !route.request_headers.is_empty() || route.response_headers.needs_values() {
+    let stamps = Stamps::of(&scene.profile, route);
+    if stamps.request_id || !route.request_headers.is_empty() || route.response_headers.needs_values() {
         id.adopt(&head.headers);
     }
-    let facts = Facts { normalized, target, rest, client };
     let mut response = match &route.action {
-        Action::Forward(rule) => return to_endpoint(scene, head, facts, id, route, rule).map(Way::Forward),
+        Action::Forward(rule) => return to_endpoint(scene, head, facts, id, (route, rule, stamps)).map(Way::Forward),
         Action::Respond(respond) => own(&scene.exchange, respond_with(respond)),
         Action::Redirect(redirect) => {
             own(&scene.exchange, redirect_to(redirect, &facts.values(&scene.connection, &id)))
         }
     };
+    if stamps.request_id {
+        record::put_request_id(response.headers_mut(), &id);
+    }
     if !route.response_headers.is_empty() {
         route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
     }
@@ -292,11 +300,10 @@ fn to_endpoint(
     mut head: Parts,
     facts: Facts,
     id: RequestId,
-    route: &Route,
-    rule: &ForwardRule,
+    (route, rule, stamps): (&Route, &ForwardRule, Stamps),
 ) -> Result<Box<Order>, Refused> {
     let Some(upstream) = scene.generation.upstream(rule.split.pick(fastrand::u32(..))).cloned() else {
-        return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head)));
+        return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
     };
     scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
     let mut fields = std::mem::take(&mut head.headers);
@@ -308,6 +315,7 @@ fn to_endpoint(
     if let Some(via) = &scene.profile.via {
         via.append(&mut fields, head.version);
     }
+    stamps.put(&mut fields, &id, &scene.exchange);
     let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
     let mut target = None;
     // Most routes edit nothing, and then nothing is computed for it.
@@ -339,6 +347,7 @@ fn to_endpoint(
         accept,
         facts,
         id,
+        answers_id: stamps.request_id,
         scene,
     }))
 }

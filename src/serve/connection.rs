@@ -15,7 +15,7 @@ use crate::net::timer;
 use crate::protocol::http::{self, Refuse, Settled};
 use crate::protocol::link::Link;
 use crate::proxy::context::{Connection, Home, Profile};
-use crate::proxy::rescue;
+use crate::proxy::{record, rescue};
 use crate::proxy::stack::stack;
 use crate::snapshot::WorkerSnapshot;
 use crate::transport::Channel;
@@ -68,7 +68,8 @@ pub async fn serve(
         tls,
         spare: Default::default(),
     });
-    http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse(&worker), stack(connection)).await;
+    let refuse = refuse(&worker, &connection);
+    http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse, stack(connection)).await;
     drop(permit);
 }
 
@@ -88,14 +89,15 @@ async fn handshake(worker: &Worker, profile: &Profile, socket: Socket) -> Result
     }
 }
 
-/// What a client is told whose head was refused before hyper saw it.
-fn refuse(worker: &Rc<Worker>) -> Refuse {
-    let worker = Rc::clone(worker);
+/// What a client is told whose head was refused before hyper saw it; counted and logged as any other request.
+fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>) -> Refuse {
+    let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
     Rc::new(move |refusal| {
         worker.counters().heads_refused.add(1);
         let error = Error::downstream(refusal.kind, refusal.reason);
         let id = rescue::new_request_id();
         tracing::debug!(kind = error.kind().as_str(), reason = error.reason(), request_id = %id, "request refused");
+        record::enter_refused(&connection, &error, &id);
         rescue::raw_answer(&error, &id)
     })
 }
