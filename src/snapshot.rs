@@ -13,8 +13,8 @@ use crate::body::ledger::Measured;
 use crate::config::model;
 use crate::route::action::Route;
 use crate::route::table::Table;
-use crate::telemetry::access_log::{AccessLog, Logger};
 use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::access_log::{AccessLog, Logger};
 use crate::telemetry::series::{self, Scope};
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
@@ -71,7 +71,12 @@ pub struct WorkerSnapshot {
 
 impl WorkerSnapshot {
     /// A generation for the worker of `telemetry`, with the worker's sides of its upstreams.
-    pub fn new(snapshot: Arc<Snapshot>, upstreams: Vec<Rc<WorkerUpstream>>, telemetry: Arc<WorkerTelemetry>, logger: Option<Rc<Logger>>) -> Self {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        upstreams: Vec<Rc<WorkerUpstream>>,
+        telemetry: Arc<WorkerTelemetry>,
+        logger: Option<Rc<Logger>>,
+    ) -> Self {
         let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
         Self { snapshot, upstreams, logger, telemetry, routes }
     }

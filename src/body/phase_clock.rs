@@ -40,12 +40,7 @@ pub struct PhaseClock {
 impl PhaseClock {
     /// A clock that starts in [`Phase::Queue`].
     pub fn new(now: Instant) -> Self {
-        Self {
-            began: Cell::new(now),
-            phase: Cell::new(Phase::Queue),
-            since: Cell::new(now),
-            spent: Default::default(),
-        }
+        Self { began: Cell::new(now), phase: Cell::new(Phase::Queue), since: Cell::new(now), spent: Default::default() }
     }
 
     /// Starts again.
@@ -104,7 +99,8 @@ mod tests {
     fn the_phases_are_the_whole() {
         let began = Instant::now();
         let clock = PhaseClock::new(began);
-        let phases = [Phase::Connect, Phase::Tls, Phase::FirstByte, Phase::Queue, Phase::Connect, Phase::FirstByte, Phase::Body];
+        let phases =
+            [Phase::Connect, Phase::Tls, Phase::FirstByte, Phase::Queue, Phase::Connect, Phase::FirstByte, Phase::Body];
         let mut now = began;
         let mut seed = fastrand::Rng::with_seed(7);
         for phase in phases {

@@ -83,7 +83,9 @@ pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result
 
 fn failure_of(end: &End) -> (Kind, &'static str) {
     match end {
-        End::Closed | End::DownstreamFailed(_) => (Kind::ClientGone, "the client went away inside the switched protocol"),
+        End::Closed | End::DownstreamFailed(_) => {
+            (Kind::ClientGone, "the client went away inside the switched protocol")
+        }
         End::Stopped => (Kind::ClientGone, "the switched connection did not end before the drain did"),
         End::Idle => (Kind::HttpResponseStalled, "nothing moved on the switched connection"),
         End::UpstreamFailed(_) => (Kind::ConnectionTerminated, "the endpoint broke off the switched connection"),

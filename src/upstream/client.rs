@@ -85,7 +85,6 @@ impl Session {
         matches!(self, Session::Http2(_))
     }
 
-
     /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
     /// the HTTP/1 connection or resets the HTTP/2 stream.
     ///

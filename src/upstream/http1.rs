@@ -174,7 +174,6 @@ impl Http1 {
         self.reused
     }
 
-
     /// Sends one request. Dropping the future before it is done closes the connection, whatever has become of the
     /// request.
     pub(super) fn send(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {

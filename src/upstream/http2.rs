@@ -173,7 +173,6 @@ impl Http2 {
         self.reused
     }
 
-
     /// Sends one request on this stream. Dropping the future resets the stream.
     pub(super) fn send(self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         let shared = &self.stream.shared;

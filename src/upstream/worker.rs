@@ -192,7 +192,11 @@ impl WorkerSet {
         let endpoints = set.endpoints().iter().map(|endpoint| {
             let pool = pools.pool(upstream, endpoint);
             pool.attach();
-            Rc::new(WorkerEndpoint { endpoint: Arc::clone(endpoint), pool, label: Rc::new(Arc::clone(&endpoint.label)) })
+            Rc::new(WorkerEndpoint {
+                endpoint: Arc::clone(endpoint),
+                pool,
+                label: Rc::new(Arc::clone(&endpoint.label)),
+            })
         });
         Self { endpoints: endpoints.collect(), counts_requests: set.counts_requests(), set }
     }

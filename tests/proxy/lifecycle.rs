@@ -219,7 +219,8 @@ async fn several_workers_share_a_listener() {
         assert_eq!(reply.text(), "ok");
     }
     assert_eq!(proxy.running().counters().connections_open, 60);
-    let loads: Vec<_> = proxy.running().worker_telemetry().iter().map(|worker| worker.counters.requests.value()).collect();
+    let loads: Vec<_> =
+        proxy.running().worker_telemetry().iter().map(|worker| worker.counters.requests.value()).collect();
     assert_eq!(loads.iter().sum::<u64>(), 60);
     assert!(loads.iter().all(|load| *load > 0), "{loads:?}");
 }
