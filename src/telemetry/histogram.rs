@@ -46,9 +46,7 @@ impl Histogram {
     /// Counts a duration. Only the thread that owns the histogram may call it.
     pub fn observe(&self, duration: Duration) {
         let nanos = duration.as_nanos() as u64;
-        // Counting bounds rather than searching them has no branch to guess wrong and becomes a few vector compares.
-        let bucket = BOUNDS_NANOS.iter().map(|bound| usize::from(nanos > *bound)).sum::<usize>();
-        self.buckets[bucket].add(1);
+        self.buckets[bucket_of(nanos)].add(1);
         self.sum_nanos.add(nanos);
     }
 
@@ -75,17 +73,38 @@ impl AddAssign<&HistogramTotals> for HistogramTotals {
     }
 }
 
+/// The bucket of a duration, without a search: each bound is at least twice the one before, so that between a power of
+/// two and the next there is at most one.
+fn bucket_of(nanos: u64) -> usize {
+    let below = usize::from(BOUNDS_BELOW[(nanos | 1).ilog2() as usize]);
+    below + usize::from(nanos > BOUNDS_NANOS[below])
+}
+
 /// How many bounds there are.
 pub const BOUND_COUNT: usize = 16;
 
-const BOUNDS_NANOS: [u64; BOUND_COUNT] = {
-    let mut nanos = [0; BOUND_COUNT];
+/// With one behind them that nothing exceeds.
+const BOUNDS_NANOS: [u64; BOUND_COUNT + 1] = {
+    let mut nanos = [u64::MAX; BOUND_COUNT + 1];
     let mut bound = 0;
     while bound < BOUND_COUNT {
         nanos[bound] = BOUNDS[bound].as_nanos() as u64;
         bound += 1;
     }
     nanos
+};
+
+/// By power of two: how many bounds are below it.
+const BOUNDS_BELOW: [u8; u64::BITS as usize] = {
+    let mut below = [0; u64::BITS as usize];
+    let mut power = 0;
+    while power < below.len() {
+        while BOUNDS_NANOS[below[power] as usize] < 1 << power {
+            below[power] += 1;
+        }
+        power += 1;
+    }
+    below
 };
 
 #[cfg(test)]
@@ -106,8 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn bounds_rise() {
-        assert!(BOUNDS.is_sorted_by(|one, next| one < next));
+    fn each_bound_is_at_least_twice_the_one_before() {
+        assert!(BOUNDS.is_sorted_by(|one, next| *one * 2 <= *next));
+    }
+
+    #[test]
+    fn the_bucket_is_what_a_search_would_find() {
+        let around = |nanos: u64| [nanos.saturating_sub(1), nanos, nanos.saturating_add(1)];
+        let powers = (0..u64::BITS).map(|power| 1 << power);
+        for nanos in BOUNDS_NANOS.into_iter().chain(powers).chain([0]).flat_map(around) {
+            let found = BOUNDS.iter().filter(|bound| u128::from(nanos) > bound.as_nanos()).count();
+            assert_eq!(bucket_of(nanos), found, "{nanos}");
+        }
     }
 
     #[test]
