@@ -70,14 +70,18 @@ class Browser:
         return told["result"]
 
     def open(self, url, width=1280, height=900, scheme="light"):
+        """A page in the place of the one before: only a tab in front is visible to itself."""
+        for session in list(self.pages):
+            self.ask("Target.closeTarget", targetId=self.pages.pop(session).target)
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self.pages[session] = Page(self, session)
+        page = self.pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.ask(f"{domain}.enable")
         page.size(width, height)
         page.prefer(scheme)
         page.ask("Page.navigate", url=url)
+        page.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'", what=f"{url} is loaded")
         return page
 
     def close(self):
@@ -104,8 +108,8 @@ class Page:
     KEYS = {"Enter": (13, "\r"), "Tab": (9, None), "Escape": (27, None), "ArrowDown": (40, None), "ArrowUp": (38, None),
             "ArrowLeft": (37, None), "ArrowRight": (39, None), "Home": (36, None), "End": (35, None)}
 
-    def __init__(self, browser, session):
-        self.browser, self.session = browser, session
+    def __init__(self, browser, session, target):
+        self.browser, self.session, self.target = browser, session, target
         self.complaints, self.asked = [], []
 
     def note(self, method, params):
