@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::base::addr::Address;
 use crate::config::{self, Config};
 use crate::control::privileges;
-use crate::control::reload::{Control, Refused, Report};
+use crate::control::reload::{Control, Event, Refused, Report};
 use crate::control::requests::{Answer, Request, Requests, Trigger};
 use crate::control::signals::Signals;
 use crate::control::supervision::Supervision;
@@ -205,6 +205,9 @@ impl Plane {
         // Everything that only root may do stands above, everything that clients can reach below.
         privileges::give_up(config.server.identity.as_ref())?;
         let mut control = prepared.start().await?;
+        if let Some(path) = options.config_path.as_deref().filter(|_| config.server.watch) {
+            control.note(&config::read(path));
+        }
         let view = Arc::new(View::new(&mut control, config));
         info!(generation = control.snapshot().generation.0, "ready");
         let supervision = Rc::new(options.supervision);
@@ -244,10 +247,13 @@ impl Plane {
                     Request::Interrupt => return self.drain().await,
                     Request::Stop => return ExitReason::Stopped,
                 },
-                worker = self.control.watch() => {
-                    error!(worker, "a worker is gone; leaving, since its connections and its share of new ones are lost");
-                    return ExitReason::WorkerGone;
-                }
+                event = self.control.watch() => match event {
+                    Event::FilesChanged => self.files_changed().await,
+                    Event::WorkerLeft(worker) => {
+                        error!(worker, "a worker is gone; leaving, since its connections and its share of new ones are lost");
+                        return ExitReason::WorkerGone;
+                    }
+                },
             }
         }
     }
@@ -272,11 +278,31 @@ impl Plane {
     }
 
     async fn reload_file(&mut self, trigger: Trigger) -> Result<Report, Refused> {
-        let loaded = match &self.config_path {
-            Some(path) => config::load(path).map_err(Refused::from),
+        let read = match &self.config_path {
+            Some(path) => {
+                let reading = config::read(path);
+                self.control.note(&reading);
+                reading.result.map_err(Refused::from)
+            }
             None => Err(Refused::NoFile),
         };
-        match loaded {
+        self.put(read, trigger).await
+    }
+
+    /// As [`Plane::reload_file`], unless the files say what is in force.
+    async fn files_changed(&mut self) {
+        let Some(path) = &self.config_path else { return };
+        let reading = config::read(path);
+        self.control.note(&reading);
+        if self.control.is_news(&reading.result) {
+            self.supervision.reloading();
+            // Nobody asked, so nobody waits for the answer.
+            drop(self.put(reading.result.map_err(Refused::from), Trigger::Watch).await);
+        }
+    }
+
+    async fn put(&mut self, read: Result<Config, Refused>, trigger: Trigger) -> Result<Report, Refused> {
+        match read {
             Ok(config) => self.reload(config, trigger).await,
             Err(refused) => {
                 self.control.refused(&refused, trigger);
@@ -310,10 +336,14 @@ impl Plane {
                     Request::Stop => return Some(ExitReason::Stopped),
                     reload => reload.refuse(),
                 },
-                worker = self.control.watch() => {
-                    error!(worker, "a worker is gone while leaving");
-                    return Some(ExitReason::WorkerGone);
-                }
+                event = self.control.watch() => match event {
+                    // As a reload that is asked for: past doing.
+                    Event::FilesChanged => {}
+                    Event::WorkerLeft(worker) => {
+                        error!(worker, "a worker is gone while leaving");
+                        return Some(ExitReason::WorkerGone);
+                    }
+                },
             }
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// `server.drain_delay`. None: only who stands behind a load balancer that asks `/readyz` has a use for it.
 pub const DRAIN_DELAY: Duration = Duration::ZERO;
+/// `server.watch`. Off: a file that is saved in the middle of an edit may be valid and not meant.
+pub const WATCH: bool = false;
 
 /// `server.metrics.max_routes`. A scrape of this many stays within what Prometheus takes from one target by default.
 pub const METRICS_MAX_ROUTES: u32 = 1000;

@@ -2,11 +2,16 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// The files that a pattern names; `*` and `?` stand for anything but a slash.
+/// The files that a pattern names; `*` and `?` stand for anything but a slash. `searched` gets each directory that was
+/// looked into, with the pattern of names there.
 ///
 /// # Errors
 /// What the system says about a directory that cannot be read; a directory that is not there holds nothing.
-pub(crate) fn expand(directory: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn expand(
+    directory: &Path,
+    pattern: &str,
+    searched: &mut Vec<(PathBuf, String)>,
+) -> std::io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     let whole = directory.join(pattern);
     for component in whole.components() {
@@ -23,6 +28,7 @@ pub(crate) fn expand(directory: &Path, pattern: &str) -> std::io::Result<Vec<Pat
         }
         let mut next = Vec::new();
         for path in &found {
+            searched.push((path.clone(), name.clone()));
             next.extend(matching(path, &name)?);
         }
         found = next;
@@ -48,13 +54,17 @@ fn matching(directory: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        let text = name.to_string_lossy();
-        // As in a shell: editors leave hidden copies beside a file.
-        if (!text.starts_with('.') || pattern.starts_with('.')) && matches(pattern.as_bytes(), text.as_bytes()) {
+        if is_named_by(pattern, &name.to_string_lossy()) {
             found.push(directory.join(&name));
         }
     }
     Ok(found)
+}
+
+/// Whether a pattern of one name, without slashes, stands for `name`.
+pub fn is_named_by(pattern: &str, name: &str) -> bool {
+    // As in a shell: editors leave hidden copies beside a file.
+    (!name.starts_with('.') || pattern.starts_with('.')) && matches(pattern.as_bytes(), name.as_bytes())
 }
 
 /// Matches with one point to go back to, so that no pattern takes more than the product of the lengths.
@@ -108,12 +118,16 @@ mod tests {
         for name in ["b.toml", "B.toml", "a.toml", ".h.toml", "c.txt"] {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
-        let names: Vec<_> = expand(directory.path(), "*.toml")
+        let mut searched = Vec::new();
+        let names: Vec<_> = expand(directory.path(), "*.toml", &mut searched)
             .unwrap()
             .into_iter()
             .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
             .collect();
         assert_eq!(names, ["B.toml", "a.toml", "b.toml"]);
-        assert!(expand(directory.path(), "none/*.toml").unwrap().is_empty());
+        assert!(expand(directory.path(), "none/*.toml", &mut searched).unwrap().is_empty());
+        let folder = directory.path().to_owned();
+        let none = folder.join("none");
+        assert_eq!(searched, [(folder, "*.toml".to_owned()), (none, "*.toml".to_owned())]);
     }
 }

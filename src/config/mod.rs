@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Fault, Faults};
+pub use include::is_named_by;
 pub use model::{Config, Place};
 pub use summary::summary;
 
@@ -37,17 +38,40 @@ use source::{Sources, TEXT_LIMIT};
 /// # Errors
 /// Every fault of the files, or the one reason why the main file could not be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
-    let text = read_text(path).map_err(|reason| {
-        let mut faults = Faults::new();
-        faults.push_plain(format!("cannot read {}: {reason}", path.display()), None);
-        faults
-    })?;
+    read(path).result
+}
+
+/// What came of reading a configuration, faulty or not, and what it depends on.
+#[derive(Debug)]
+pub struct Reading {
+    /// As [`load`] gives it.
+    pub result: Result<Config, Faults>,
+    /// Every file that was asked for, the main one first; one that is not there may come.
+    pub files: Vec<PathBuf>,
+    /// Directories that patterns were looked for in, each with the pattern of names there: [`is_named_by`].
+    pub searched: Vec<(PathBuf, String)>,
+}
+
+/// As [`load`], for those who want to know of the next change.
+pub fn read(path: &Path) -> Reading {
     let mut loading = Loading::new(&environment);
-    loading.seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
-    loading.files.push(path.to_owned());
-    let directory = path.parent().unwrap_or(Path::new(""));
-    loading.read(&path.display().to_string(), directory, &text);
-    loading.finish()
+    loading.asked.push(path.to_owned());
+    let result = match read_text(path) {
+        Ok(text) => {
+            loading.seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
+            loading.files.push(path.to_owned());
+            let directory = path.parent().unwrap_or(Path::new(""));
+            loading.read(&path.display().to_string(), directory, &text);
+            None
+        }
+        Err(reason) => {
+            let mut faults = Faults::new();
+            faults.push_plain(format!("cannot read {}: {reason}", path.display()), None);
+            Some(faults)
+        }
+    };
+    let (files, searched) = (std::mem::take(&mut loading.asked), std::mem::take(&mut loading.searched));
+    Reading { result: result.map_or_else(|| loading.finish(), Err), files, searched }
 }
 
 /// Reads a configuration from a text; `name` is what its faults call it. Relative paths are taken from the working
@@ -81,6 +105,9 @@ struct Loading<'a> {
     sections: Vec<Section>,
     findings: Findings,
     files: Vec<PathBuf>,
+    /// Read or not.
+    asked: Vec<PathBuf>,
+    searched: Vec<(PathBuf, String)>,
     /// Canonical, so that a file that is named twice is read once.
     seen: HashSet<PathBuf>,
 }
@@ -93,6 +120,8 @@ impl<'a> Loading<'a> {
             sections: Vec::new(),
             findings: Findings::default(),
             files: Vec::new(),
+            asked: Vec::new(),
+            searched: Vec::new(),
             seen: HashSet::new(),
         }
     }
@@ -122,7 +151,7 @@ impl<'a> Loading<'a> {
     /// The files that one pattern brings and that were not read before.
     fn included(&mut self, node: &Node, directory: &Path) -> Vec<PathBuf> {
         let Some(written) = node.written() else { return Vec::new() };
-        let found = match include::expand(directory, written.value) {
+        let found = match include::expand(directory, written.value, &mut self.searched) {
             Ok(found) => found,
             Err(error) => {
                 let message = format!("cannot look for `{}`: {error}", written.value);
@@ -132,6 +161,7 @@ impl<'a> Loading<'a> {
         };
         let mut fresh = Vec::new();
         for path in found {
+            self.asked.push(path.clone());
             match std::fs::canonicalize(&path) {
                 Ok(canonical) => {
                     if self.seen.insert(canonical) {

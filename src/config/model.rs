@@ -70,6 +70,8 @@ pub struct Server {
     pub workers: usize,
     /// How long open exchanges may take to finish once a drain began.
     pub drain_timeout: Duration,
+    /// Whether changed files are put in force by themselves.
+    pub watch: bool,
     /// How long accepting goes on after TERM before the drain begins.
     pub drain_delay: Duration,
     /// Who to be once everything is bound and read; `None`: who started it.
@@ -89,6 +91,7 @@ impl Default for Server {
         Self {
             workers: defaults::workers(),
             drain_timeout: defaults::DRAIN_TIMEOUT,
+            watch: defaults::WATCH,
             drain_delay: defaults::DRAIN_DELAY,
             identity: None,
             admin: None,

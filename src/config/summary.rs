@@ -26,6 +26,9 @@ pub fn summary(config: &Config) -> String {
         let group = identity.group.as_ref().map_or_else(String::new, |(group, _)| format!(", group {group}"));
         let _ = write!(out, ", user {}{group} where started as root", identity.user);
     }
+    if config.server.watch {
+        out.push_str(", reloads when its files change");
+    }
     let max_routes = config.server.metrics.max_routes as usize;
     if config.routes.len() > max_routes {
         let together = config.routes.len() - max_routes;

@@ -12,6 +12,7 @@ use super::cert_watch;
 use super::compile::compile;
 use super::diff::{diff, shorten};
 use super::discovery::{Discovery, SystemResolver};
+use super::files::Files;
 use super::limits;
 use super::requests::Trigger;
 use super::sockets::{Changes, ListeningSockets};
@@ -19,7 +20,7 @@ use super::workers::{Shares, Workers};
 use crate::base::addr::Address;
 use crate::base::id::Generation;
 use crate::base::limit::Limit;
-use crate::config::{Config, Faults};
+use crate::config::{Config, Faults, Reading};
 use crate::net::bind::BindError;
 use crate::net::inherited::InheritedSocket;
 use crate::snapshot::Snapshot;
@@ -35,8 +36,18 @@ pub struct Control {
     workers: Workers,
     discovery: Discovery<SystemResolver>,
     counters: Arc<ControlCounters>,
+    files: Files,
     /// What the descriptor limit allows.
     process_limit: Arc<Limit>,
+}
+
+/// What the control thread is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The files of the configuration may say something else.
+    FilesChanged,
+    /// A worker left that nobody had asked to: its number.
+    WorkerLeft(Option<usize>),
 }
 
 /// What a reload did.
@@ -128,17 +139,11 @@ impl Prepared {
         let Self { registry, config, snapshot, sockets, shares, discovery, connections } = self;
         let process_limit = Arc::new(Limit::new(connections));
         let workers = Workers::start(&snapshot, shares, &process_limit).await?;
-        let mut control = Control {
-            registry,
-            config,
-            snapshot,
-            sockets,
-            workers,
-            discovery,
-            counters: Arc::default(),
-            process_limit,
-        };
-        control.counters.generation.add(1);
+        let (counters, mut files) = (Arc::<ControlCounters>::default(), Files::default());
+        counters.generation.add(1);
+        files.put_in_force(&config);
+        let mut control =
+            Control { registry, config, snapshot, sockets, workers, discovery, counters, files, process_limit };
         control.warn();
         control.sockets.log(&control.snapshot);
         Ok(control)
@@ -198,7 +203,10 @@ impl Control {
     }
 
     /// Logs and counts a configuration that did not even come to a reload.
-    pub fn refused(&self, refused: &Refused, trigger: Trigger) {
+    pub fn refused(&mut self, refused: &Refused, trigger: Trigger) {
+        if !self.files.refuse(refused.to_string(), trigger) {
+            return;
+        }
         self.counters.reload_failures.add(1);
         let generation = self.snapshot.generation.0;
         error!(trigger = trigger.name(), "reload refused, generation {generation} stays in force\n{refused}");
@@ -225,6 +233,7 @@ impl Control {
         self.workers.retain_series(&self.snapshot.series());
         let changes = account(&before, &self.snapshot, diff(&self.config, config));
         self.config = Arc::clone(config);
+        self.files.put_in_force(config);
         self.counters.generation.add(1);
         self.warn();
         self.sockets.log(&self.snapshot);
@@ -238,8 +247,9 @@ impl Control {
         })
     }
 
-    /// Tells the workers what names resolve to, until one of them leaves; gives its number. Cancel-safe.
-    pub async fn watch(&mut self) -> Option<usize> {
+    /// Tells the workers what names resolve to and what certificates became, until something happens that is not for
+    /// the control alone to settle. Cancel-safe.
+    pub async fn watch(&mut self) -> Event {
         loop {
             tokio::select! {
                 changes = self.discovery.changed() => {
@@ -247,8 +257,31 @@ impl Control {
                         self.workers.set_endpoints(&change.upstream.name, &change.endpoints);
                     }
                 }
-                left = self.workers.next_left() => return left,
+                changed = self.files.changed() => {
+                    if changed.configuration {
+                        return Event::FilesChanged;
+                    }
+                    self.look_at_certificates();
+                }
+                left = self.workers.next_left() => return Event::WorkerLeft(left),
             }
+        }
+    }
+
+    /// Watches what was just read; see [`Files::note`].
+    pub fn note(&mut self, reading: &Reading) {
+        self.files.note(reading, &self.config);
+    }
+
+    /// Whether files that changed by themselves say something else than what is in force.
+    pub fn is_news(&mut self, result: &Result<Config, Faults>) -> bool {
+        self.files.is_news(result, &self.config)
+    }
+
+    fn look_at_certificates(&mut self) {
+        for upstream in self.files.look_at_certificates(&self.snapshot, &self.counters) {
+            // With the same endpoints the workers find other pools: those of what is trusted now.
+            self.workers.set_endpoints(&upstream.name, &upstream.endpoints.load());
         }
     }
 

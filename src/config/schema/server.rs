@@ -78,6 +78,13 @@ static SERVER: &[Key] = &[
     .example("\"tidegate\""),
     Key::new("metrics", Shape::Table(METRICS), Fallback::Table, "What is counted one by one."),
     Key::new(
+        "watch",
+        Shape::Flag,
+        Fallback::Flag(defaults::WATCH),
+        "Whether a change of the files of the configuration is put in force by itself, as HUP does. Certificates, keys \
+         and authorities are watched always.",
+    ),
+    Key::new(
         "admin",
         Shape::Table(control::ADMIN),
         Fallback::Told("none"),

@@ -88,6 +88,7 @@ impl<'a> Check<'a> {
             drain_timeout: first
                 .and_then(|section| section.duration("drain_timeout"))
                 .unwrap_or(defaults::DRAIN_TIMEOUT),
+            watch: first.and_then(|section| section.flag("watch")).unwrap_or(defaults::WATCH),
             drain_delay: first.and_then(|section| section.duration("drain_delay")).unwrap_or(defaults::DRAIN_DELAY),
             identity: first.and_then(|section| self.identity(section)),
             admin: self.control_listener(first, "admin"),
