@@ -396,7 +396,7 @@ impl Plane {
 fn serving(control: &Control) -> String {
     let snapshot = control.snapshot();
     let (listeners, upstreams) = (snapshot.listeners.len(), snapshot.upstreams.len());
-    format!("serving generation {}: {listeners} listeners, {upstreams} upstreams", snapshot.generation.0)
+    format!("serving generation {} (listeners: {listeners}, upstreams: {upstreams})", snapshot.generation.0)
 }
 
 /// How long connections may take to cut themselves once a drain has run out of time.

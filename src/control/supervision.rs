@@ -94,17 +94,19 @@ impl Supervision {
     /// the manager restarts a process of which a worker hangs. Never ends where a watchdog is wanted. While the process
     /// leaves, workers leave one by one and are not looked at; the drain has a deadline of its own.
     pub async fn watch(&self, workers: &[Arc<WorkerTelemetry>]) {
-        let Some(watchdog) = self.watchdog else { return };
-        let half = watchdog / 2;
         // Heartbeats are a second apart; a shorter patience would take a living worker for a dead one.
-        let patience = half.max(SHORTEST_PATIENCE);
-        let mut ticks = interval(half.max(Duration::from_millis(1)));
+        let patience = self.watchdog.unwrap_or_default() / 2;
+        self.watch_with(workers, patience.max(SHORTEST_PATIENCE)).await;
+    }
+
+    async fn watch_with(&self, workers: &[Arc<WorkerTelemetry>], patience: Duration) {
+        let Some(watchdog) = self.watchdog else { return };
+        let mut ticks = interval((watchdog / 2).max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_told = false;
         loop {
             ticks.tick().await;
-            let hung = workers.iter().position(|worker| worker.since_heartbeat() > patience);
-            match hung.filter(|_| !self.stopping.get()) {
+            match hung(workers, patience).filter(|_| !self.stopping.get()) {
                 None => {
                     is_told = false;
                     self.tell(&[NotifyState::Watchdog]);
@@ -130,6 +132,11 @@ impl Supervision {
     }
 }
 
+/// The first worker that has shown no heartbeat for longer than `patience`.
+fn hung(workers: &[Arc<WorkerTelemetry>], patience: Duration) -> Option<usize> {
+    workers.iter().position(|worker| worker.since_heartbeat() > patience)
+}
+
 /// A socket to speak from, and the address: a path, or a name in the abstract namespace behind an `@`.
 fn line_to(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let manager = match address.as_bytes().split_first() {
@@ -149,32 +156,32 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(3);
 mod tests {
     use super::*;
 
-    /// A manager that the test is, and the line to it.
+    /// Where the line ends, and the line.
     fn supervisor(watchdog: Option<Duration>) -> (UnixDatagram, Supervision, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_nonblocking(true).unwrap();
+        let listening = UnixDatagram::bind(&path).unwrap();
+        listening.set_nonblocking(true).unwrap();
         let notify = Some(line_to(path.as_os_str()).unwrap());
-        (manager, Supervision { notify, watchdog, ..Supervision::default() }, folder)
+        (listening, Supervision { notify, watchdog, ..Supervision::default() }, folder)
     }
 
-    fn told(manager: &UnixDatagram) -> Vec<String> {
+    fn told(listening: &UnixDatagram) -> Vec<String> {
         let mut buffer = [0; 4096];
         std::iter::from_fn(|| {
-            manager.recv(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+            listening.recv(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
         })
         .collect()
     }
 
     #[test]
     fn tells_each_step_of_a_life() {
-        let (manager, line, _folder) = supervisor(None);
+        let (listening, line, _folder) = supervisor(None);
         line.ready("generation 1");
         line.reloading();
         line.ready("refused:\nREADY=0");
         line.stopping("draining", Duration::from_secs(35));
-        let told = told(&manager);
+        let told = told(&listening);
         let pid = std::process::id();
         assert_eq!(told[0], format!("READY=1\nMAINPID={pid}\nSTATUS=generation 1"));
         assert!(told[1].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{}", told[1]);
@@ -185,11 +192,11 @@ mod tests {
     #[test]
     fn an_abstract_address_is_understood() {
         let name = format!("tidegate-test-{}", std::process::id());
-        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        manager.set_nonblocking(true).unwrap();
+        let listening = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        listening.set_nonblocking(true).unwrap();
         let notify = Some(line_to(OsStr::new(&format!("@{name}"))).unwrap());
         Supervision { notify, ..Supervision::default() }.ready("x");
-        assert_eq!(told(&manager).len(), 1);
+        assert_eq!(told(&listening).len(), 1);
     }
 
     #[test]
@@ -201,21 +208,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_watchdog_hears_nothing_once_a_worker_hangs() {
-        let (manager, line, _folder) = supervisor(Some(Duration::from_secs(30)));
-        let worker = Arc::new(WorkerTelemetry::default());
-        worker.beat_first();
-        let workers = [worker];
-        let watched = |time| tokio::time::timeout(time, line.watch(&workers));
-        assert!(watched(Duration::from_secs(40)).await.is_err());
-        // At 0, 15 and 30 seconds; the heartbeat is by the real clock, which stands still beside the paused one.
-        assert_eq!(told(&manager), ["WATCHDOG=1"; 3]);
+    async fn the_watchdog_hears_at_half_of_its_time() {
+        let (listening, line, _folder) = supervisor(Some(Duration::from_secs(30)));
+        // Its heartbeat is by the real clock, which stands still beside the paused one.
+        let workers = [Arc::new(WorkerTelemetry::default())];
+        assert!(tokio::time::timeout(Duration::from_secs(40), line.watch(&workers)).await.is_err());
+        // At 0, 15 and 30 seconds.
+        assert_eq!(told(&listening), ["WATCHDOG=1"; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_heartbeat_stands_still_hangs_until_the_process_leaves() {
+        let (listening, line, _folder) = supervisor(Some(Duration::from_millis(100)));
+        let [living, hanging] = [(); 2].map(|()| Arc::new(WorkerTelemetry::default()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        living.beat_first();
+        let patience = hanging.since_heartbeat() - Duration::from_millis(5);
+        let workers = [living, hanging];
+        assert_eq!(hung(&workers, patience), Some(1));
+        assert_eq!(hung(&workers, Duration::from_secs(60)), None);
+        let watched = async |time| tokio::time::timeout(time, line.watch_with(&workers, patience)).await;
+        assert!(watched(Duration::from_millis(20)).await.is_err());
+        assert!(told(&listening).is_empty());
+        line.stopping("draining", Duration::ZERO);
+        assert!(watched(Duration::from_millis(20)).await.is_err());
+        assert_eq!(told(&listening).last().map(String::as_str), Some("WATCHDOG=1"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_watchdog_is_no_wait() {
-        let (manager, line, _folder) = supervisor(None);
+        let (listening, line, _folder) = supervisor(None);
         line.watch(&[]).await;
-        assert!(told(&manager).is_empty());
+        assert!(told(&listening).is_empty());
     }
 }

@@ -12,18 +12,24 @@ use tempfile::TempDir;
 use crate::support::{Client, Origin, PATIENCE};
 
 /// `tidegate run` with a file.
-struct Process {
+pub struct Process {
     child: Child,
     log: BufReader<ChildStderr>,
     folder: TempDir,
 }
 
 impl Process {
-    fn start(configuration: &str) -> Self {
+    pub fn start(configuration: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("run");
+        Self::of(&mut command, configuration)
+    }
+
+    /// Of a command that runs `tidegate run` where the file is.
+    pub fn of(command: &mut Command, configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("tidegate.toml"), configuration).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .arg("run")
+        let mut child = command
             .current_dir(folder.path())
             .env("NO_COLOR", "1")
             .env_remove("TIDEGATE_LOG")
@@ -34,12 +40,12 @@ impl Process {
         Self { child, log, folder }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.folder.path().join("tidegate.toml")
     }
 
     /// Reads the log up to a line with `text`.
-    fn wait_for(&mut self, text: &str) -> String {
+    pub fn wait_for(&mut self, text: &str) -> String {
         let mut seen = String::new();
         loop {
             let mut line = String::new();
@@ -53,7 +59,7 @@ impl Process {
     }
 
     /// Waits until it serves, and says where.
-    fn address(&mut self) -> SocketAddr {
+    pub fn address(&mut self) -> SocketAddr {
         let line = self.wait_for("listening");
         let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
         let address = address.parse().unwrap();
@@ -61,11 +67,15 @@ impl Process {
         address
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    fn exit_code(&mut self) -> Option<i32> {
+    pub fn exit_code(&mut self) -> Option<i32> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -84,11 +94,11 @@ impl Drop for Process {
     }
 }
 
-fn answering(text: &str) -> String {
+pub fn answering(text: &str) -> String {
     format!("[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n[[route]]\nrespond = {{ body = \"{text}\" }}\n")
 }
 
-fn forwarding(origin: &Origin) -> String {
+pub fn forwarding(origin: &Origin) -> String {
     let address = origin.address();
     format!(
         "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\n[[route]]\nupstream = \"app\"\n\
