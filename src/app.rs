@@ -389,6 +389,7 @@ impl Plane {
             workers.abandon();
         }
         workers.join();
+        self.control.finish_access_log();
     }
 }
 

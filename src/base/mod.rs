@@ -5,5 +5,6 @@ pub mod drain;
 pub mod error;
 pub mod id;
 pub mod limit;
+pub mod log_filter;
 pub mod template;
 pub mod units;

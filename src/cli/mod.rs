@@ -42,7 +42,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Exit::Usage.into();
         }
     };
-    log::init(&filter.unwrap_or_else(|| command.quiet_filter()), Palette::stderr().is_coloured());
+    log::init(filter, command.quiet_filter(), Palette::stderr().is_coloured());
     command.run()
 }
 

@@ -109,6 +109,8 @@ fn value(name: &str, node: &Node) -> String {
         Data::Word(word) => quoted(word),
         Data::Flag(flag) => flag.to_string(),
         Data::Count(count) => count.to_string(),
+        // With its point, which TOML wants too.
+        Data::Share(share) => format!("{share:?}"),
         Data::Duration(duration) => quoted(&format_duration(*duration)),
         Data::Size(bytes) => quoted(&format_size(*bytes)),
         Data::Text(text) => shown(name, text),

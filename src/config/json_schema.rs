@@ -98,6 +98,7 @@ fn property(key: &'static Key) -> Object {
         Fallback::Flag(flag) => out.put("default", flag),
         Fallback::Only(text) => out.put("default", vec![text]),
         Fallback::Count(count) => out.put("default", count),
+        Fallback::Number(number) => out.put("default", number.parse::<f64>().unwrap_or_default()),
         Fallback::Text(text) => out.put("default", text),
         Fallback::Duration(duration) => out.put("default", units::format_duration(duration)),
         Fallback::Size(bytes) => out.put("default", units::format_size(bytes)),
@@ -116,6 +117,13 @@ fn forms(shape: &'static Shape) -> Vec<Object> {
             count.put("minimum", *min);
             count.put("maximum", *max);
             vec![count]
+        }
+        Shape::Share => {
+            let mut share = typed("number");
+            // What excludes the bound itself is written differently in the two drafts.
+            share.put("minimum", 0);
+            share.put("maximum", 1);
+            vec![share]
         }
         Shape::Duration { min, .. } => vec![unit(&DURATION_UNITS, min.is_zero())],
         Shape::Size { min, .. } => vec![unit(&SIZE_UNITS, *min == 0)],

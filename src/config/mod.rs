@@ -1,6 +1,7 @@
 //! From a file to the checked model; builds no runtime object.
 //! `load` reads a file and what it includes, `parse` reads a text; both report every fault at once.
 
+mod condition;
 pub mod defaults;
 pub mod diagnostic;
 pub mod effective;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::effective::Effective;
 
-pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, Stamp};
+pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, ProcessLog, ProcessLogFormat, Stamp};
 pub use condition::{Condition, Order, Pattern, Test};
 pub use control::{ControlListener, TokenFile};
 pub use listener::{
@@ -80,6 +80,8 @@ pub struct Server {
     pub admin: Option<ControlListener>,
     /// `[server.observe]`; `None`: there is none.
     pub observe: Option<ControlListener>,
+    /// `[server.log]`.
+    pub log: ProcessLog,
     /// `[server.access_log]`; `None`: off.
     pub access_log: Option<AccessLog>,
     /// `[server.metrics]`.
@@ -96,6 +98,7 @@ impl Default for Server {
             identity: None,
             admin: None,
             observe: None,
+            log: ProcessLog::default(),
             access_log: None,
             metrics: Metrics::default(),
         }

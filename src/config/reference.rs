@@ -90,6 +90,7 @@ fn allowed(shape: &Shape) -> Option<String> {
         Shape::Flag => Some("true or false".into()),
         Shape::Count { min, max } if *max >= u64::from(u32::MAX) => Some(format!("a number from {min}")),
         Shape::Count { min, max } => Some(format!("a number from {min} to {max}")),
+        Shape::Share => Some("a number above 0 and at most 1".into()),
         Shape::Duration { min, max } => {
             Some(format!("a duration from {} to {}", units::format_duration(*min), units::format_duration(*max)))
         }

@@ -39,6 +39,7 @@ pub(crate) enum Data {
     Word(&'static str),
     Flag(bool),
     Count(u64),
+    Share(f64),
     Duration(Duration),
     Size(u64),
     Text(Text),
@@ -147,6 +148,13 @@ impl Section {
     pub(crate) fn count(&self, name: &str) -> Option<u32> {
         match self.node(name)?.data {
             Data::Count(count) => Some(u32::try_from(count).unwrap_or(u32::MAX)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn share(&self, name: &str) -> Option<f64> {
+        match self.node(name)?.data {
+            Data::Share(share) => Some(share),
             _ => None,
         }
     }

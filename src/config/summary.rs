@@ -1,6 +1,8 @@
 //! What a configuration would serve, for `tidegate check`: listeners, routes and upstreams in aligned columns, with what
 //! differs from the defaults.
 
+mod logs;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ pub fn summary(config: &Config) -> String {
         let _ = write!(out, ", metrics of the last {together} of {} routes together", config.routes.len());
     }
     out.push('\n');
+    logs::write(&mut out, &config.server);
     let own = [("admin", &config.server.admin), ("observe", &config.server.observe)];
     section(&mut out, "control", own.iter().filter_map(|(name, own)| Some(control(name, own.as_ref()?))).collect());
     section(&mut out, "listeners", config.listeners.iter().map(listener).collect());
@@ -108,6 +111,7 @@ fn listener(listener: &Listener) -> Block {
     details.extend(joined("timeouts", listener_timeouts(listener)));
     details.extend(joined("socket", socket(&listener.socket)));
     details.extend(joined("forwarding", forwarding(listener)));
+    details.extend(logs::of_listener(listener));
     if !listener.trusted_proxies.is_empty() {
         details.push(format!("trusts {}", list(&listener.trusted_proxies)));
     }
@@ -214,6 +218,9 @@ fn route(route: &Route, config: &Config) -> Block {
     }
     details.extend(edits("request headers", &route.request_headers));
     details.extend(edits("response headers", &route.response_headers));
+    if !route.access_log {
+        details.push("no access log".to_owned());
+    }
     // A name made from host and path would only say them again.
     let made = route.name.starts_with(&*host) || route.name.starts_with("*/");
     if !made {

@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::privileges;
+use super::{access_log, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::{Config, Faults, Place, model};
 use crate::route::table::Table;
 use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::telemetry::access_log::AccessLog;
 use crate::transport::tls::cert_store::CertFault;
 use crate::transport::tls::client::ClientTls;
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
 use crate::upstream::registry::Registry;
 
-/// Compiles a configuration. Blocks on reading the certificate files.
+/// Compiles a configuration. Blocks on reading the certificate files. Makes no file: the access log is opened, and put
+/// into the snapshot, by whoever puts the generation in force.
 ///
 /// # Errors
 /// Every certificate, key or authority that does not do, each at its place in the configuration.
@@ -37,6 +39,11 @@ pub fn compile(
     let upstreams: Vec<_> = numbered(&config.upstreams)
         .filter_map(|(id, config)| upstream(id, config, previous, registry, &mut faults))
         .collect();
+    if let Some(log) = &config.server.access_log
+        && let Err(error) = AccessLog::inspect(log)
+    {
+        access_log::tell(&mut faults, log, &error);
+    }
     if !faults.is_empty() {
         return Err(faults);
     }

@@ -46,6 +46,7 @@ fn server(before: &Server, after: &Server) -> Keys {
     keys.changed("admin", control_listener(before.admin.as_ref()) != control_listener(after.admin.as_ref()));
     keys.changed("observe", control_listener(before.observe.as_ref()) != control_listener(after.observe.as_ref()));
     keys.compare("watch", &before.watch, &after.watch);
+    keys.changed("log", before.log != after.log);
     keys.changed("access_log", before.access_log != after.access_log);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys

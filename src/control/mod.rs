@@ -1,4 +1,5 @@
 //! What changes over time; a thread and a runtime of its own.
+pub mod access_log;
 pub mod admin;
 pub mod cert_watch;
 pub mod compile;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::access_log::AccessLogs;
 use super::cert_watch;
 use super::compile::compile;
 use super::diff::{diff, shorten};
@@ -25,6 +26,7 @@ use crate::net::bind::BindError;
 use crate::net::inherited::InheritedSocket;
 use crate::snapshot::Snapshot;
 use crate::telemetry::counters::ControlCounters;
+use crate::telemetry::log;
 use crate::upstream::registry::Registry;
 
 /// What is in force, and everything needed to change it; lives on the control thread.
@@ -35,6 +37,7 @@ pub struct Control {
     sockets: ListeningSockets,
     workers: Workers,
     discovery: Discovery<SystemResolver>,
+    access_logs: AccessLogs,
     counters: Arc<ControlCounters>,
     files: Files,
     /// What the descriptor limit allows.
@@ -123,7 +126,7 @@ impl From<Faults> for Refused {
 pub struct Prepared {
     registry: Arc<Registry>,
     config: Arc<Config>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Snapshot,
     sockets: ListeningSockets,
     shares: Shares,
     discovery: Discovery<SystemResolver>,
@@ -136,14 +139,30 @@ impl Prepared {
     /// # Errors
     /// As [`Refused`]; then nothing is left behind.
     pub async fn start(self) -> Result<Control, Refused> {
-        let Self { registry, config, snapshot, sockets, shares, discovery, connections } = self;
+        let Self { registry, config, mut snapshot, sockets, shares, discovery, connections } = self;
+        // By who serves, so that the file can be opened anew later.
+        let mut access_logs = AccessLogs::default();
+        let access_log = access_logs.prepare(config.server.access_log.as_ref())?;
+        snapshot.access_log = access_log.log();
+        access_logs.commit(access_log);
+        let snapshot = Arc::new(snapshot);
         let process_limit = Arc::new(Limit::new(connections));
         let workers = Workers::start(&snapshot, shares, &process_limit).await?;
         let (counters, mut files) = (Arc::<ControlCounters>::default(), Files::default());
         counters.generation.add(1);
         files.put_in_force(&config);
-        let mut control =
-            Control { registry, config, snapshot, sockets, workers, discovery, counters, files, process_limit };
+        let mut control = Control {
+            registry,
+            config,
+            snapshot,
+            sockets,
+            workers,
+            discovery,
+            access_logs,
+            counters,
+            files,
+            process_limit,
+        };
         control.warn();
         control.sockets.log(&control.snapshot);
         Ok(control)
@@ -162,7 +181,8 @@ impl Control {
         let descriptors = limits::descriptor_limit();
         let connections = limits::connections_within(descriptors);
         let registry = Arc::new(Registry::new());
-        let snapshot = Arc::new(compile(config, None, &registry, Generation(1))?);
+        let snapshot = compile(config, None, &registry, Generation(1))?;
+        log::configure(&config.server.log);
         let workers = config.server.workers;
         info!(workers, descriptors, connections, "starting");
         let mut sockets = ListeningSockets::new(workers);
@@ -208,16 +228,22 @@ impl Control {
             return;
         }
         self.counters.reload_failures.add(1);
+        self.access_logs.reopen();
         let generation = self.snapshot.generation.0;
         error!(trigger = trigger.name(), "reload refused, generation {generation} stays in force\n{refused}");
     }
 
     async fn try_reload(&mut self, config: &Arc<Config>) -> Result<Report, Refused> {
         let generation = Generation(self.snapshot.generation.0 + 1);
-        let next = Arc::new(compile(config, Some(&self.snapshot), &self.registry, generation)?);
+        let mut next = compile(config, Some(&self.snapshot), &self.registry, generation)?;
+        let access_log = self.access_logs.prepare(config.server.access_log.as_ref())?;
         let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
 
         // Nothing from here on fails.
+        next.access_log = access_log.log();
+        self.access_logs.commit(access_log);
+        log::configure(&config.server.log);
+        let next = Arc::new(next);
         resolve(&mut self.discovery, &next).await;
         if config.server.workers != self.workers.count() {
             let (running, wanted) = (self.workers.count(), config.server.workers);
@@ -308,6 +334,16 @@ impl Control {
     /// Connections of clients that the process allows, and how many there are.
     pub fn process_limit(&self) -> &Arc<Limit> {
         &self.process_limit
+    }
+
+    /// The access log in force and what became of those before.
+    pub fn access_logs(&self) -> &AccessLogs {
+        &self.access_logs
+    }
+
+    /// Waits until what was logged is written, when every worker has left; the last thing before the process ends.
+    pub fn finish_access_log(&mut self) {
+        self.access_logs.finish();
     }
 
     /// What the control thread counts.

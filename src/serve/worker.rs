@@ -23,6 +23,7 @@ use crate::net::handoff::Loads;
 use crate::net::timer;
 use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
 use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::access_log::{AccessLog, Flushes, Logger};
 use crate::telemetry::counters::Counters;
 use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::pool::Pools;
@@ -156,12 +157,14 @@ impl Worker {
     }
 
     pub(super) fn attach(&self, snapshot: Arc<Snapshot>) -> Rc<WorkerSnapshot> {
-        Rc::new(attach(&self.pools, snapshot, &self.telemetry))
+        let logger = logger(snapshot.access_log.as_ref(), self.current.borrow().logger.as_ref());
+        Rc::new(attach(&self.pools, snapshot, &self.telemetry, logger))
     }
 
     fn new(setup: &Setup, first: Arc<Snapshot>) -> Rc<Self> {
         let pools = Pools::new(setup.id, setup.workers.len(), Arc::clone(&setup.telemetry));
-        let current = Rc::new(attach(&pools, first, &setup.telemetry));
+        let logger = logger(first.access_log.as_ref(), None);
+        let current = Rc::new(attach(&pools, first, &setup.telemetry, logger));
         Rc::new(Self {
             id: setup.id,
             telemetry: Arc::clone(&setup.telemetry),
@@ -254,10 +257,31 @@ impl Worker {
     }
 }
 
-fn attach(pools: &Rc<Pools>, snapshot: Arc<Snapshot>, telemetry: &Arc<WorkerTelemetry>) -> WorkerSnapshot {
+fn attach(
+    pools: &Rc<Pools>,
+    snapshot: Arc<Snapshot>,
+    telemetry: &Arc<WorkerTelemetry>,
+    logger: Option<Rc<Logger>>,
+) -> WorkerSnapshot {
     let upstreams = snapshot.upstreams.iter().map(|upstream| pools.attach(upstream)).collect();
-    let logger = snapshot.access_log.as_ref().map(|log| Rc::new(log.logger()));
     WorkerSnapshot::new(snapshot, upstreams, Arc::clone(telemetry), logger)
+}
+
+/// This worker's end of an access log: the one that it has, where the log is the same as before.
+fn logger(log: Option<&Arc<AccessLog>>, before: Option<&Rc<Logger>>) -> Option<Rc<Logger>> {
+    let log = log?;
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(before.access_log(), log)) {
+        return Some(Rc::clone(before));
+    }
+    let logger = Rc::new(log.logger());
+    let flushes = logger.flushes();
+    tokio::task::spawn_local(async move {
+        while flushes.lines_wait().await {
+            timer::sleep(Flushes::DELAY).await;
+            flushes.flush();
+        }
+    });
+    Some(logger)
 }
 
 /// Starts a worker's thread with its first generation. `left` is sent its number when it leaves, however that comes.

@@ -1,104 +1,136 @@
-//! The log: `tracing` events as lines on stderr. A filter comes from `--log-level` or `TIDEGATE_LOG`; `cli` calls
-//! [`init`] once, before any thread starts.
+//! The process's own log: `tracing` events as lines on stderr, for people or as JSON. `cli` calls [`init`] once, before
+//! any thread starts; what the configuration and the admin listener say about it is put in force while it runs.
+
+mod json;
 
 use std::fmt;
 use std::io;
-use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Format, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
-/// Which events become lines: a level for Tidegate's own, and levels for targets that are named.
-///
-/// Written `info`, or `debug,hyper=trace`. Libraries stay at `warn` unless they are named, so that `debug` shows what
-/// Tidegate does and not every frame that h2 reads. Default: `info`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Filter {
-    own: LevelFilter,
-    named: Vec<(String, LevelFilter)>,
+use crate::config::model::{ProcessLog, ProcessLogFormat};
+
+pub use crate::base::log_filter::{Filter, FilterError};
+
+/// The one log of the process, as `tracing` has one subscriber for it.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    targets: reload::Handle<Targets, Registry>,
+    /// Asked for by whoever started the process: the configuration has no say.
+    is_pinned: bool,
+    /// What it was started with.
+    started: Filter,
+    levels: Mutex<Levels>,
 }
 
-/// A filter that cannot be understood.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is not a log level: write off, error, warn, info, debug or trace, or `debug,hyper=trace`")]
-pub struct FilterError {
-    /// The part that is wrong.
-    pub word: String,
+struct Levels {
+    now: Filter,
+    configured: Option<Filter>,
 }
 
-/// Starts the log on stderr; `colour` puts ANSI colours into it. A second call changes nothing.
-pub fn init(filter: &Filter, colour: bool) {
+/// Starts the log on stderr; `colour` puts ANSI colours into lines for people. `asked` is the filter that the command line
+/// or the environment wants, and wins over the configuration; `quiet` holds where neither says anything. A second call
+/// changes nothing.
+pub fn init(asked: Option<Filter>, quiet: Filter, colour: bool) {
+    let is_pinned = asked.is_some();
+    let started = asked.unwrap_or(quiet);
+    let (filter, targets) = reload::Layer::new(targets(&started));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(colour)
-        // The module is noise to an operator and the first question of whoever debugs.
-        .with_target(filter.own > LevelFilter::INFO)
+        .event_format(Lines::new())
         // Reporting a failed write to stderr on stderr would panic when stderr is gone.
         .log_internal_errors(false);
     // Fails only where a subscriber is set already: then that one is meant.
-    let _ = tracing_subscriber::registry().with(filter.targets()).with(lines).try_init();
-}
-
-impl Filter {
-    /// Tidegate's own events from `level` up.
-    pub fn level(level: LevelFilter) -> Self {
-        Self { own: level, named: Vec::new() }
-    }
-
-    fn targets(&self) -> Targets {
-        Targets::new()
-            .with_default(self.own.min(LevelFilter::WARN))
-            .with_target(env!("CARGO_PKG_NAME"), self.own)
-            .with_targets(self.named.iter().cloned())
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        SHOWS_TARGETS.store(started.own > LevelFilter::INFO, Ordering::Relaxed);
+        let levels = Mutex::new(Levels { now: started.clone(), configured: None });
+        let _ = LOG.set(Log { targets, is_pinned, started, levels });
     }
 }
 
-impl Default for Filter {
-    fn default() -> Self {
-        Self::level(LevelFilter::INFO)
+/// Puts `[server.log]` in force, at start and at reloads. A level that was set while running stays until the file says
+/// another than before.
+pub fn configure(config: &ProcessLog) {
+    let Some(log) = LOG.get() else { return };
+    IS_JSON.store(config.format == ProcessLogFormat::Json, Ordering::Relaxed);
+    let mut levels = log.levels.lock().unwrap_or_else(PoisonError::into_inner);
+    if !log.is_pinned && levels.configured != config.level {
+        levels.configured.clone_from(&config.level);
+        log.put(&mut levels, config.level.clone().unwrap_or_else(|| log.started.clone()));
     }
 }
 
-impl FromStr for Filter {
-    type Err = FilterError;
+/// Changes the level while running. `false`: this process has another log than ours.
+pub fn set_level(filter: Filter) -> bool {
+    let Some(log) = LOG.get() else { return false };
+    log.put(&mut log.levels.lock().unwrap_or_else(PoisonError::into_inner), filter);
+    true
+}
 
-    fn from_str(text: &str) -> Result<Self, FilterError> {
-        let mut filter = Self::default();
-        for word in text.split(',').map(str::trim) {
-            let wrong = || FilterError { word: word.to_owned() };
-            match word.split_once('=') {
-                None => filter.own = level(word).ok_or_else(wrong)?,
-                Some((target, name)) if !target.is_empty() => {
-                    filter.named.push((target.to_owned(), level(name).ok_or_else(wrong)?));
-                }
-                Some(_) => return Err(wrong()),
-            }
+/// The level in force; `None`: this process has another log than ours.
+pub fn level() -> Option<Filter> {
+    Some(LOG.get()?.levels.lock().unwrap_or_else(PoisonError::into_inner).now.clone())
+}
+
+impl Log {
+    fn put(&self, levels: &mut Levels, filter: Filter) {
+        SHOWS_TARGETS.store(filter.own > LevelFilter::INFO, Ordering::Relaxed);
+        // Fails only where the subscriber is gone, and it is the process's.
+        let _ = self.targets.reload(targets(&filter));
+        levels.now = filter;
+    }
+}
+
+fn targets(filter: &Filter) -> Targets {
+    Targets::new()
+        .with_default(filter.own.min(LevelFilter::WARN))
+        .with_target(env!("CARGO_PKG_NAME"), filter.own)
+        .with_targets(filter.named.iter().cloned())
+}
+
+/// One of the two forms of a line, as it is in force.
+struct Lines {
+    plain: Format,
+    with_target: Format,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { plain: Format::default().with_target(false), with_target: Format::default().with_target(true) }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if IS_JSON.load(Ordering::Relaxed) {
+            json::line(out, event)
+        } else if SHOWS_TARGETS.load(Ordering::Relaxed) {
+            // The module is noise to an operator and the first question of whoever debugs.
+            self.with_target.format_event(context, out, event)
+        } else {
+            self.plain.format_event(context, out, event)
         }
-        Ok(filter)
     }
 }
 
-impl fmt::Display for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.own)?;
-        self.named.iter().try_for_each(|(target, level)| write!(f, ",{target}={level}"))
-    }
-}
-
-/// `LevelFilter::from_str` also takes numbers and the empty text, which nobody means.
-fn level(name: &str) -> Option<LevelFilter> {
-    Some(match name {
-        "off" => LevelFilter::OFF,
-        "error" => LevelFilter::ERROR,
-        "warn" => LevelFilter::WARN,
-        "info" => LevelFilter::INFO,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => return None,
-    })
-}
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+static SHOWS_TARGETS: AtomicBool = AtomicBool::new(false);
 
 #[cfg(test)]
 mod tests {
@@ -106,33 +138,26 @@ mod tests {
 
     use super::*;
 
+    fn of(text: &str) -> Targets {
+        targets(&text.parse().unwrap())
+    }
+
     #[test]
     fn a_level_is_tidegates_own_and_libraries_stay_at_warn() {
-        let targets = "debug".parse::<Filter>().unwrap().targets();
-        assert!(targets.would_enable("tidegate::serve::worker", &Level::DEBUG));
-        assert!(!targets.would_enable("tidegate::serve::worker", &Level::TRACE));
-        assert!(targets.would_enable("hyper", &Level::WARN));
-        assert!(!targets.would_enable("hyper", &Level::INFO));
+        assert!(of("debug").would_enable("tidegate::serve::worker", &Level::DEBUG));
+        assert!(!of("debug").would_enable("tidegate::serve::worker", &Level::TRACE));
+        assert!(of("debug").would_enable("hyper", &Level::WARN));
+        assert!(!of("debug").would_enable("hyper", &Level::INFO));
     }
 
     #[test]
     fn a_quieter_level_than_warn_holds_for_libraries_too() {
-        let targets = "error".parse::<Filter>().unwrap().targets();
-        assert!(!targets.would_enable("hyper", &Level::WARN));
+        assert!(!of("error").would_enable("hyper", &Level::WARN));
     }
 
     #[test]
     fn a_named_target_has_its_own_level() {
-        let filter: Filter = "info, h2=trace".parse().unwrap();
-        assert!(filter.targets().would_enable("h2::frame", &Level::TRACE));
-        assert!(!filter.targets().would_enable("tidegate::app", &Level::DEBUG));
-        assert_eq!(filter.to_string(), "info,h2=trace");
-    }
-
-    #[test]
-    fn what_is_no_level_is_named_in_the_error() {
-        for (text, word) in [("verbose", "verbose"), ("info,h2=loud", "h2=loud"), ("", ""), ("=info", "=info")] {
-            assert_eq!(text.parse::<Filter>().unwrap_err(), FilterError { word: word.to_owned() });
-        }
+        assert!(of("info, h2=trace").would_enable("h2::frame", &Level::TRACE));
+        assert!(!of("info, h2=trace").would_enable("tidegate::app", &Level::DEBUG));
     }
 }

@@ -1,6 +1,8 @@
 //! Logs, counters, and what a worker tells of itself.
 pub mod access_log;
+pub mod calendar;
 pub mod counters;
+mod escape;
 pub mod histogram;
 pub mod log;
 pub mod recent;

@@ -5,9 +5,29 @@ use std::path::PathBuf;
 use http::HeaderName;
 
 use super::{Condition, LogField, Place};
+use crate::base::log_filter::Filter;
 
-/// `[server.access_log]`.
-#[derive(Clone, Debug, PartialEq)]
+/// `[server.log]`: the process's own log, on stderr.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessLog {
+    /// What it says; `None`: what it was started with.
+    pub level: Option<Filter>,
+    /// How a line looks.
+    pub format: ProcessLogFormat,
+}
+
+/// `server.log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessLogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// `[server.access_log]`. Equal to another that asks for the same, wherever it was written.
+#[derive(Clone, Debug)]
 pub struct AccessLog {
     /// Where lines go.
     pub output: LogOutput,
@@ -27,6 +47,15 @@ pub struct AccessLog {
     pub place: Place,
 }
 
+impl PartialEq for AccessLog {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { output, format, only, sample, query, request_headers, response_headers, place: _ } = self;
+        (output, format, only) == (&other.output, &other.format, &other.only)
+            && (sample, query) == (&other.sample, &other.query)
+            && (request_headers, response_headers) == (&other.request_headers, &other.response_headers)
+    }
+}
+
 /// `server.access_log.output`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogOutput {
@@ -34,10 +63,10 @@ pub enum LogOutput {
     Stdout,
     /// Standard error, between the lines of the process's own log.
     Stderr,
-    /// The system's syslog socket, `/dev/log`.
-    Syslog,
+    /// A syslog daemon's socket, usually `/dev/log`.
+    Syslog(PathBuf),
     /// The journal's own socket, with a field for each value.
-    Journald,
+    Journald(PathBuf),
     /// A file that is appended to.
     File(PathBuf),
 }

@@ -89,6 +89,8 @@ impl Reader<'_> {
         match (shape, value.get_ref()) {
             (Shape::Flag, DeValue::Boolean(flag)) => Data::Flag(*flag),
             (Shape::Count { min, max }, DeValue::Integer(number)) => self.count(number, *min, *max, spot),
+            (Shape::Share, DeValue::Float(number)) => self.share(number.as_str(), spot),
+            (Shape::Share, DeValue::Integer(number)) => self.share(number.as_str(), spot),
             (Shape::Either(shapes), DeValue::String(text)) => {
                 let exact = shapes.iter().find(|shape| matches!(shape, Shape::Word(word) if word == text));
                 let open = || shapes.iter().find(|shape| shape.takes_any_string() && !matches!(shape, Shape::Word(_)));
@@ -177,6 +179,17 @@ impl Reader<'_> {
             _ => {
                 let message = format!("`{}` is out of range", self.here());
                 self.findings.push(Finding::new(spot, message, format!("must be {min} to {max}")));
+                Data::Bad
+            }
+        }
+    }
+
+    fn share(&mut self, digits: &str, spot: Spot) -> Data {
+        match digits.replace('_', "").parse::<f64>() {
+            Ok(share) if share > 0.0 && share <= 1.0 => Data::Share(share),
+            _ => {
+                let message = format!("`{}` is out of range", self.here());
+                self.findings.push(Finding::new(spot, message, "must be above 0 and at most 1"));
                 Data::Bad
             }
         }

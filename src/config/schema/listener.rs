@@ -82,7 +82,6 @@ pub(super) static LISTENER: &[Key] = &[
     Key::later("alpn"),
     Key::later("forward"),
     Key::later("expect"),
-    Key::later("logs"),
 ];
 
 /// Whether a header that follows a request is put on it.

@@ -3,6 +3,7 @@
 
 mod control;
 mod listener;
+mod logs;
 mod route;
 mod server;
 mod upstream;
@@ -60,6 +61,8 @@ pub enum Fallback {
     Size(u64),
     /// A string.
     Text(&'static str),
+    /// A number that is no whole one, as TOML.
+    Number(&'static str),
     /// A list of one string.
     Only(&'static str),
     /// The table's own keys have defaults.
@@ -92,6 +95,8 @@ pub enum Shape {
         /// The largest, bytes.
         max: u64,
     },
+    /// A number above 0 and at most 1.
+    Share,
     /// Any string; the word says what it means.
     Text(&'static str),
     /// One string exactly.
@@ -162,6 +167,7 @@ impl Fallback {
             Self::Required | Self::Told(_) | Self::Table => None,
             Self::Flag(flag) => Some(flag.to_string()),
             Self::Count(count) => Some(count.to_string()),
+            Self::Number(number) => Some((*number).to_owned()),
             Self::Duration(duration) => Some(format!("\"{}\"", units::format_duration(*duration))),
             Self::Size(bytes) => Some(format!("\"{}\"", units::format_size(*bytes))),
             Self::Text(text) => Some(format!("\"{text}\"")),
@@ -176,6 +182,7 @@ impl Shape {
         match self {
             Self::Flag => "true or false".into(),
             Self::Count { .. } => "a whole number".into(),
+            Self::Share => "a number above 0 and at most 1".into(),
             Self::Duration { .. } => "a duration such as \"30s\"".into(),
             Self::Size { .. } => "a size such as \"64KiB\"".into(),
             Self::Text(what) => format!("a string ({what})"),

@@ -143,7 +143,6 @@ pub(super) static ROUTE: &[Key] = &[
     ),
     Key::later("expect"),
     Key::later("sticky"),
-    Key::later("logs"),
 ];
 
 static SHARE: &[Key] = &[

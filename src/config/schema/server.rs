@@ -1,6 +1,6 @@
 //! The root of a file and `[server]`.
 
-use super::{Fallback, Key, Shape, YEAR, control, listener, route, upstream};
+use super::{Fallback, Key, Shape, YEAR, control, listener, logs, route, upstream};
 use crate::config::defaults;
 use std::time::Duration;
 
@@ -35,7 +35,6 @@ pub static ROOT: &[Key] = &[
         Fallback::Told("none"),
         "A named set of endpoints and how to reach them. May be repeated under other names.",
     ),
-    Key::later("logs"),
 ];
 
 static SERVER: &[Key] = &[
@@ -99,7 +98,20 @@ static SERVER: &[Key] = &[
         "Where the running process can be looked at: the status page at `/`, `/status`, `/metrics`, `/healthz` and \
          `/readyz`. It changes nothing. No upstream may point at it.",
     ),
-    Key::later("logs"),
+    Key::new(
+        "log",
+        Shape::Table(logs::LOG),
+        Fallback::Table,
+        "The process's own log, on stderr. A reload puts changes in force.",
+    ),
+    Key::new(
+        "access_log",
+        Shape::Table(logs::ACCESS_LOG),
+        Fallback::Told("off"),
+        "A line for each exchange, written off the path of requests: what does not fit into the queue is dropped and \
+         counted.",
+    )
+    .cost("formatting on the workers, one thread that writes, and at most 16 MiB of lines that wait"),
 ];
 
 static METRICS: &[Key] = &[Key::new(

@@ -6,6 +6,7 @@ mod control;
 mod edits;
 mod identity;
 mod listener;
+mod logs;
 mod matching;
 mod network;
 mod overlap;
@@ -93,7 +94,8 @@ impl<'a> Check<'a> {
             identity: first.and_then(|section| self.identity(section)),
             admin: self.control_listener(first, "admin"),
             observe: self.control_listener(first, "observe"),
-            access_log: None,
+            log: self.process_log(first.and_then(|section| section.section("log"))),
+            access_log: first.and_then(|section| section.section("access_log")).map(|section| self.access_log(section)),
             metrics: first.and_then(|section| section.section("metrics")).map_or_else(Metrics::default, metrics),
         }
     }
