@@ -1,6 +1,7 @@
 //! The life of a process over real loopback traffic: start, reload, limits, hand-over, drain, leave.
 
 mod process;
+mod reload;
 mod supervised;
 mod support;
 

@@ -127,6 +127,69 @@ fn hup_reloads_the_file_and_a_fault_in_it_changes_nothing() {
 }
 
 #[test]
+fn a_second_hup_waits_for_the_first() {
+    let mut process = Process::start(&answering("old"));
+    let address = process.address();
+    // The first reload waits for a name that nobody knows; meanwhile everything is served as before.
+    let waiting = answering("first")
+        + "[[route]]\npath = \"/x\"\nupstream = \"x\"\n[upstream.x]\nendpoints = [\"dns:none.invalid:80\"]\n";
+    std::fs::write(process.file(), waiting).unwrap();
+    process.signal(Signal::HUP);
+    let body = Client::at(address).get("/").body;
+    assert!(body == "old" || body == "first");
+    std::fs::write(process.file(), answering("second")).unwrap();
+    process.signal(Signal::HUP);
+    process.signal(Signal::HUP);
+    process.wait_for("reloaded");
+    while Client::at(address).get("/").body != "second" {}
+    process.signal(Signal::TERM);
+    process.wait_for("draining");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
+fn hup_while_draining_is_told_and_not_done() {
+    let origin = Origin::start();
+    let mut process = Process::start(&forwarding(&origin));
+    let mut client = Client::at(process.address());
+    client.send("/slow");
+    let request = origin.next_request();
+    process.signal(Signal::TERM);
+    process.wait_for("draining");
+    std::fs::write(process.file(), answering("new")).unwrap();
+    process.signal(Signal::HUP);
+    process.wait_for("not done");
+    request.answer("late");
+    assert_eq!(client.receive().body, "late");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
+fn hup_without_a_file_is_told_and_changes_nothing() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut process = Process::of(command.args(["proxy", "--from", "127.0.0.1:0", "--to", "127.0.0.1:9"]), "");
+    let address = process.address();
+    process.signal(Signal::HUP);
+    process.wait_for("reload refused");
+    process.wait_for("without a configuration file");
+    assert_eq!(Client::at(address).get("/").status, 502);
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
+fn what_changed_is_logged() {
+    let mut process = Process::start(&answering("old"));
+    process.address();
+    process.signal(Signal::HUP);
+    process.wait_for("reloaded: nothing changed");
+    std::fs::write(process.file(), answering("new")).unwrap();
+    process.signal(Signal::HUP);
+    let line = process.wait_for("reloaded: route ");
+    assert!(line.contains(": respond") && line.contains("trigger=\"signal\""), "{line}");
+}
+
+#[test]
 fn term_drains_and_leaves_with_0() {
     let origin = Origin::start();
     let mut process = Process::start(&forwarding(&origin));
