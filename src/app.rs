@@ -2,9 +2,10 @@
 //! Start: compile, bind everything, workers, then ready. Leave: stop accepting, ask every connection to go, wait for
 //! them at most `drain_timeout`. Nothing is global: several proxies may run in one process.
 
+mod exit;
+
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
@@ -25,6 +26,8 @@ use crate::control::view::View;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::{ControlCounters, Counters, Totals};
 
+pub use exit::ExitReason;
+
 /// How a proxy is started.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -41,22 +44,6 @@ pub struct Running {
     requests: mpsc::UnboundedSender<Request>,
     view: Arc<View>,
     control: Option<JoinHandle<ExitReason>>,
-}
-
-/// Why a proxy left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitReason {
-    /// It was asked to, and every connection had ended.
-    Drained,
-    /// It was asked to, and these connections had not ended within `drain_timeout`.
-    DrainTimeout {
-        /// How many were cut.
-        connections: u64,
-    },
-    /// It was told to leave at once.
-    Stopped,
-    /// A worker was gone that nobody had asked to leave: a fault of ours.
-    WorkerGone,
 }
 
 /// Starts a proxy and returns when every worker accepts.
@@ -173,13 +160,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
         self.join();
-    }
-}
-
-impl ExitReason {
-    /// 0, also where a drain ran out of time; 3 where a worker was gone.
-    pub fn exit_code(self) -> ExitCode {
-        ExitCode::from(if self == ExitReason::WorkerGone { 3 } else { 0 })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod files;
 pub mod limits;
 pub mod privileges;
+mod refused;
 pub mod reload;
 pub mod requests;
 pub mod signals;

@@ -2,7 +2,6 @@
 //! change anything: a fault leaves the generation in force as it is. What the new generation wants too (sockets,
 //! pools, tickets, counts, endpoint state) lives on.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::diff::{diff, shorten};
 use super::discovery::{Discovery, SystemResolver};
 use super::files::Files;
 use super::limits;
+pub use super::refused::Refused;
 use super::requests::Trigger;
 use super::sockets::{Changes, ListeningSockets};
 use super::workers::{Shares, Workers};
@@ -22,7 +22,6 @@ use crate::base::addr::Address;
 use crate::base::id::Generation;
 use crate::base::limit::Limit;
 use crate::config::{Config, Faults, Reading};
-use crate::net::bind::BindError;
 use crate::net::inherited::InheritedSocket;
 use crate::snapshot::Snapshot;
 use crate::telemetry::counters::ControlCounters;
@@ -68,57 +67,6 @@ pub struct Report {
     pub sockets: Changes,
     /// What changed, a line each, at most [`MOST_LINES`](super::diff::MOST_LINES); one line that says so where nothing did.
     pub changes: Vec<String>,
-}
-
-/// Why a configuration was not put in force. Nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// The configuration is at fault.
-    #[error("{0}")]
-    Faults(Faults),
-    /// Addresses cannot be listened on.
-    #[error("{}", one_per_line(.0))]
-    Bind(Vec<BindError>),
-    /// The system has no thread, no descriptor or no signal for us.
-    #[error("the system refused: {0}")]
-    System(#[from] io::Error),
-    /// There is no file to read again.
-    #[error("this proxy was started without a configuration file")]
-    NoFile,
-    /// The process is on its way out.
-    #[error("the process is leaving")]
-    Leaving,
-}
-
-impl Refused {
-    /// Whether the configuration is to blame, and not the system.
-    pub fn is_fault_of_configuration(&self) -> bool {
-        matches!(self, Self::Faults(_))
-    }
-}
-
-impl Refused {
-    /// In one line: the first of several faults, and how many more there are.
-    pub fn summary(&self) -> String {
-        let more = |count: usize| if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-        match self {
-            Self::Faults(faults) => {
-                let first = faults.iter().next().map_or_else(String::new, |fault| match &fault.excerpt {
-                    Some(excerpt) => format!("{}:{}: {}", excerpt.place.file, excerpt.place.line, fault.message),
-                    None => fault.message.clone(),
-                });
-                first + &more(faults.len())
-            }
-            Self::Bind(errors) => errors.first().map_or_else(String::new, ToString::to_string) + &more(errors.len()),
-            other => other.to_string(),
-        }
-    }
-}
-
-impl From<Faults> for Refused {
-    fn from(faults: Faults) -> Self {
-        Self::Faults(faults)
-    }
 }
 
 /// A first generation with every address bound and nobody accepting yet: what only root may do is done, and what clients
@@ -393,17 +341,6 @@ fn enforce_limits(before: &Snapshot, now: &Snapshot) {
             limit.set_max(u32::MAX);
         }
     }
-}
-
-fn one_per_line(errors: &[BindError]) -> String {
-    errors
-        .iter()
-        .map(|error| match error.help() {
-            Some(help) => format!("{error} ({help})"),
-            None => error.to_string(),
-        })
-        .collect::<Vec<_>>()
-        .join("\n")
 }
 
 /// How long a start or a reload waits for names: a name server that is down shall not keep the rest from being served.
