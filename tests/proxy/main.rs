@@ -14,6 +14,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod messages;
+mod outcomes;
 mod pooling;
 mod refusals;
 mod retries;

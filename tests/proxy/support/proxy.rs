@@ -1,6 +1,7 @@
 //! The proxy under test, started in this process from the text of a configuration.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use tidegate::app::{self, ExitReason, Options, Running};
 use tidegate::base::addr::Address;
@@ -122,6 +123,11 @@ impl Proxy {
             Some(Address::Socket(address)) => address,
             other => panic!("no address of {listener}: {other:?}"),
         }
+    }
+
+    /// A file in the folder that `@` stands for.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.files.folder().join(name)
     }
 
     pub fn running(&self) -> &Running {
