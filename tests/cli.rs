@@ -30,7 +30,7 @@ fn without_arguments_it_says_what_to_type() {
 fn help_and_version_go_to_stdout() {
     let (code, out, _) = tidegate(&["--help"], Path::new("."));
     assert_eq!(code, 0);
-    for word in ["run", "demo", "proxy", "check", "cert", "schema", "completions", "Exit codes:"] {
+    for word in ["run", "demo", "proxy", "check", "cert", "doctor", "schema", "completions", "Exit codes:"] {
         assert!(out.contains(word), "{out}");
     }
     let (code, out, _) = tidegate(&["--version"], Path::new("."));
@@ -41,7 +41,7 @@ fn help_and_version_go_to_stdout() {
 fn commands_of_later_versions_say_so_and_are_not_listed() {
     let (_, help, _) = tidegate(&["--help"], Path::new("."));
     let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
-    for command in ["explain", "status", "reload", "drain", "upgrade", "doctor"] {
+    for command in ["explain", "status", "reload", "drain", "upgrade"] {
         let (code, _, err) = tidegate(&[command, "--some", "thing"], Path::new("."));
         assert_eq!(code, 2, "{command}");
         assert!(err.contains("not in this version"), "{command}: {err}");
@@ -122,6 +122,26 @@ fn check_reads_the_certificates() {
     let (code, _, err) = tidegate(&["check"], directory.path());
     assert_eq!(code, 1);
     assert!(err.contains("does not belong"), "{err}");
+}
+
+#[test]
+fn doctor_says_what_to_set() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "tidegate.toml", "[[listener]]\nbind = \":8080\"\n[[route]]\nrespond = {}\n");
+    let (code, out, err) = tidegate(&["doctor"], folder.path());
+    assert_eq!(code, 0, "{out}{err}");
+    for word in ["descriptors", "net.core.somaxconn", "clock", "warn  observe listener", "[server.observe]", " ok, "] {
+        assert!(out.contains(word), "{word}: {out}");
+    }
+    // More connections than any process may have descriptors for.
+    let greedy = "[[listener]]\nbind = \":8080\"\nlimits.max_connections = 4000000000\n[[route]]\nrespond = {}\n";
+    write(folder.path(), "greedy.toml", greedy);
+    let (code, out, _) = tidegate(&["doctor", "--config", "greedy.toml", "--json"], folder.path());
+    let findings: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(findings[0]["verdict"], "bad", "{out}");
+    assert_eq!(code, 1);
+    let (code, _, err) = tidegate(&["doctor", "--config", "missing.toml"], folder.path());
+    assert_eq!(code, 1, "{err}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod certificate;
 mod check;
 mod completions;
 mod demo;
+mod doctor;
 mod man;
 mod proxy;
 mod run;
@@ -92,6 +93,10 @@ enum Command {
     Proxy(proxy::Proxy),
     /// Read and compile a configuration; print what it would serve, or every fault
     Check(check::Check),
+    /// Look at what this system grants beside what a configuration asks for, and say what to set
+    ///
+    /// Descriptors, queues, buffers, ports, cgroups, clock, certificates. Exit 1 where something is bad.
+    Doctor(doctor::Doctor),
     /// Make a development authority and a certificate for some hosts
     Cert(cert::Cert),
     /// Print the JSON Schema of the configuration, for editors that complete and check it
@@ -112,6 +117,7 @@ impl Command {
             Self::Demo(command) => command.run(),
             Self::Proxy(command) => command.run(),
             Self::Check(command) => command.run().into(),
+            Self::Doctor(command) => command.run().into(),
             Self::Cert(command) => command.run().into(),
             Self::Schema(command) => command.run().into(),
             Self::Completions(command) => command.run().into(),
@@ -175,7 +181,7 @@ fn filter_of_environment() -> Result<Option<log::Filter>, log::FilterError> {
 const LOG_VARIABLE: &str = "TIDEGATE_LOG";
 
 /// Named in the documentation of later versions; whoever types one here should learn that it is not a typing error.
-const LATER_COMMANDS: [&str; 6] = ["explain", "status", "reload", "drain", "upgrade", "doctor"];
+const LATER_COMMANDS: [&str; 5] = ["explain", "status", "reload", "drain", "upgrade"];
 
 const NO_COMMAND: &str = "\
 tidegate: no command. Type one of these:
