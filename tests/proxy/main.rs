@@ -7,6 +7,7 @@ mod support;
 mod answers;
 mod balancing;
 mod bodies;
+mod counts;
 mod deadlines;
 mod fields;
 mod http1;
