@@ -64,13 +64,13 @@ macro_rules! cells {
 }
 
 cells! {
-    /// Requests whose head was read.
+    /// Requests whose head was read, or refused while it was.
     requests,
-    /// Of these, the ones that came over HTTP/1.
+    /// Of these, the ones that became requests over HTTP/1.
     requests_http1,
-    /// Of these, the ones that came over HTTP/2.
+    /// Of these, the ones that became requests over HTTP/2.
     requests_http2,
-    /// Heads that were refused as malformed or late before they became requests.
+    /// Of these, the ones whose HTTP/1 head was refused as malformed or late before it became a request.
     heads_refused,
     /// Final answers with a status below 200 that end an exchange (101).
     responses_1xx,

@@ -126,7 +126,7 @@ async fn refused_heads_and_failed_handshakes_are_counted() {
     raw.send("GET / HTTP/1.1\nHost: a\n\n").await;
     raw.rest().await;
     let totals = plain.proxy.running().counters();
-    assert_eq!((totals.heads_refused, totals.requests), (1, 0));
+    assert_eq!((totals.heads_refused, totals.requests_http1, totals.requests), (1, 0, 1));
 
     let secure = Plan::to(&[plain.origin.address()]).tls().start();
     let mut raw = crate::support::raw::Raw::connect(secure.address()).await;

@@ -151,9 +151,9 @@ pub(super) static BY_ROUTE: Scoped = scoped!("tidegate_route", "route");
 pub(super) static BY_UPSTREAM: Scoped = scoped!("tidegate_upstream", "upstream");
 
 families! {
-    REQUESTS_STARTED = Counter "tidegate_requests_started" "" ["protocol"] "Requests whose head was read";
+    REQUESTS_STARTED = Counter "tidegate_requests_started" "" ["protocol"] "Requests whose head was read and accepted";
     REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests under way";
-    HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "Heads refused as malformed, ambiguous or late before they became requests";
+    HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "HTTP/1 heads refused as malformed, ambiguous or late; each is a request of its listener too";
     RETRIES = Counter "tidegate_retries" "" [] "Requests sent again";
     TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests that ended because a deadline passed";
     CONNECTIONS = Gauge "tidegate_connections" "" [] "Connections of clients that are open";
