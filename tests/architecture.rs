@@ -31,7 +31,7 @@ const WRAPPED: [(&str, &[&str]); 14] = [
     ("notify", &["control"]),
     ("clap", &["cli"]),
     ("toml", &["config"]),
-    ("tokio::time", &["net/timer.rs", "control", "app.rs", "cli"]),
+    ("tokio::time", &["net/timer.rs", "control", "app", "cli"]),
 ];
 /// Parts of those that are plain values and may stand anywhere.
 const FREE: [&str; 2] = ["tokio::time::Instant", "tokio::time::Duration"];

@@ -27,6 +27,7 @@ pub use diagnostic::{Fault, Faults};
 pub use include::is_named_by;
 pub use model::{Config, Place};
 pub use summary::summary;
+pub use validate::match_text;
 
 use effective::Effective;
 use environment::Lookup;

@@ -5,6 +5,7 @@ pub mod cert_watch;
 pub mod compile;
 pub mod diff;
 pub mod discovery;
+pub mod endpoint_drain;
 pub mod files;
 pub mod limits;
 pub mod privileges;

@@ -12,10 +12,11 @@ use super::cert_watch;
 use super::compile::compile;
 use super::diff::{diff, shorten};
 use super::discovery::{Discovery, SystemResolver};
+use super::endpoint_drain::{self, Unknown};
 use super::files::Files;
 use super::limits;
 pub use super::refused::Refused;
-use super::requests::Trigger;
+use super::requests::{EndpointDrain, Trigger};
 use super::sockets::{Changes, ListeningSockets};
 use super::workers::{Shares, Workers};
 use crate::base::addr::Address;
@@ -257,6 +258,15 @@ impl Control {
             // With the same endpoints the workers find other pools: those of what is trusted now.
             self.workers.set_endpoints(&upstream.name, &upstream.endpoints.load());
         }
+    }
+
+    /// Takes an endpoint out of the picks of every worker, in this generation and later ones, or puts it back; see
+    /// [`endpoint_drain::drain`].
+    ///
+    /// # Errors
+    /// The upstream, or the endpoint in it, is not known.
+    pub fn drain_endpoint(&self, order: &EndpointDrain) -> Result<Vec<Arc<str>>, Unknown> {
+        endpoint_drain::drain(order, &self.snapshot, &self.registry, &self.workers)
     }
 
     /// Where each listener accepts.

@@ -1,9 +1,13 @@
 //! What the control thread is asked, and by whom: signals, the admin listener, a watch on the files, and programs that
 //! embed the proxy all speak to it in these words.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::endpoint_drain::Unknown;
 use super::reload::{Refused, Report};
 use super::signals::{self, Signals};
 use crate::config::Config;
@@ -39,12 +43,25 @@ pub enum Request {
     Reload(Box<Config>, Trigger, Answer),
     /// Read the file again and put it in force.
     ReloadFile(Trigger, Answer),
+    /// Take one endpoint out of the picks, or put it back. Told the labels of what was meant; dropped where the process is
+    /// leaving.
+    DrainEndpoint(EndpointDrain, oneshot::Sender<Result<Vec<Arc<str>>, Unknown>>),
     /// Take no new work, after `drain_delay`, finish what is under way, leave. Asked again, the delay is over.
     Drain(Trigger),
     /// As `Drain` without the delay; asked again, leave now.
     Interrupt,
     /// Leave now.
     Stop,
+}
+
+/// An endpoint that is to take no new requests, or to take them again.
+pub struct EndpointDrain {
+    /// The name of its upstream.
+    pub upstream: String,
+    /// Its address, or the name it was resolved from.
+    pub endpoint: String,
+    /// Whether it is drained from now on.
+    pub drained: bool,
 }
 
 /// Where the end of a reload is told: its report, or why nothing has changed.

@@ -309,13 +309,13 @@ fn protocols(spoken: Protocols, tls: bool) -> &'static str {
 }
 
 /// The file of a Unix socket, removed when dropped unless another process has put its own there since.
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> Option<Self> {
+    pub(super) fn of(path: &Path) -> Option<Self> {
         Some(Self { path: path.to_owned(), identity: identity(path)? })
     }
 }

@@ -25,6 +25,7 @@ pub struct View {
     snapshot: ArcSwap<Snapshot>,
     config: ArcSwap<Config>,
     addresses: ArcSwap<Vec<(Arc<str>, Address)>>,
+    own: ArcSwap<Vec<(&'static str, Address)>>,
     last_reload: ArcSwapOption<LastReload>,
     workers: Arc<[Arc<WorkerTelemetry>]>,
     process_limit: Arc<Limit>,
@@ -52,6 +53,7 @@ impl View {
             snapshot: ArcSwap::new(Arc::clone(control.snapshot())),
             config: ArcSwap::new(config),
             addresses: ArcSwap::from_pointee(control.addresses()),
+            own: ArcSwap::default(),
             last_reload: ArcSwapOption::empty(),
             workers: Arc::clone(control.workers().telemetry()),
             process_limit: Arc::clone(control.process_limit()),
@@ -103,6 +105,16 @@ impl View {
     /// Where each listener accepts: its name and an address, with the ports that the kernel picked.
     pub fn addresses(&self) -> Arc<Vec<(Arc<str>, Address)>> {
         self.addresses.load_full()
+    }
+
+    /// Shows where the proxy's own listeners accept.
+    pub fn show_own(&self, addresses: Vec<(&'static str, Address)>) {
+        self.own.store(Arc::new(addresses));
+    }
+
+    /// Where `admin` and `observe` accept, as far as there are such.
+    pub fn own_addresses(&self) -> Arc<Vec<(&'static str, Address)>> {
+        self.own.load_full()
     }
 
     /// How the last reload ended; `None`: there was none.

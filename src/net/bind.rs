@@ -1,10 +1,11 @@
 //! Listening sockets. Runtime-free: who accepts turns a [`BoundSocket`] into a [`Listener`] on its own thread, who
 //! watches over reloads keeps a clone, so that a socket is not closed while it is wanted.
 
+use std::fs::{File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -66,6 +67,30 @@ pub fn bind(bind: &Bind, options: &SocketOptions, members: usize) -> Result<Vec<
         Bind::Unix(path) => bind_unix(path, options, members),
     };
     sockets.map_err(|source| BindError { address: name(bind), source })
+}
+
+/// Opens one socket that shares its address with nobody. The file of a Unix socket lets in nobody but its owner, from the
+/// first moment on.
+///
+/// # Errors
+/// The address is taken, not ours, or not permitted.
+pub fn bind_private(bind: &Bind) -> Result<BoundSocket, BindError> {
+    let tcp = |address: SocketAddr, only_v6| {
+        let socket = new_socket(address, only_v6)?;
+        socket.bind(&address.into())?;
+        socket.listen(PRIVATE_BACKLOG)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(BoundSocket { inner: Inner::Tcp(socket.into()), local: Address::Socket(address) })
+    };
+    let bound = match bind {
+        Bind::AnyAddress(port) => match tcp((Ipv6Addr::UNSPECIFIED, *port).into(), false) {
+            Err(error) if is_without_ipv6(&error) => tcp((Ipv4Addr::UNSPECIFIED, *port).into(), true),
+            bound => bound,
+        },
+        Bind::Address(address) => tcp(*address, true),
+        Bind::Unix(path) => bind_unix_private(path),
+    };
+    bound.map_err(|source| BindError { address: name(bind), source })
 }
 
 /// Whether nobody listens on `bind`. A member of a SO_REUSEPORT group joins whoever else has that option set under the
@@ -160,6 +185,18 @@ fn bind_unix(path: &Path, options: &SocketOptions, members: usize) -> io::Result
     Ok(sockets)
 }
 
+fn bind_unix_private(path: &Path) -> io::Result<BoundSocket> {
+    remove_stale(path)?;
+    let socket = File::from(OwnedFd::from(Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?));
+    // On Linux bind(2) makes the file with the mode that the socket has by then, less the umask: there is no moment at
+    // which others could connect, as there would be with a chmod(2) of the file.
+    socket.set_permissions(Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(PRIVATE_BACKLOG)?;
+    Ok(BoundSocket { inner: Inner::Unix(socket.into()), local: Address::from(path) })
+}
+
 /// Removes the file that a process left behind, and only that: not one that somebody listens on, nor one that is no
 /// socket.
 fn remove_stale(path: &Path) -> io::Result<()> {
@@ -177,6 +214,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(_) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
+
+/// Clients that may wait for a listener of operators.
+const PRIVATE_BACKLOG: i32 = 128;
 
 impl BoundSocket {
     /// A socket that somebody else had opened; it listens and is nonblocking.

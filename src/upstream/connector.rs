@@ -48,9 +48,9 @@ pub(super) async fn connect(
             Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason))
         }
     };
-    if connected.is_err() {
+    if let Err(error) = &connected {
         counters.upstream_connect_failures.add(1);
-        endpoint.state.connect_failed(SystemTime::now());
+        endpoint.state.connect_failed(error.kind(), SystemTime::now());
     }
     connected
 }

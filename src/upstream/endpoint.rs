@@ -1,12 +1,13 @@
 //! One endpoint: where it is, its weight, and what all workers and generations know of it together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
 use crate::base::addr::Address;
+use crate::base::error::Kind;
 use crate::transport::tls::client::ServerName;
 
 /// One address that requests are sent to. A `dns:` name becomes one endpoint for each address it resolves to.
@@ -25,6 +26,23 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
 }
 
+impl Endpoint {
+    /// Whether a person means this endpoint by `name`: its label, its address, or the name it was resolved from, as the
+    /// configuration writes it.
+    pub fn is_called(&self, name: &str) -> bool {
+        if *name == *self.label || name == self.address.to_string() {
+            return true;
+        }
+        let Some((host, port)) = name.strip_prefix("dns:").and_then(|name| name.rsplit_once(':')) else { return false };
+        let resolved_from = self.label.split_once(" (").map(|(host, _)| host);
+        let own_port = match &self.address {
+            Address::Socket(address) => address.port().to_string(),
+            Address::Unix(_) => return false,
+        };
+        resolved_from.is_some_and(|own| own.eq_ignore_ascii_case(host)) && own_port == port
+    }
+}
+
 /// What is known of an endpoint, kept across generations by the name of its upstream and its address. Alone on its cache
 /// lines: every worker writes here when requests in flight are counted.
 #[derive(Debug, Default)]
@@ -35,6 +53,9 @@ pub struct EndpointState {
     connect_failures: AtomicU64,
     /// In milliseconds of Unix time; 0: never.
     last_connect_failure: AtomicU64,
+    /// The number of its [`Kind`].
+    last_failure_kind: AtomicU8,
+    is_drained: AtomicBool,
 }
 
 /// What an endpoint was last heard to speak.
@@ -76,14 +97,27 @@ impl EndpointState {
         self.connect_failures.load(Ordering::Relaxed)
     }
 
-    /// When the last of them did, to a millisecond.
-    pub fn last_connect_failure(&self) -> Option<SystemTime> {
+    /// How the last of them did, and when, to a millisecond. Of two failures at once the one's kind may stand with the
+    /// other's time.
+    pub fn last_connect_failure(&self) -> Option<(Kind, SystemTime)> {
         let millis = self.last_connect_failure.load(Ordering::Relaxed);
-        (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
+        let kind = Kind::ALL.get(usize::from(self.last_failure_kind.load(Ordering::Relaxed)))?;
+        (millis > 0).then(|| (*kind, UNIX_EPOCH + Duration::from_millis(millis)))
     }
 
-    pub(super) fn connect_failed(&self, now: SystemTime) {
+    /// Whether an operator took it out of the picks.
+    pub fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::Relaxed)
+    }
+
+    /// Takes it out of the picks of the sets that are made from now on, or puts it back.
+    pub fn set_drained(&self, drained: bool) {
+        self.is_drained.store(drained, Ordering::Relaxed);
+    }
+
+    pub(super) fn connect_failed(&self, kind: Kind, now: SystemTime) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        self.last_failure_kind.store(kind as u8, Ordering::Relaxed);
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_connect_failure.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
     }

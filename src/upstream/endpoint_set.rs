@@ -7,22 +7,32 @@ use super::balance::{EndpointIndex, Selector};
 use super::endpoint::Endpoint;
 use crate::config::model::Balance;
 
-/// The endpoints and the policy over them. Empty while no name of the upstream has resolved.
+/// The endpoints and the policy over them. Empty while no name of the upstream has resolved, or every endpoint is
+/// drained.
 pub struct EndpointSet {
     endpoints: Box<[Arc<Endpoint>]>,
+    /// With the drained ones, which no pick meets.
+    all: Box<[Arc<Endpoint>]>,
     selector: Selector,
 }
 
 impl EndpointSet {
-    /// A set in this order.
+    /// A set in this order. Endpoints that are drained now are in it, but not to be picked.
     pub fn new(balance: Balance, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let all: Box<[_]> = endpoints.into();
+        let endpoints: Box<[_]> = all.iter().filter(|endpoint| !endpoint.state.is_drained()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        Self { endpoints: endpoints.into(), selector: Selector::new(balance, &weights) }
+        Self { endpoints, all, selector: Selector::new(balance, &weights) }
     }
 
-    /// Every endpoint, in the order of the configuration and, for a name, of its addresses.
+    /// The endpoints to pick from, in the order of the configuration and, for a name, of its addresses.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// The same with the drained ones among them.
+    pub fn all(&self) -> &[Arc<Endpoint>] {
+        &self.all
     }
 
     /// The policy.

@@ -93,14 +93,17 @@ impl WorkerUpstream {
     /// Picks an endpoint that is not in `tried`; one that is where there is no other.
     ///
     /// # Errors
-    /// The upstream has no endpoints: its names did not resolve yet.
+    /// The upstream has no endpoint to pick: its names did not resolve yet, or every endpoint is drained.
     pub fn pick(&self, tried: &[EndpointIndex]) -> Result<Pick, Error> {
         let set = self.set.borrow();
         let mut cursor = self.cursor.get();
         let picked = set.set.pick(&mut cursor, tried);
         self.cursor.set(cursor);
         let Some(index) = picked else {
-            let reason = "no name of the upstream has resolved to an address yet";
+            let reason = match set.set.all() {
+                [] => "no name of the upstream has resolved to an address yet",
+                _ => "every endpoint of the upstream is drained",
+            };
             return Err(Error::upstream(Kind::DestinationUnavailable, Retry::Never, reason));
         };
         let endpoint = Rc::clone(&set.endpoints[index.place()]);

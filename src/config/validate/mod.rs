@@ -27,6 +27,7 @@ use super::suggest;
 
 use control::OwnAddress;
 
+pub use overlap::match_text;
 pub(super) use overlap::{host_text, path_text, value_text};
 pub(super) use route::{ANSWERS, FORWARDING_ONLY};
 

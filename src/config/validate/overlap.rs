@@ -101,6 +101,18 @@ fn further(route: &Route, separator: &str) -> Vec<String> {
     all
 }
 
+/// What a route matches, for people: hosts and path, then what else must hold.
+pub fn match_text(route: &Route) -> String {
+    let hosts: Vec<_> = route.hosts.iter().map(host_text).collect();
+    let host = if hosts.is_empty() { "*".to_owned() } else { hosts.join(" ") };
+    let mut text = host + &route.path.as_ref().map_or_else(|| "/*".into(), path_text);
+    let further = further(route, "=");
+    if !further.is_empty() {
+        let _ = write!(text, " [{}]", further.join(", "));
+    }
+    text
+}
+
 /// A host as it is written.
 pub(crate) fn host_text(host: &HostPattern) -> String {
     match host {

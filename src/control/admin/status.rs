@@ -1,0 +1,242 @@
+//! `/status`: everything that the status page and `tidegate status` show, as JSON. Typed, so that the command reads what
+//! the process wrote; `docs/openapi.json` describes it.
+
+mod read;
+mod traffic;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use traffic::{Answers, Hist, Traffic};
+
+/// All of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: Cow<'static, str>,
+    /// Of the process.
+    pub pid: u32,
+    /// When it began to serve, in RFC 3339 as every time here.
+    pub started_at: String,
+    /// When this was made.
+    pub now: String,
+    /// Between the two, by a clock that never jumps.
+    pub uptime_seconds: f64,
+    /// `ready` or `draining`.
+    pub state: Cow<'static, str>,
+    /// The number of the configuration in force.
+    pub generation: u64,
+    /// `None`: there was none since the start.
+    pub last_reload: Option<Reload>,
+    /// One for each worker.
+    pub workers: Vec<Worker>,
+    /// Of clients.
+    pub connections: Connections,
+    /// With clients.
+    pub handshakes: Handshakes,
+    /// Connections to endpoints.
+    pub pool: Pool,
+    /// The upper bounds of the buckets of every histogram here; one bucket more is for what is longer.
+    pub bounds_seconds: Vec<f64>,
+    /// Of all listeners together.
+    pub traffic: Traffic,
+    /// In the order of the configuration.
+    pub listeners: Vec<Listener>,
+    /// In the order of the configuration, up to `server.metrics.max_routes`; those past it stand together at the end.
+    pub routes: Vec<Route>,
+    /// By name.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Of every listener.
+    pub certificates: Vec<CertificateStatus>,
+    /// The latest first.
+    pub errors: Vec<RecentError>,
+}
+
+/// How the last reload ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reload {
+    /// When.
+    pub at: String,
+    /// `ok` or `refused`.
+    pub result: Cow<'static, str>,
+    /// `signal`, `admin`, `watch` or `embedder`.
+    pub trigger: Cow<'static, str>,
+    /// In force since; that of before, where it was refused.
+    pub generation: u64,
+    /// What changed, a line each.
+    pub changes: Vec<String>,
+    /// Why it was refused.
+    pub error: Option<String>,
+}
+
+/// One worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, from 0.
+    pub id: usize,
+    /// Of clients, now.
+    pub connections_open: u64,
+    /// Since the start.
+    pub requests: u64,
+    /// How late its timers fire.
+    pub loop_lag: Hist,
+    /// More than a few seconds: it is stuck.
+    pub last_heartbeat_seconds_ago: f64,
+}
+
+/// Connections of clients.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Connections {
+    /// Now.
+    pub open: u64,
+    /// Since the start.
+    pub accepted: u64,
+    /// Closed at accept, as their address had too many.
+    pub refused: u64,
+    /// What the process allows.
+    pub max: u32,
+    /// Of the open ones: idle, and holding little more than their socket.
+    pub parked: u64,
+}
+
+/// TLS handshakes with clients since the start.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// TLS 1.2.
+    #[serde(rename = "tls1.2")]
+    pub tls12: u64,
+    /// TLS 1.3.
+    #[serde(rename = "tls1.3")]
+    pub tls13: u64,
+    /// Of both.
+    pub resumed: u64,
+    /// Failed, or took too long.
+    pub failed: u64,
+}
+
+/// Connections to endpoints since the start.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pool {
+    /// New ones.
+    pub connects: u64,
+    /// Requests that met a pooled one.
+    pub reuses: u64,
+    /// Requests sent again.
+    pub retries: u64,
+}
+
+/// One listener.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is for.
+    pub mode: Cow<'static, str>,
+    /// Where it accepts, with the ports that the system chose.
+    pub addresses: Vec<String>,
+    /// What is spoken there.
+    pub protocols: Vec<Cow<'static, str>>,
+    /// Whether over TLS.
+    pub tls: bool,
+    /// `None`: only the limit of the process.
+    pub max_connections: Option<u32>,
+    /// What came in there.
+    pub traffic: Traffic,
+}
+
+/// One route.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Host, path and predicates.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// What is done.
+    pub action: String,
+    /// What it matched.
+    pub traffic: Traffic,
+}
+
+/// One upstream.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `auto`, `http1` or `http2`.
+    pub protocol: Cow<'static, str>,
+    /// The policy.
+    pub balance: Cow<'static, str>,
+    /// Whether over TLS.
+    pub tls: bool,
+    /// What was sent there.
+    pub traffic: Traffic,
+    /// In the order of the configuration; names as what they resolved to.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// After the name it was resolved from.
+    pub address: Arc<str>,
+    /// Its share of the picks.
+    pub weight: u32,
+    /// `ready` or `drained`.
+    pub state: Cow<'static, str>,
+    /// Requests under way; `None` where the policy does not count them.
+    pub in_flight: Option<u32>,
+    /// Connections that came to nothing, since it was first configured.
+    pub connect_failures: u64,
+    /// The last of them.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// A connection that came to nothing.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// In a word of RFC 9209 §2.3, or one of ours.
+    pub kind: Cow<'static, str>,
+    /// When.
+    pub at: String,
+}
+
+/// One certificate.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Where it is shown.
+    pub listener: Arc<str>,
+    /// Names and addresses it is for.
+    pub names: Vec<String>,
+    /// Of the chain.
+    pub file: String,
+    /// When it ends.
+    pub not_after: String,
+    /// Whole days until then; negative once it has.
+    pub days_left: i64,
+}
+
+/// An error that was seen, once or often.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecentError {
+    /// In a word of RFC 9209 §2.3, or one of ours.
+    pub kind: Cow<'static, str>,
+    /// Why.
+    pub reason: Cow<'static, str>,
+    /// How often.
+    pub count: u64,
+    /// The last time.
+    pub last_at: String,
+    /// What the client got then; `None`: nothing.
+    pub status: Option<u16>,
+    /// Where the request came in.
+    pub listener: Arc<str>,
+    /// The route it took.
+    pub route: Option<Arc<str>>,
+    /// The upstream of the route.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that was asked last.
+    pub endpoint: Option<Arc<str>>,
+}

@@ -1,0 +1,234 @@
+//! Fills a [`Status`] from the view: one pass over the series of all workers, and what is in force.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::traffic::Counted;
+use super::{
+    CertificateStatus, Connections, EndpointStatus, Handshakes, Hist, LastFailure, Listener, Pool, RecentError, Reload,
+    Route, Status, UpstreamStatus, Worker,
+};
+use crate::config::model::{self, Balance, RouteAction, UpstreamProtocol};
+use crate::config::{Config, match_text};
+use crate::control::view::{LastReload, View};
+use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::calendar;
+use crate::telemetry::counters::{Counters, Totals};
+use crate::telemetry::histogram::BOUNDS;
+use crate::telemetry::recent::{Incident, Recent};
+use crate::telemetry::series::{self, Scope};
+use crate::upstream::Upstream;
+use crate::upstream::endpoint::Endpoint;
+
+impl Status {
+    /// Reads everything, at this moment.
+    pub fn read(view: &View) -> Self {
+        let (snapshot, config) = (view.snapshot(), view.config());
+        let workers = view.workers();
+        let totals = Counters::sum(workers.iter().map(|worker| &*worker.counters));
+        let counted = Counted::read(workers);
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started_at: time(view.started_at),
+            now: time(SystemTime::now()),
+            uptime_seconds: view.uptime().as_secs_f64(),
+            state: if view.is_draining() { "draining" } else { "ready" }.into(),
+            generation: snapshot.generation.0,
+            last_reload: view.last_reload().map(|last| Reload::of(&last, snapshot.generation.0)),
+            workers: workers.iter().enumerate().map(|(id, worker)| Worker::of(id, worker)).collect(),
+            connections: Connections::of(&totals, view.process_limit().max()),
+            handshakes: Handshakes::of(&totals),
+            pool: Pool { connects: totals.upstream_connects, reuses: totals.upstream_reuses, retries: totals.retries },
+            bounds_seconds: BOUNDS.iter().map(|bound| bound.as_secs_f64()).collect(),
+            traffic: counted.all_of(Scope::Listener),
+            listeners: snapshot.listeners.iter().map(|spec| Listener::of(spec, view, &counted)).collect(),
+            routes: routes(&snapshot, &config, &counted),
+            upstreams: snapshot.upstreams.iter().map(|upstream| UpstreamStatus::of(upstream, &counted)).collect(),
+            certificates: snapshot.listeners.iter().flat_map(|spec| certificates(spec)).collect(),
+            errors: Recent::merged(workers.iter().map(|worker| &worker.recent))
+                .into_iter()
+                .map(RecentError::of)
+                .collect(),
+        }
+    }
+}
+
+impl Reload {
+    fn of(last: &LastReload, in_force: u64) -> Self {
+        let (result, generation, changes, error) = match &last.result {
+            Ok(report) => ("ok", report.generation.0, report.changes.clone(), None),
+            Err(reason) => ("refused", in_force, Vec::new(), Some(reason.to_string())),
+        };
+        let trigger = last.trigger.name().into();
+        Self { at: time(last.at), result: result.into(), trigger, generation, changes, error }
+    }
+}
+
+impl Worker {
+    fn of(id: usize, worker: &WorkerTelemetry) -> Self {
+        Self {
+            id,
+            connections_open: worker.counters.connections_open.value(),
+            requests: worker.counters.requests.value(),
+            loop_lag: Hist::of(&worker.lag.read()),
+            last_heartbeat_seconds_ago: worker.since_heartbeat().as_secs_f64(),
+        }
+    }
+}
+
+impl Connections {
+    fn of(totals: &Totals, max: u32) -> Self {
+        Self {
+            open: totals.connections_open,
+            accepted: totals.connections_accepted,
+            refused: totals.connections_refused,
+            max,
+            parked: totals.parked,
+        }
+    }
+}
+
+impl Handshakes {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            tls12: totals.handshakes_tls12 + totals.handshakes_tls12_resumed,
+            tls13: totals.handshakes_tls13 + totals.handshakes_tls13_resumed,
+            resumed: totals.handshakes_resumed(),
+            failed: totals.handshakes_failed,
+        }
+    }
+}
+
+impl Listener {
+    fn of(spec: &ListenerSpec, view: &View, counted: &Counted) -> Self {
+        let addresses = view.addresses();
+        let own = addresses.iter().filter(|(name, _)| *name == spec.name);
+        let spoken = [(spec.config.protocols.http1, "http1"), (spec.config.protocols.http2, "http2")];
+        Self {
+            name: Arc::clone(&spec.name),
+            mode: "http".into(),
+            addresses: own.map(|(_, address)| address.to_string()).collect(),
+            protocols: spoken.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.into()).collect(),
+            tls: spec.tls.is_some(),
+            max_connections: spec.config.limits.max_connections,
+            traffic: counted.of(Scope::Listener, &spec.name),
+        }
+    }
+}
+
+fn routes(snapshot: &Snapshot, config: &Config, counted: &Counted) -> Vec<Route> {
+    let max = snapshot.server.metrics.max_routes as usize;
+    let mut routes: Vec<_> = config
+        .routes
+        .iter()
+        .take(max)
+        .map(|route| Route {
+            name: Arc::clone(&route.name),
+            matches: match_text(route),
+            action: action(route, config),
+            traffic: counted.of(Scope::Route, &route.name),
+        })
+        .collect();
+    let more = config.routes.len().saturating_sub(max);
+    if more > 0 {
+        let name = series::others();
+        let traffic = counted.of(Scope::Route, &name);
+        routes.push(Route { name, matches: format!("{more} more routes"), action: String::new(), traffic });
+    }
+    routes
+}
+
+fn action(route: &model::Route, config: &Config) -> String {
+    match &route.action {
+        RouteAction::Redirect { to, status } => format!("redirect {} to {}", status.as_u16(), to.source()),
+        RouteAction::Respond { status, .. } => format!("respond {}", status.as_u16()),
+        RouteAction::Forward(forward) => {
+            let name = |index: usize| &*config.upstreams[index].name;
+            match forward.upstreams.as_slice() {
+                [(only, _)] => format!("upstream {}", name(*only)),
+                several => {
+                    let shares = several.iter().map(|(index, weight)| format!("{} ({weight})", name(*index)));
+                    format!("upstreams {}", shares.collect::<Vec<_>>().join(", "))
+                }
+            }
+        }
+    }
+}
+
+impl UpstreamStatus {
+    fn of(upstream: &Upstream, counted: &Counted) -> Self {
+        let set = upstream.endpoints.load();
+        let counts = set.counts_requests();
+        let protocol = match upstream.config.protocol {
+            UpstreamProtocol::Auto => "auto",
+            UpstreamProtocol::Http1 => "http1",
+            UpstreamProtocol::Http2 => "http2",
+        };
+        let balance = match upstream.config.balance {
+            Balance::RoundRobin => "round-robin",
+            Balance::Random => "random",
+            Balance::LeastRequests => "least-requests",
+        };
+        Self {
+            name: Arc::clone(&upstream.name),
+            protocol: protocol.into(),
+            balance: balance.into(),
+            tls: upstream.tls.is_some(),
+            traffic: counted.of(Scope::Upstream, &upstream.name),
+            endpoints: set.all().iter().map(|endpoint| EndpointStatus::of(endpoint, counts)).collect(),
+        }
+    }
+}
+
+impl EndpointStatus {
+    fn of(endpoint: &Endpoint, counts_requests: bool) -> Self {
+        let state = &endpoint.state;
+        Self {
+            address: Arc::clone(&endpoint.label),
+            weight: endpoint.weight,
+            state: if state.is_drained() { "drained" } else { "ready" }.into(),
+            in_flight: counts_requests.then(|| state.in_flight()),
+            connect_failures: state.connect_failures(),
+            last_failure: state
+                .last_connect_failure()
+                .map(|(kind, at)| LastFailure { kind: kind.as_str().into(), at: time(at) }),
+        }
+    }
+}
+
+fn certificates(spec: &ListenerSpec) -> Vec<CertificateStatus> {
+    let Some(tls) = &spec.tls else { return Vec::new() };
+    let store = tls.certificates();
+    let shown = store.certificates().map(|certificate| CertificateStatus {
+        listener: Arc::clone(&spec.name),
+        names: certificate.names.iter().cloned().chain(certificate.addresses.iter().map(ToString::to_string)).collect(),
+        file: certificate.file.display().to_string(),
+        not_after: time(certificate.not_after),
+        days_left: certificate.days_left(),
+    });
+    shown.collect()
+}
+
+impl RecentError {
+    fn of(incident: Incident) -> Self {
+        Self {
+            kind: incident.kind.as_str().into(),
+            reason: incident.reason.into(),
+            count: incident.count,
+            last_at: time(incident.last),
+            status: (incident.status != 0).then_some(incident.status),
+            listener: incident.listener,
+            route: incident.route,
+            upstream: incident.upstream,
+            endpoint: incident.endpoint,
+        }
+    }
+}
+
+fn time(at: SystemTime) -> String {
+    let mut text = Vec::with_capacity(24);
+    calendar::rfc3339(&mut text, at);
+    String::from_utf8(text).unwrap_or_default()
+}
