@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
 use crate::net::inherited::InheritedSocket;
-use crate::net::sys;
+use crate::net::sys::{self, Inheritance};
 use crate::telemetry::WorkerTelemetry;
 
 /// The line to the service manager; the default is that there is none.
@@ -38,7 +38,7 @@ impl Supervision {
         }
         let watchdog = sd_notify::watchdog_enabled();
         let variables = [NOTIFY_SOCKET, "WATCHDOG_USEC", "WATCHDOG_PID"];
-        let (descriptors, values) = match sys::take_inheritance(&variables) {
+        let Inheritance { descriptors, values } = match sys::take_inheritance(&variables) {
             Ok(taken) => taken,
             Err(error) => {
                 warn!(%error, "what the service manager handed over cannot be taken");

@@ -179,13 +179,22 @@ pub fn become_user(uid: u32, gid: u32, name: Option<&CStr>) -> io::Result<()> {
     answered(unsafe { libc::setresuid(uid, uid, uid) })
 }
 
+/// What a service manager left for the process in its environment.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// Descriptors with their names.
+    pub descriptors: Vec<(OwnedFd, String)>,
+    /// The values of the variables that were asked for, in their order.
+    pub values: Vec<Option<OsString>>,
+}
+
 /// Descriptors that a service manager handed over (sd_listen_fds(3)), with their names, close-on-exec, and taken out of the
 /// environment with the other `variables`, whose values are given.
 ///
 /// # Errors
 /// The process has a second thread already, which may be reading the environment, or what the environment says cannot
 /// be. Nothing is taken then.
-pub fn take_inheritance(variables: &[&str]) -> io::Result<(Vec<(OwnedFd, String)>, Vec<Option<OsString>>)> {
+pub fn take_inheritance(variables: &[&str]) -> io::Result<Inheritance> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("asked for what was inherited when threads run already"));
     }
@@ -201,7 +210,7 @@ pub fn take_inheritance(variables: &[&str]) -> io::Result<(Vec<(OwnedFd, String)
         // just seen to be open, and nobody gets them twice, since the environment no longer says so.
         .map(|(descriptor, name)| (unsafe { OwnedFd::from_raw_fd(descriptor) }, name))
         .collect();
-    Ok((descriptors, values))
+    Ok(Inheritance { descriptors, values })
 }
 
 #[cfg(test)]
