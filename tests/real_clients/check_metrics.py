@@ -31,6 +31,7 @@ def start_gate(world):
 [server]
 workers = 2
 observe.bind = "127.0.0.1:{observe}"
+access_log.output = "{f}/metrics-access.log"
 
 [[listener]]
 name = "web"

@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub(super) reloads: (u64, u64),
     /// When the last one ended, and whether it was put in force.
     pub(super) last_reload: Option<(SystemTime, bool)>,
+    /// Lines dropped and writes failed, where there is an access log.
+    pub(super) access_log: Option<(u64, u64)>,
     pub(super) generation: u64,
     pub(super) is_draining: bool,
     pub(super) started_at: SystemTime,
@@ -111,6 +113,7 @@ impl Facts {
             process_permits: (0, 0),
             reloads: (0, 0),
             last_reload: None,
+            access_log: snapshot.access_log.as_ref().map(|log| (log.dropped(), log.write_errors())),
             generation: snapshot.generation.0,
             is_draining: false,
             started_at: SystemTime::UNIX_EPOCH,

@@ -186,6 +186,8 @@ families! {
     LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; not there before the first";
     GENERATION = Gauge "tidegate_generation" "" [] "The number of the configuration in force";
     DRAINING = Gauge "tidegate_draining" "" [] "1 while the process takes no new work and leaves";
+    ACCESS_LOG_DROPPED = Counter "tidegate_access_log_dropped" "" [] "Lines of the access log that found no room and were dropped; not there while it is off";
+    ACCESS_LOG_WRITE_ERRORS = Counter "tidegate_access_log_write_errors" "" [] "Writes of the access log that failed; not there while it is off";
     BUILD = Info "tidegate_build" "" ["version"] "The version that runs";
     PROCESS_START = Gauge "process_start_time" "seconds" [] "When the process began to serve, in Unix time";
     PROCESS_CPU = Counter "process_cpu" "seconds" [] "Processor time of user and system";

@@ -142,6 +142,7 @@ fn every_family_is_written_once_with_its_labels() {
     let mut facts = Facts::of_workers(&workers, &snapshot);
     let at = facts.started_at + Duration::from_millis(1_500);
     facts.last_reload = Some((at, false));
+    facts.access_log = Some((3, 0));
     facts.listeners[0].certificates.push(("example.org".into(), at));
     facts.process = super::process::Process::read();
     let text = write(facts);

@@ -136,6 +136,9 @@ impl Facts {
         page.gauges(&f::LAST_RELOAD, last)?;
         page.gauge(&f::GENERATION, self.generation)?;
         page.gauge(&f::DRAINING, u64::from(self.is_draining))?;
+        let log = self.access_log;
+        page.counters(&f::ACCESS_LOG_DROPPED, log.map(|(dropped, _)| (NO_LABELS, dropped)))?;
+        page.counters(&f::ACCESS_LOG_WRITE_ERRORS, log.map(|(_, failed)| (NO_LABELS, failed)))?;
         page.family(&f::BUILD, |mut metric| metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))]))
     }
 
