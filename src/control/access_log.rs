@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::config::{Faults, Place, model};
-use crate::telemetry::access_log::{AccessLog, Reopened, Writer};
+use crate::telemetry::access_log::{AccessLog, Losses, Reopened, Writer};
 
 /// The access log in force, and the threads of those before it.
-#[derive(Default)]
 pub struct AccessLogs {
     current: Option<Arc<AccessLog>>,
     writers: Vec<(Weak<AccessLog>, Writer)>,
-    /// Lines that were lost by those before.
-    dropped_before: u64,
+    losses: Arc<Losses>,
 }
 
 /// What a generation that is about to be in force writes to. Dropped, it leaves everything as it was.
@@ -40,6 +38,11 @@ impl NextLog {
 }
 
 impl AccessLogs {
+    /// None yet; what they lose counts in `losses`.
+    pub fn new(losses: Arc<Losses>) -> Self {
+        Self { current: None, writers: Vec::new(), losses }
+    }
+
     /// Opens what a configuration asks for.
     ///
     /// # Errors
@@ -50,7 +53,7 @@ impl AccessLogs {
             Some(current) if current.is_as(config) => {
                 current.reopen().map(|file| NextLog::Kept(Arc::clone(current), file))
             }
-            _ => AccessLog::open(config).map(|(log, writer)| NextLog::Fresh(log, writer)),
+            _ => AccessLog::open(config, &self.losses).map(|(log, writer)| NextLog::Fresh(log, writer)),
         };
         opened.map_err(|error| fault(config, &error))
     }
@@ -66,9 +69,9 @@ impl AccessLogs {
             }
             NextLog::Fresh(log, writer) => {
                 self.writers.push((Arc::downgrade(&log), writer));
-                self.retire(Some(log));
+                self.current = Some(log);
             }
-            NextLog::Off => self.retire(None),
+            NextLog::Off => self.current = None,
         }
     }
 
@@ -85,30 +88,14 @@ impl AccessLogs {
         }
     }
 
-    /// The log in force.
-    pub fn current(&self) -> Option<&Arc<AccessLog>> {
-        self.current.as_ref()
-    }
-
-    /// Lines that were lost since the start.
-    pub fn dropped(&self) -> u64 {
-        self.dropped_before + self.current.as_ref().map_or(0, |log| log.dropped())
-    }
-
     /// Waits until everything is written, at most for [`PATIENCE`]: the last thing before the process ends, when no worker
     /// is left that could log.
     pub fn finish(&mut self) {
-        self.retire(None);
+        self.current = None;
         self.writers.iter().filter_map(|(log, _)| log.upgrade()).for_each(|log| log.close());
         let until = Instant::now() + PATIENCE;
         for (_, writer) in self.writers.drain(..) {
             writer.finish(until.saturating_duration_since(Instant::now()));
-        }
-    }
-
-    fn retire(&mut self, next: Option<Arc<AccessLog>>) {
-        if let Some(before) = std::mem::replace(&mut self.current, next) {
-            self.dropped_before += before.dropped();
         }
     }
 }

@@ -90,14 +90,15 @@ impl Prepared {
     pub async fn start(self) -> Result<Control, Refused> {
         let Self { registry, config, mut snapshot, sockets, shares, discovery, connections } = self;
         // By who serves, so that the file can be opened anew later.
-        let mut access_logs = AccessLogs::default();
+        let counters = Arc::<ControlCounters>::default();
+        let mut access_logs = AccessLogs::new(Arc::clone(&counters.access_log));
         let access_log = access_logs.prepare(config.server.access_log.as_ref())?;
         snapshot.access_log = access_log.log();
         access_logs.commit(access_log);
         let snapshot = Arc::new(snapshot);
         let process_limit = Arc::new(Limit::new(connections));
         let workers = Workers::start(&snapshot, shares, &process_limit).await?;
-        let (counters, mut files) = (Arc::<ControlCounters>::default(), Files::default());
+        let mut files = Files::default();
         counters.generation.add(1);
         files.put_in_force(&config);
         let mut control = Control {
@@ -292,11 +293,6 @@ impl Control {
     /// Connections of clients that the process allows, and how many there are.
     pub fn process_limit(&self) -> &Arc<Limit> {
         &self.process_limit
-    }
-
-    /// The access log in force and what became of those before.
-    pub fn access_logs(&self) -> &AccessLogs {
-        &self.access_logs
     }
 
     /// Waits until what was logged is written, when every worker has left; the last thing before the process ends.

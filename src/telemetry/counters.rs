@@ -1,8 +1,10 @@
 //! What a worker counts. Every cell has one writer, its worker's thread, and any number of readers, so that counting
 //! is a plain load and store; whoever reads sums the workers. A cell never goes back, except the gauges.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::access_log::Losses;
 use crate::base::error::Kind;
 
 /// A number that one thread writes and others read.
@@ -186,7 +188,7 @@ impl Totals {
     }
 }
 
-/// What the control thread counts; it is its only writer.
+/// What the control thread counts; it is the only writer of its cells.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ControlCounters {
@@ -200,6 +202,8 @@ pub struct ControlCounters {
     pub certificate_failures: Cell64,
     /// The number of the generation in force (a gauge).
     pub generation: Cell64,
+    /// What access logs lost.
+    pub access_log: Arc<Losses>,
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 use http::HeaderName;
@@ -25,7 +24,7 @@ use crate::config::model::{self, LinePart, LogFormat, LogOutput, LogValue, Test}
 
 pub use logger::{Flushes, Logger};
 pub use record::{Headers, Record};
-pub use writer::Writer;
+pub use writer::{Losses, Writer};
 
 use sink::Sink;
 use writer::{Message, Shared};
@@ -45,14 +44,14 @@ pub struct AccessLog {
 pub struct Reopened(File);
 
 impl AccessLog {
-    /// Opens it and starts its thread, which is to be waited for when the process leaves.
+    /// Opens it and starts its thread, which is to be waited for when the process leaves. What it loses counts in `losses`.
     ///
     /// # Errors
     /// The file cannot be opened, the socket is not there, or the system has no thread.
-    pub fn open(config: &model::AccessLog) -> io::Result<(Arc<Self>, Writer)> {
+    pub fn open(config: &model::AccessLog, losses: &Arc<Losses>) -> io::Result<(Arc<Self>, Writer)> {
         let sink = Sink::open(&config.output)?;
         let (queue, lines) = mpsc::channel();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(losses));
         let writer = Writer::start(sink, lines, Arc::clone(&shared))?;
         let (mut request_headers, mut response_headers) = Default::default();
         for value in values(config) {
@@ -133,16 +132,6 @@ impl AccessLog {
     /// The headers of the answer that records are to hold.
     pub fn response_headers(&self) -> &[HeaderName] {
         &self.response_headers
-    }
-
-    /// Lines that were lost: they found no room in the queue, or could not be written.
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Writes that failed; what they were to write was tried again.
-    pub fn write_errors(&self) -> u64 {
-        self.shared.write_errors.load(Ordering::Relaxed)
     }
 }
 

@@ -191,7 +191,7 @@ fn headers_are_logged_by_name() {
     let mut record = record();
     let config = config(keys);
     let (log, _writer) =
-        AccessLog::open(&model::AccessLog { output: LogOutput::File("/dev/null".into()), ..config.clone() }).unwrap();
+        open_as(&model::AccessLog { output: LogOutput::File("/dev/null".into()), ..config.clone() }).unwrap();
     record.request_headers = Headers::pick(log.request_headers(), &fields);
     record.response_headers = Headers::pick(log.response_headers(), &fields);
     let text = line_of(&config, &record, &ended());
@@ -207,7 +207,7 @@ fn a_condition_or_a_template_brings_the_headers_that_it_looks_at() {
         "output = \"/dev/null\"\nformat = \"{response_headers.x-cache}\"\n\
          only = \"not (request_headers.x-a = 'b' or request_headers.x-c ~ 'd')\"\nrequest_headers = \"x-a\"",
     );
-    let (log, _writer) = AccessLog::open(&config).unwrap();
+    let (log, _writer) = open_as(&config).unwrap();
     assert_eq!(log.request_headers(), ["x-a", "x-c"]);
     assert_eq!(log.response_headers(), ["x-cache"]);
 }
@@ -331,8 +331,22 @@ fn lines_of(path: &Path, count: usize) -> Vec<String> {
     }
 }
 
+fn open_as(config: &model::AccessLog) -> io::Result<(Arc<AccessLog>, Writer)> {
+    AccessLog::open(config, &Arc::default())
+}
+
 fn open(keys: &str) -> (Arc<AccessLog>, Writer) {
-    AccessLog::open(&config(keys)).unwrap()
+    open_as(&config(keys)).unwrap()
+}
+
+impl AccessLog {
+    fn dropped(&self) -> u64 {
+        self.shared.losses().dropped()
+    }
+
+    fn write_errors(&self) -> u64 {
+        self.shared.losses().write_errors()
+    }
 }
 
 #[test]
@@ -571,7 +585,7 @@ fn a_file_is_looked_at_before_it_is_made() {
     assert!(!folder.path().join("new.log").exists());
     assert!(AccessLog::inspect(&in_folder("no/new.log")).is_err());
     assert!(AccessLog::inspect(&in_folder(".")).is_err());
-    assert!(AccessLog::open(&in_folder("no/new.log")).is_err());
+    assert!(open_as(&in_folder("no/new.log")).is_err());
     let peer: SocketAddr = "[::ffff:10.0.0.1]:7".parse().unwrap();
     let mut out = Vec::new();
     line::peer(&mut out, peer);

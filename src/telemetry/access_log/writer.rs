@@ -24,13 +24,33 @@ pub(super) enum Message {
     Close,
 }
 
+/// What access logs of one process lost. Counts that never go back, over every log that there was; any thread adds, but
+/// only where something was lost.
+#[derive(Debug, Default)]
+pub struct Losses {
+    dropped: AtomicU64,
+    write_errors: AtomicU64,
+}
+
+impl Losses {
+    /// Lines that were lost: they found no room in the queue, or could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Writes that failed; what they were to write was tried again.
+    pub fn write_errors(&self) -> u64 {
+        self.write_errors.load(Ordering::Relaxed)
+    }
+}
+
 /// What both ends of the queue see.
-#[derive(Default)]
 pub(super) struct Shared {
     /// Bytes in the queue.
     queued: AtomicUsize,
+    /// Of this log.
     pub(super) dropped: AtomicU64,
-    pub(super) write_errors: AtomicU64,
+    losses: Arc<Losses>,
     /// Nobody waits any longer: what cannot be written at once is lost.
     closing: AtomicBool,
     replacement: Mutex<Option<File>>,
@@ -39,6 +59,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(losses: &Arc<Losses>) -> Self {
+        Self {
+            queued: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+            losses: Arc::clone(losses),
+            closing: AtomicBool::new(false),
+            replacement: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     /// Whether a buffer of so many bytes may go into the queue; then it is counted there.
     pub(super) fn admit(&self, bytes: usize) -> bool {
         let before = self.queued.fetch_add(bytes, Ordering::Relaxed);
@@ -49,8 +80,14 @@ impl Shared {
         fits
     }
 
+    #[cfg(test)]
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
     pub(super) fn lost(&self, lines: u64) {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
+        self.losses.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
     pub(super) fn replace(&self, file: File) {
@@ -150,7 +187,7 @@ impl Thread {
                     return;
                 }
                 Err(error) => {
-                    self.shared.write_errors.fetch_add(1, Ordering::Relaxed);
+                    self.shared.losses.write_errors.fetch_add(1, Ordering::Relaxed);
                     // Nobody will ever read from a pipe whose other end is closed.
                     if self.shared.is_closing() || error.kind() == io::ErrorKind::BrokenPipe {
                         let written = self.sink.lines_in(&bytes[..progress.done]);

@@ -32,6 +32,8 @@ pub(super) struct Facts {
     /// Lines dropped and writes failed, where there is an access log.
     pub(super) access_log: Option<(u64, u64)>,
     pub(super) generation: u64,
+    /// Lines of the access log that were lost, and writes that failed.
+    pub(super) access_log: (u64, u64),
     pub(super) is_draining: bool,
     pub(super) started_at: SystemTime,
     pub(super) process: Process,
@@ -78,6 +80,7 @@ impl Facts {
         let mut facts = Self::of_workers(view.workers(), &view.snapshot());
         facts.process_permits = (limit.open(), limit.max());
         facts.reloads = (control.reloads.value(), control.reload_failures.value());
+        facts.access_log = (control.access_log.dropped(), control.access_log.write_errors());
         facts.last_reload = view.last_reload().map(|last| (last.at, last.result.is_ok()));
         facts.is_draining = view.is_draining();
         facts.started_at = view.started_at;
@@ -115,6 +118,7 @@ impl Facts {
             last_reload: None,
             access_log: snapshot.access_log.as_ref().map(|log| (log.dropped(), log.write_errors())),
             generation: snapshot.generation.0,
+            access_log: (0, 0),
             is_draining: false,
             started_at: SystemTime::UNIX_EPOCH,
             process: Process::default(),
