@@ -32,8 +32,6 @@ pub(super) struct Facts {
     /// Lines dropped and writes failed, where there is an access log.
     pub(super) access_log: Option<(u64, u64)>,
     pub(super) generation: u64,
-    /// Lines of the access log that were lost, and writes that failed.
-    pub(super) access_log: (u64, u64),
     pub(super) is_draining: bool,
     pub(super) started_at: SystemTime,
     pub(super) process: Process,
@@ -80,7 +78,9 @@ impl Facts {
         let mut facts = Self::of_workers(view.workers(), &view.snapshot());
         facts.process_permits = (limit.open(), limit.max());
         facts.reloads = (control.reloads.value(), control.reload_failures.value());
-        facts.access_log = (control.access_log.dropped(), control.access_log.write_errors());
+        let losses = &control.access_log;
+        // Over every log that there was, so that the counts of a reload go on.
+        facts.access_log = view.snapshot().access_log.as_ref().map(|_| (losses.dropped(), losses.write_errors()));
         facts.last_reload = view.last_reload().map(|last| (last.at, last.result.is_ok()));
         facts.is_draining = view.is_draining();
         facts.started_at = view.started_at;
@@ -116,9 +116,8 @@ impl Facts {
             process_permits: (0, 0),
             reloads: (0, 0),
             last_reload: None,
-            access_log: snapshot.access_log.as_ref().map(|log| (log.dropped(), log.write_errors())),
+            access_log: None,
             generation: snapshot.generation.0,
-            access_log: (0, 0),
             is_draining: false,
             started_at: SystemTime::UNIX_EPOCH,
             process: Process::default(),

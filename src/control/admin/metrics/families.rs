@@ -185,8 +185,6 @@ families! {
     LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 where the last reload was put in force or there was none, 0 where it was refused";
     LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; not there before the first";
     GENERATION = Gauge "tidegate_generation" "" [] "The number of the configuration in force";
-    ACCESS_LOG_DROPPED = Counter "tidegate_access_log_dropped_lines" "" [] "Lines of the access log that were lost: they found no room in its queue, or could not be written";
-    ACCESS_LOG_WRITE_ERRORS = Counter "tidegate_access_log_write_errors" "" [] "Writes of the access log that failed and were tried again";
     DRAINING = Gauge "tidegate_draining" "" [] "1 while the process takes no new work and leaves";
     ACCESS_LOG_DROPPED = Counter "tidegate_access_log_dropped" "" [] "Lines of the access log that found no room and were dropped; not there while it is off";
     ACCESS_LOG_WRITE_ERRORS = Counter "tidegate_access_log_write_errors" "" [] "Writes of the access log that failed; not there while it is off";

@@ -135,9 +135,6 @@ impl Facts {
         let last = self.last_reload.map(|(at, _)| (NO_LABELS, unix_seconds(at)));
         page.gauges(&f::LAST_RELOAD, last)?;
         page.gauge(&f::GENERATION, self.generation)?;
-        let (dropped, write_errors) = self.access_log;
-        page.counters(&f::ACCESS_LOG_DROPPED, [(NO_LABELS, dropped)])?;
-        page.counters(&f::ACCESS_LOG_WRITE_ERRORS, [(NO_LABELS, write_errors)])?;
         page.gauge(&f::DRAINING, u64::from(self.is_draining))?;
         let log = self.access_log;
         page.counters(&f::ACCESS_LOG_DROPPED, log.map(|(dropped, _)| (NO_LABELS, dropped)))?;
