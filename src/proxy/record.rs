@@ -130,6 +130,13 @@ fn empty(connection: &Connection, profile: &Profile) -> Record {
     }
 }
 
+/// The effective host is known.
+pub fn named(exchange: &Exchange, host: &str) {
+    if let Some((_, record)) = &mut exchange.ledger().record {
+        record.host = host.into();
+    }
+}
+
 /// A route took the request: it may be one that is not logged, and says who the client is.
 pub fn routed(exchange: &Exchange, route: &Route, facts: &Facts) {
     let mut ledger = exchange.ledger();
@@ -138,7 +145,6 @@ pub fn routed(exchange: &Exchange, route: &Route, facts: &Facts) {
     }
     if let Some((_, record)) = &mut ledger.record {
         record.client = facts.client;
-        record.host = facts.normalized.host().into();
     }
 }
 
