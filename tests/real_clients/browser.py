@@ -134,14 +134,17 @@ class Page:
         return told["result"].get("value")
 
     def wait(self, script, seconds=20, what=None):
-        """Waits until an expression is true, and gives its value."""
+        """Waits until an expression is true, and gives its value. One that throws is not true yet: the page may be loading."""
         deadline = time.monotonic() + seconds
         while True:
-            value = self.run(script)
-            if value:
-                return value
+            why = ""
+            try:
+                if value := self.run(script):
+                    return value
+            except Failed as failure:
+                why = f" ({failure})"
             if time.monotonic() > deadline:
-                raise Failed(f"after {seconds} s not so: {what or script}")
+                raise Failed(f"after {seconds} s not so: {what or script}{why}")
             time.sleep(0.1)
 
     def text(self, selector):
