@@ -129,7 +129,8 @@ class Prometheus:
         wait_for_port(self.port, seconds=30, process=process)
 
     def api(self, path, **words):
-        status, _, body = ask(self.port, f"/api/v1/{path}?{urllib.parse.urlencode(words)}")
+        status, kind, body = ask(self.port, f"/api/v1/{path}?{urllib.parse.urlencode(words)}")
+        expect("json" in kind, f"{status}: {body}")
         answer = json.loads(body)
         expect(status == 200 and answer["status"] == "success", f"{words}: {answer.get('error', body)}")
         return answer["data"]

@@ -172,10 +172,10 @@ impl UpstreamFacts {
         let set = upstream.endpoints.load();
         // A sample that stands twice would cost the whole scrape.
         let mut seen = HashSet::new();
-        let endpoints = set.endpoints().iter().filter(|endpoint| seen.insert(Arc::clone(&endpoint.label)));
+        let endpoints = set.all().iter().filter(|endpoint| seen.insert(Arc::clone(&endpoint.label)));
         let endpoints = endpoints.map(|endpoint| EndpointFacts {
             label: Arc::clone(&endpoint.label),
-            is_ready: true,
+            is_ready: !endpoint.state.is_drained(),
             in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
             connect_failures: endpoint.state.connect_failures(),
         });

@@ -139,6 +139,7 @@ fn every_family_is_written_once_with_its_labels() {
     exchange(&workers[0], &snapshot, 0, 200, None);
     workers[1].counters.handshake(false, true);
     workers[1].beat(Duration::from_millis(2));
+    snapshot.upstreams[0].endpoints.load().all()[0].state.set_drained(true);
     let mut facts = Facts::of_workers(&workers, &snapshot);
     let at = facts.started_at + Duration::from_millis(1_500);
     facts.last_reload = Some((at, false));
@@ -169,6 +170,7 @@ fn every_family_is_written_once_with_its_labels() {
     assert_eq!(samples["tidegate_worker_loop_lag_seconds_bucket{le=\"0.0025\",worker=\"1\"}"], 1.0);
     assert_eq!(samples["tidegate_last_reload_successful{}"], 0.0);
     assert_eq!(samples["tidegate_listener_permits_max{listener=\"web\"}"], 50.0);
+    assert_eq!(samples["tidegate_endpoint_ready{upstream=\"app\",endpoint=\"127.0.0.1:1\"}"], 0.0);
     assert_eq!(samples["tidegate_endpoint_ready{upstream=\"app\",endpoint=\"127.0.0.1:2\"}"], 1.0);
 }
 
