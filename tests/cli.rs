@@ -318,6 +318,81 @@ fn proxy_adds_https_with_a_certificate_of_its_own() {
     assert_eq!(proxy.end(Signal::TERM), 0);
 }
 
+/// [`SMALL`] to an origin of its own, with these keys of `[server]`.
+fn small_with(keys: &str) -> String {
+    let text = SMALL.replace(":8080", FREE).replace("127.0.0.1:3000", &origin().to_string());
+    format!("[server]\n{keys}\n{text}")
+}
+
+#[test]
+fn the_access_log_goes_to_standard_output_and_the_file_of_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "tidegate.toml", &small_with("access_log = {}"));
+    let mut proxy = Running::start(&["run"], directory.path());
+    let address = proxy.listening();
+    ask(address, "/to-stdout");
+    let line = proxy.wait_for("/to-stdout");
+    assert!(line.starts_with("{\"time\":") && line.ends_with('}'), "{line}");
+    // HUP with another log, then with the same one after a rename.
+    let text = std::fs::read_to_string(directory.path().join("tidegate.toml")).unwrap();
+    let text = text.replace("access_log = {}", "access_log = { output = \"access.log\", format = \"{path}\" }");
+    write(directory.path(), "tidegate.toml", &text);
+    kill_process(Pid::from_child(&proxy.child), Signal::HUP).unwrap();
+    proxy.wait_for("reloaded");
+    ask(address, "/one");
+    std::fs::rename(directory.path().join("access.log"), directory.path().join("access.log.1")).unwrap();
+    kill_process(Pid::from_child(&proxy.child), Signal::HUP).unwrap();
+    proxy.wait_for("reloaded");
+    ask(address, "/two");
+    assert_eq!(proxy.end(Signal::TERM), 0);
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+    assert_eq!(read("access.log.1") + &read("access.log"), "/one\n/two\n");
+    assert!(read("access.log").ends_with("/two\n"));
+}
+
+#[test]
+fn the_log_of_the_process_can_be_json_and_its_level_changes_with_a_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = small_with("log = { format = \"json\" }");
+    write(directory.path(), "tidegate.toml", &text);
+    let mut proxy = Running::start(&["run"], directory.path());
+    let line = proxy.wait_for("\"address\":");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert_eq!((&line["level"], &line["listener"]), (&"info".into(), &FREE.into()), "{line}");
+    let address: SocketAddr = line["address"].as_str().unwrap().parse().unwrap();
+    write(directory.path(), "tidegate.toml", &text.replace("\"json\"", "\"json\", level = \"debug\""));
+    kill_process(Pid::from_child(&proxy.child), Signal::HUP).unwrap();
+    proxy.wait_for("reloaded");
+    ask(address, "/");
+    let line = proxy.wait_for("exchange ended");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["status"], &line["outcome"]), (&"debug".into(), &200.into(), &"ok".into()));
+    assert_eq!(proxy.end(Signal::TERM), 0);
+}
+
+#[test]
+fn a_level_of_the_command_line_wins_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "tidegate.toml", &small_with("log.level = \"off\""));
+    let mut proxy = Running::start(&["run", "--log-level", "info"], directory.path());
+    proxy.wait_for("ready");
+    assert_eq!(proxy.end(Signal::TERM), 0);
+}
+
+#[test]
+fn check_tells_of_a_log_without_a_folder_and_makes_none() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "tidegate.toml", &small_with("access_log.output = \"logs/access.log\""));
+    let (code, _, err) = tidegate(&["check"], directory.path());
+    assert_eq!(code, 1);
+    assert!(err.contains("logs/access.log") && err.contains("tidegate.toml:2:"), "{err}");
+    std::fs::create_dir(directory.path().join("logs")).unwrap();
+    let (code, out, err) = tidegate(&["check"], directory.path());
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("access log to logs/access.log as JSON"), "{out}");
+    assert!(!directory.path().join("logs/access.log").exists());
+}
+
 /// An address with whatever port is free.
 const FREE: &str = "127.0.0.1:0";
 

@@ -225,4 +225,25 @@ mod tests {
             assert!(names.insert(facts.name) && !facts.meaning.is_empty() && !facts.example.is_empty());
         }
     }
+
+    #[test]
+    fn the_documentation_lists_every_field_and_every_outcome() {
+        let page = include_str!("../../../docs/access-log.md");
+        let listed: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for facts in &LogField::ALL {
+            let asked = match facts.kind {
+                FieldKind::Time => "–".to_owned(),
+                _ => format!("`{}`", facts.field.name_in_conditions()),
+            };
+            let row = format!("| `{}` | {asked} | {} | `{}` |", facts.name, facts.meaning, facts.example);
+            assert!(listed.contains(&&*row), "docs/access-log.md needs\n{row}");
+        }
+        let words: Vec<_> = crate::base::error::Kind::ALL.iter().map(|kind| kind.as_str()).chain(["ok"]).collect();
+        for word in &words {
+            assert!(listed.iter().any(|row| row.starts_with(&format!("| `{word}` |"))), "docs/access-log.md: {word}");
+        }
+        let (_, outcomes) = page.split_once("### Outcomes").expect("a chapter");
+        let (outcomes, _) = outcomes.split_once("\n## ").expect("an end");
+        assert_eq!(outcomes.lines().filter(|line| line.starts_with("| `")).count(), words.len(), "stale outcomes");
+    }
 }
