@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -72,6 +73,18 @@ fn on(bind: &str, configuration: &str) -> String {
 
 fn with_server(lines: &str, configuration: &str) -> String {
     format!("[server]\n{lines}\n{configuration}")
+}
+
+/// The whole answer of a Unix socket.
+fn ask(path: &Path, target: &str) -> String {
+    let mut client = UnixStream::connect(path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+        .write_all(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]
@@ -144,11 +157,7 @@ fn sockets_are_known_by_path_and_by_name() {
     let mut process = activated("x:web", vec![unix.into(), named.into()], &on(&binds, &answering("hello")));
     process.wait_for("ready");
     assert_eq!(Client::at(address).get("/").body, "hello");
-    let mut client = UnixStream::connect(&path).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
+    let answer = ask(&path, "/");
     assert!(answer.ends_with("hello"), "{answer}");
     process.signal(Signal::TERM);
     assert_eq!(process.exit_code(), Some(0));
@@ -177,12 +186,17 @@ fn sockets_for_another_process_are_left_alone() {
 
 #[test]
 fn accepting_goes_on_for_the_delay_of_a_drain() {
-    let mut process = Process::start(&with_server("drain_delay = \"300ms\"", &answering("x")));
+    let folder = tempfile::tempdir().unwrap();
+    let observe = folder.path().join("observe.sock");
+    let lines = format!("drain_delay = \"2s\"\nobserve.bind = \"unix:{}\"", observe.display());
+    let mut process = Process::start(&with_server(&lines, &answering("x")));
     let address = process.address();
+    assert!(ask(&observe, "/readyz").starts_with("HTTP/1.1 200"));
     let mut kept = Client::at(address);
     assert_eq!(kept.get("/").status, 200);
     process.signal(Signal::TERM);
     process.wait_for("a drain begins after a delay");
+    assert!(ask(&observe, "/readyz").starts_with("HTTP/1.1 503"));
     assert_eq!(Client::at(address).get("/").status, 200);
     assert!(!kept.get("/").says_close());
     process.wait_for("draining");
