@@ -93,6 +93,7 @@ impl<R: Resolve> Discovery<R> {
     pub fn replace(&mut self, upstreams: &[Arc<Upstream>]) {
         self.upstreams = upstreams.iter().filter(|upstream| names(upstream).next().is_some()).cloned().collect();
         self.schedule.replace(self.upstreams.iter().flat_map(|upstream| names(upstream)), Instant::now());
+        self.registry.retain_names(|host| self.schedule.watches(host));
     }
 
     /// Waits until every name that never resolved was asked once, at most for `limit`, and gives what changed. For the start
@@ -162,6 +163,10 @@ impl<R: Resolve> Discovery<R> {
         match done {
             Ok((id, Lookup { host, resolved: Ok(resolved) })) => {
                 self.under_way.remove(&id);
+                if !self.schedule.watches(&host) {
+                    // A reload took it away meanwhile.
+                    return Vec::new();
+                }
                 self.schedule.answered(&host, now, resolved.valid_for);
                 let count = resolved.addresses.len();
                 if self.registry.learn(&host, resolved.addresses) {
@@ -287,6 +292,11 @@ impl Schedule {
             Arc::clone(name)
         })
         .collect()
+    }
+
+    /// Whether anybody wants to know of this name.
+    pub fn watches(&self, name: &str) -> bool {
+        self.names.contains_key(name)
     }
 
     /// When the next name is due.

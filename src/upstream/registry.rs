@@ -27,6 +27,8 @@ pub struct Registry {
 struct Known {
     /// Weak: what no generation holds any more is forgotten.
     states: HashMap<(Arc<str>, Address), Weak<EndpointState>>,
+    /// How many states there may be before those that nobody holds are looked for: looking costs as many steps.
+    sweep_at: usize,
     answers: HashMap<String, Vec<IpAddr>>,
 }
 
@@ -47,7 +49,7 @@ impl Registry {
     /// The endpoints of an upstream by what is known now.
     pub fn endpoint_set(&self, config: &model::Upstream) -> Arc<EndpointSet> {
         let mut known = self.known();
-        known.states.retain(|_, state| state.strong_count() > 0);
+        known.sweep();
         let mut endpoints = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
             for address in known.addresses(&endpoint.address) {
@@ -69,6 +71,11 @@ impl Registry {
         }
         known.answers.insert(host.to_owned(), addresses);
         true
+    }
+
+    /// Forgets what names resolved to that nobody wants any more: what is wanted again is asked again.
+    pub fn retain_names(&self, wanted: impl Fn(&str) -> bool) {
+        self.known().answers.retain(|host, _| wanted(host));
     }
 
     /// Whether a name has ever resolved.
@@ -94,6 +101,13 @@ impl Known {
         }
     }
 
+    fn sweep(&mut self) {
+        if self.states.len() >= self.sweep_at {
+            self.states.retain(|_, state| state.strong_count() > 0);
+            self.sweep_at = 2 * self.states.len() + FEWEST_STATES;
+        }
+    }
+
     fn state(&mut self, upstream: &Arc<str>, address: &Address) -> Arc<EndpointState> {
         let slot = self.states.entry((Arc::clone(upstream), address.clone())).or_default();
         slot.upgrade().unwrap_or_else(|| {
@@ -103,6 +117,9 @@ impl Known {
         })
     }
 }
+
+/// States that are never looked through.
+const FEWEST_STATES: usize = 64;
 
 fn describe(
     upstream: &model::Upstream,
@@ -179,6 +196,25 @@ mod tests {
         assert_eq!(second.endpoints()[0].state.in_flight(), 1);
         drop(second);
         assert_eq!(registry.endpoint_set(&config()).endpoints()[0].state.in_flight(), 0);
+    }
+
+    #[test]
+    fn states_that_nobody_holds_do_not_pile_up() {
+        let registry = Registry::new();
+        for n in 0..10_000_u32 {
+            registry.learn("api.internal", vec![IpAddr::from(n.to_be_bytes())]);
+            registry.endpoint_set(&config());
+        }
+        assert!(registry.known().states.len() <= 2 * FEWEST_STATES);
+    }
+
+    #[test]
+    fn names_that_nobody_wants_are_forgotten() {
+        let registry = Registry::new();
+        registry.learn("api.internal", vec!["10.0.0.1".parse().unwrap()]);
+        registry.learn("old.internal", vec!["10.0.0.2".parse().unwrap()]);
+        registry.retain_names(|host| host == "api.internal");
+        assert!(registry.knows("api.internal") && !registry.knows("old.internal"));
     }
 
     #[test]
