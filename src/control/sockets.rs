@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
 
@@ -25,6 +25,9 @@ pub struct ListeningSockets {
     bound: Vec<Bound>,
     workers: usize,
     next_id: u32,
+    /// What goes, for as long as a worker still empties its queue: it would look like another process to whoever asks
+    /// whether the address is free.
+    going: Vec<(Bind, Weak<()>)>,
     /// Kept open for as long as the process lives, since a later generation may want one again and nobody can be asked
     /// for it a second time. With each, whether the log says already that nobody wants it.
     inherited: Vec<(InheritedSocket, bool)>,
@@ -42,6 +45,8 @@ struct Bound {
     file: Option<SocketFile>,
     /// What the workers have not been given yet; empty once they have.
     to_give: Vec<BoundSocket>,
+    /// Held by every worker for as long as its socket is open.
+    open: Arc<()>,
     /// Whether the log says already what the kernel granted.
     is_logged: bool,
     /// What a service manager calls the socket that it handed over.
@@ -81,7 +86,7 @@ pub struct Changes {
 impl ListeningSockets {
     /// None yet; each will have one member for each of `workers`.
     pub fn new(workers: usize) -> Self {
-        Self { bound: Vec::new(), workers, next_id: 0, inherited: Vec::new() }
+        Self { bound: Vec::new(), workers, next_id: 0, going: Vec::new(), inherited: Vec::new() }
     }
 
     /// Sockets that are bound already and stand for what the configuration binds.
@@ -146,7 +151,11 @@ impl ListeningSockets {
             }
         }
         changes.closed = before.iter().flatten().count();
-        before.into_iter().flatten().for_each(Bound::close);
+        self.going.retain(|(_, open)| open.strong_count() > 0);
+        for bound in before.into_iter().flatten() {
+            self.going.push((bound.key.bind.clone(), Arc::downgrade(&bound.open)));
+            bound.close();
+        }
         (self.shares(snapshot), changes)
     }
 
@@ -221,7 +230,8 @@ impl ListeningSockets {
         let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
         let id = SocketId(self.next_id);
         self.next_id += 1;
-        Ok(Bound { id, key, listener, options: options.clone(), members, file, to_give, is_logged: false, inherited })
+        let (options, open) = (options.clone(), Arc::new(()));
+        Ok(Bound { id, key, listener, options, members, file, to_give, open, is_logged: false, inherited })
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {
@@ -236,7 +246,9 @@ impl ListeningSockets {
             Bind::Address(address) => Some(address.port()),
             Bind::Unix(_) => None,
         };
-        port(wanted).is_some_and(|wanted| self.bound.iter().any(|bound| port(&bound.key.bind) == Some(wanted)))
+        let going = self.going.iter().filter(|(_, open)| open.strong_count() > 0).map(|(bind, _)| bind);
+        let mut ours = self.bound.iter().map(|bound| &bound.key.bind).chain(going);
+        port(wanted).is_some_and(|wanted| ours.any(|bind| port(bind) == Some(wanted)))
     }
 
     fn shares(&mut self, snapshot: &Snapshot) -> Shares {
@@ -245,7 +257,8 @@ impl ListeningSockets {
             let mut given = std::mem::take(&mut bound.to_give).into_iter();
             for share in &mut shares {
                 let spec = Arc::clone(&snapshot.listeners[bound.listener]);
-                share.push(Listening { id: bound.id, spec, socket: given.next() });
+                let socket = given.next().map(|socket| (socket, Arc::clone(&bound.open)));
+                share.push(Listening { id: bound.id, spec, socket });
             }
         }
         shares
@@ -445,6 +458,22 @@ mod tests {
             assert_eq!((granted.user_timeout, granted.nodelay), (None, true));
             assert_eq!(granted.keepalive.unwrap().idle, Duration::from_secs(9));
         }
+    }
+
+    #[test]
+    fn an_address_may_come_back_while_a_worker_empties_its_queue() {
+        let mut sockets = ListeningSockets::new(1);
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = parse(&listener("web", &format!("127.0.0.1:{port}"), ""));
+        let (shares, _) = put(&mut sockets, &config);
+        put(&mut sockets, &parse(&listener("other", "127.0.0.1:0", "")));
+        let (again, changes) = put(&mut sockets, &config);
+        assert_eq!((changes.opened, changes.closed), (1, 1));
+        // Once the workers have closed theirs, a socket there is another process's.
+        drop((shares, again));
+        put(&mut sockets, &parse(&listener("other", "127.0.0.1:0", "")));
+        let _theirs = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        assert!(sockets.plan(&config).is_err());
     }
 
     #[test]

@@ -128,11 +128,16 @@ pub struct Arrival {
     connection: HandedOver<Admission>,
 }
 
-/// Begins to accept on `socket`.
+/// Begins to accept on `socket`; `open` is dropped when it is closed.
 ///
 /// # Errors
 /// The system does not let this worker's runtime watch the socket.
-pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, socket: BoundSocket) -> io::Result<()> {
+pub(super) fn listen(
+    worker: &Rc<Worker>,
+    listener: &Rc<WorkerListener>,
+    socket: BoundSocket,
+    open: Arc<()>,
+) -> io::Result<()> {
     let source = socket.into_listener()?;
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     tokio::task::spawn_local(async move {
@@ -140,6 +145,7 @@ pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, socket:
         let admitted = async || admitted(&worker, &listener).await;
         let take = |socket, remote, admission| accepted(&worker, &listener, socket, remote, admission);
         accept::accept_loop(source, admitted, listener.draining.raised(), take).await;
+        drop(open);
     });
     Ok(())
 }

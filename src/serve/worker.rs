@@ -73,8 +73,8 @@ pub struct Listening {
     pub id: SocketId,
     /// What accepts there.
     pub spec: Arc<ListenerSpec>,
-    /// `None`: the worker has it already.
-    pub socket: Option<BoundSocket>,
+    /// `None`: the worker has it already. Beside it what tells the control thread, by being dropped, that it is closed.
+    pub socket: Option<(BoundSocket, Arc<()>)>,
 }
 
 /// What a worker is made of; crosses into its thread.
@@ -203,7 +203,7 @@ impl Worker {
                 }
                 None => WorkerListener::new(id, spec, self.current()),
             };
-            if let Some(Err(error)) = socket.map(|socket| listeners::listen(self, &listener, socket)) {
+            if let Some(Err(error)) = socket.map(|(socket, open)| listeners::listen(self, &listener, socket, open)) {
                 failed.push((id, error));
             }
             wanted.insert(id, listener);

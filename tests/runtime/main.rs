@@ -151,6 +151,23 @@ fn who_waits_in_the_queue_of_a_listener_that_goes_is_served_by_its_last_generati
 }
 
 #[test]
+fn an_address_comes_back_while_its_queue_is_still_emptied() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let site = Site::new().listener("web");
+    let with = site.clone().listener_at("going", address).max_connections("going", 1);
+    let running = start(&with);
+    let mut first = Client::at(address);
+    assert_eq!(first.get("/").status, 200);
+    let mut queued = Client::at(address);
+    queued.send("/");
+    running.reload(site.config()).unwrap();
+    running.reload(with.config()).unwrap();
+    assert_eq!(Client::at(address).get("/").status, 200);
+    assert!(first.is_closed());
+    assert!(queued.receive().says_close());
+}
+
+#[test]
 fn a_full_listener_leaves_clients_in_the_queue() {
     let running = start(&Site::new().workers(2).listener("web").max_connections("web", 1));
     // Each lands on either worker; the one permit must find its way to it.
