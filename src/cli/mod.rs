@@ -1,18 +1,22 @@
 //! The command line, one file per command. [`main`] turns words into one command and its end into an exit code: 0
 //! done, 1 the configuration or the request was at fault, 2 usage, 3 the system refused.
 
+mod admin;
 mod cert;
 mod certificate;
 mod check;
 mod completions;
 mod demo;
 mod doctor;
+mod drain;
 mod man;
 mod proxy;
+mod reload;
 mod run;
 mod schema;
 mod scratch;
 mod serving;
+mod status;
 mod terminal;
 
 use std::ffi::OsString;
@@ -97,6 +101,16 @@ enum Command {
     ///
     /// Descriptors, queues, buffers, ports, cgroups, clock, certificates. Exit 1 where something is bad.
     Doctor(doctor::Doctor),
+    /// Tell what the running process is doing: listeners, upstreams and their endpoints, certificates, recent errors
+    ///
+    /// Asks its admin listener, `[server.admin]`, as `reload` and `drain` do. Exit 3 where nobody listens.
+    Status(status::Status),
+    /// Have the running process read its configuration again; print what changed, or every fault
+    ///
+    /// A fault changes nothing: exit 1. HUP does the same without an answer.
+    Reload(reload::Reload),
+    /// Have the running process take no new work and leave, or take one endpoint out of the picks
+    Drain(drain::Drain),
     /// Make a development authority and a certificate for some hosts
     Cert(cert::Cert),
     /// Print the JSON Schema of the configuration, for editors that complete and check it
@@ -118,6 +132,9 @@ impl Command {
             Self::Proxy(command) => command.run(),
             Self::Check(command) => command.run().into(),
             Self::Doctor(command) => command.run().into(),
+            Self::Status(command) => command.run().into(),
+            Self::Reload(command) => command.run().into(),
+            Self::Drain(command) => command.run().into(),
             Self::Cert(command) => command.run().into(),
             Self::Schema(command) => command.run().into(),
             Self::Completions(command) => command.run().into(),
@@ -181,7 +198,7 @@ fn filter_of_environment() -> Result<Option<log::Filter>, log::FilterError> {
 const LOG_VARIABLE: &str = "TIDEGATE_LOG";
 
 /// Named in the documentation of later versions; whoever types one here should learn that it is not a typing error.
-const LATER_COMMANDS: [&str; 5] = ["explain", "status", "reload", "drain", "upgrade"];
+const LATER_COMMANDS: [&str; 2] = ["explain", "upgrade"];
 
 const NO_COMMAND: &str = "\
 tidegate: no command. Type one of these:

@@ -43,6 +43,22 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
     read(path).result
 }
 
+/// Where the process that serves a file is told what to do: `[server.admin]` of it, whatever else is wrong with it by now.
+///
+/// # Errors
+/// Every fault of the files, where none of it could be found.
+pub fn load_admin(path: &Path) -> Result<Option<model::ControlListener>, Faults> {
+    let text = read_text(path).map_err(|reason| unreadable(path, &reason))?;
+    let mut loading = Loading::new(&environment);
+    loading.seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
+    loading.read(&path.display().to_string(), path.parent().unwrap_or(Path::new("")), &text);
+    let config = validate::validate(&loading.sources, &loading.sections, loading.files, &mut loading.findings);
+    match config.server.admin {
+        None if !loading.findings.is_empty() => Err(loading.findings.into_faults(&loading.sources)),
+        admin => Ok(admin),
+    }
+}
+
 /// What came of reading a configuration, faulty or not, and what it depends on.
 #[derive(Debug)]
 pub struct Reading {
@@ -66,11 +82,7 @@ pub fn read(path: &Path) -> Reading {
             loading.read(&path.display().to_string(), directory, &text);
             None
         }
-        Err(reason) => {
-            let mut faults = Faults::new();
-            faults.push_plain(format!("cannot read {}: {reason}", path.display()), None);
-            Some(faults)
-        }
+        Err(reason) => Some(unreadable(path, &reason)),
     };
     let (files, searched) = (std::mem::take(&mut loading.asked), std::mem::take(&mut loading.searched));
     Reading { result: result.map_or_else(|| loading.finish(), Err), files, searched }
@@ -184,6 +196,12 @@ impl<'a> Loading<'a> {
         config.written = Effective::new(self.sections);
         if self.findings.is_empty() { Ok(config) } else { Err(self.findings.into_faults(&self.sources)) }
     }
+}
+
+fn unreadable(path: &Path, reason: &str) -> Faults {
+    let mut faults = Faults::new();
+    faults.push_plain(format!("cannot read {}: {reason}", path.display()), None);
+    faults
 }
 
 fn environment(name: &str) -> Option<String> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::admin::access::Access;
 use super::{access_log, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
@@ -23,7 +24,7 @@ use crate::upstream::registry::Registry;
 /// into the snapshot, by whoever puts the generation in force.
 ///
 /// # Errors
-/// Every certificate, key or authority that does not do, each at its place in the configuration.
+/// Every certificate, key, authority or token that does not do, each at its place in the configuration.
 pub fn compile(
     config: &Config,
     previous: Option<&Snapshot>,
@@ -33,6 +34,11 @@ pub fn compile(
     let mut faults = Faults::new();
     if let Some(Err(unknown)) = config.server.identity.as_ref().map(privileges::find) {
         faults.append(unknown);
+    }
+    for own in [&config.server.admin, &config.server.observe].into_iter().flatten() {
+        if let Err(found) = Access::load(own) {
+            faults.append(found);
+        }
     }
     let listeners: Vec<_> =
         numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();

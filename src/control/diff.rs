@@ -8,10 +8,9 @@ mod routes;
 mod upstreams;
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use crate::config::Config;
-use crate::config::model::{Bind, ControlListener, Server};
+use crate::config::model::{ControlListener, Server};
 use keys::{Keys, RESTART};
 
 /// Lines that are told at most; a last one counts the others.
@@ -43,8 +42,8 @@ fn server(before: &Server, after: &Server) -> Keys {
     keys.compare("drain_timeout", &before.drain_timeout, &after.drain_timeout);
     keys.compare("drain_delay", &before.drain_delay, &after.drain_delay);
     keys.changed("user", identity(before) != identity(after)).note(RESTART);
-    keys.changed("admin", control_listener(before.admin.as_ref()) != control_listener(after.admin.as_ref()));
-    keys.changed("observe", control_listener(before.observe.as_ref()) != control_listener(after.observe.as_ref()));
+    keys.changed("admin", differ(before.admin.as_ref(), after.admin.as_ref()));
+    keys.changed("observe", differ(before.observe.as_ref(), after.observe.as_ref()));
     keys.compare("watch", &before.watch, &after.watch);
     keys.changed("log", before.log != after.log);
     keys.changed("access_log", before.access_log != after.access_log);
@@ -52,9 +51,14 @@ fn server(before: &Server, after: &Server) -> Keys {
     keys
 }
 
-/// What it means, without where it stands.
-fn control_listener(listener: Option<&ControlListener>) -> Option<(&Bind, Option<&Path>, &[Box<str>])> {
-    listener.map(|own| (&own.bind, own.token_file.as_ref().map(|token| token.path.as_path()), &*own.hosts))
+/// Whether both mean the same, wherever they stand.
+fn differ(before: Option<&ControlListener>, after: Option<&ControlListener>) -> bool {
+    let token = |own: &ControlListener| own.token_file.as_ref().map(|token| token.path.clone());
+    match (before, after) {
+        (None, None) => false,
+        (Some(a), Some(b)) => a.bind != b.bind || token(a) != token(b) || a.hosts != b.hosts,
+        _ => true,
+    }
 }
 
 /// Who the process becomes, wherever that is written.

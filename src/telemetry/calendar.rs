@@ -1,6 +1,6 @@
 //! Points in time as text, in UTC, without formatting machinery (sans-io): RFC 3339 and the form of web server logs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Appends such as `2026-11-23T04:00:00.123Z` (RFC 3339 §5.6).
 pub fn rfc3339(out: &mut Vec<u8>, at: SystemTime) {
@@ -25,6 +25,27 @@ pub fn web_log(out: &mut Vec<u8>, at: SystemTime) {
     digits(&mut text[7..11], date.year);
     clock(&mut text[12..20], seconds);
     out.extend_from_slice(&text);
+}
+
+/// Reads what [`rfc3339`] writes; `None`: it is something else.
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+    let punctuation = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (23, b'Z')];
+    if text.len() != 24 || punctuation.iter().any(|(at, mark)| text.as_bytes()[*at] != *mark) {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second, millis) = (number(11..13)?, number(14..16)?, number(17..19)?, number(20..23)?);
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59
+    {
+        return None;
+    }
+    // Years begin in March, so that a leap day is the last of its year.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    Some(UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + millis))
 }
 
 /// Clocks that stand before 1970 are wrong anyway.
@@ -75,8 +96,6 @@ const MONTHS: [&[u8; 3]; 12] =
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -97,6 +116,15 @@ mod tests {
         assert_eq!(at(u64::MAX / 2).0.len(), 24);
     }
 
+    #[test]
+    fn reads_no_other_text() {
+        for text in
+            ["", "2026-11-23", "2026-13-23T04:00:00.123Z", "2026-11-23T24:00:00.123Z", "2026-11-23T04:00:00.123é"]
+        {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn agrees_with_the_date_of_http(seconds in 0..LAST) {
@@ -104,6 +132,12 @@ mod tests {
             let known = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
             let known = format!("{}/{}/{}:{} +0000", &known[5..7], &known[8..11], &known[12..16], &known[17..25]);
             prop_assert_eq!(at(seconds * 1000).1, known);
+        }
+
+        #[test]
+        fn reads_what_it_writes(millis in 0..LAST * 1000) {
+            let (written, _) = at(millis);
+            prop_assert_eq!(parse_rfc3339(&written), Some(UNIX_EPOCH + Duration::from_millis(millis)));
         }
     }
 }

@@ -269,10 +269,10 @@ mod tests {
     fn a_token_file_without_a_token_is_a_fault() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let token_file = Some(TokenFile { path: path.clone(), place: place() });
+        let token_file = TokenFile { path: path.clone(), place: place() };
         let listener = ControlListener {
             bind: Bind::AnyAddress(0),
-            token_file: token_file.clone(),
+            token_file: Some(token_file.clone()),
             hosts: vec![],
             place: place(),
         };
@@ -286,8 +286,8 @@ mod tests {
         assert!(Access::load(&listener).unwrap().token.unwrap().is(b"hunter2"));
         let mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         mode(0o600);
-        assert_eq!(warning(&token_file.clone().unwrap()), None);
+        assert_eq!(warning(&token_file), None);
         mode(0o644);
-        assert!(warning(&token_file.unwrap()).unwrap().contains("chmod 600"));
+        assert!(warning(&token_file).unwrap().contains("chmod 600"));
     }
 }

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -236,11 +235,7 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<Option<
         let detail = "a body is JSON: `content-type: application/json`";
         return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
     }
-    parse(&collected)
-}
-
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<Option<T>, Answer> {
-    serde_json::from_slice(body)
+    serde_json::from_slice(&collected)
         .map(Some)
         .map_err(|error| answer::error(StatusCode::BAD_REQUEST, "bad_request", &error.to_string()))
 }

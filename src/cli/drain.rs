@@ -1,0 +1,80 @@
+//! `tidegate drain`: have the running process take no new work, or send nothing new to one endpoint.
+
+use std::str::FromStr;
+
+use clap::Args;
+
+use crate::control::admin::orders::{DrainOrder, EndpointsDrained};
+
+use super::admin::Target;
+use super::{Exit, terminal};
+
+/// Arguments of `tidegate drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Only this endpoint: it is picked no more, by any worker and over reloads, until it is resumed
+    ///
+    /// The address as `tidegate status` shows it, or dns:NAME:PORT for every address of a name.
+    #[arg(long, value_name = "UPSTREAM/ADDRESS")]
+    endpoint: Option<EndpointName>,
+
+    /// Have the endpoint picked again
+    #[arg(long, requires = "endpoint")]
+    resume: bool,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// An endpoint of an upstream.
+#[derive(Clone, Debug)]
+struct EndpointName {
+    upstream: String,
+    endpoint: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("write the name of the upstream, a slash and the address, as in api/10.0.0.3:8080")]
+struct EndpointNameError;
+
+impl Drain {
+    /// Prints what is drained.
+    pub fn run(self) -> Exit {
+        self.ask().unwrap_or_else(|exit| exit)
+    }
+
+    fn ask(self) -> Result<Exit, Exit> {
+        let door = self.target.find("drain")?;
+        let Some(EndpointName { upstream, endpoint }) = self.endpoint else {
+            let answer = door.ask("POST", "/drain", None)?;
+            if answer.status != 202 {
+                return Err(answer.complain());
+            }
+            terminal::print("draining: it takes no new work, and leaves when what is under way has ended\n");
+            return Ok(Exit::Done);
+        };
+        let order = DrainOrder { upstream: Some(upstream), endpoint: Some(endpoint), resume: self.resume };
+        // Strings and a flag: this does not fail.
+        let body = serde_json::to_string(&order).unwrap_or_default();
+        let answer = door.ask("POST", "/drain", Some(&body))?;
+        if answer.status != 200 {
+            return Err(answer.complain());
+        }
+        let EndpointsDrained { upstream, endpoints, state } = answer.read()?;
+        endpoints.iter().for_each(|endpoint| terminal::print(&format!("{state}  {upstream}/{endpoint}\n")));
+        Ok(Exit::Done)
+    }
+}
+
+impl FromStr for EndpointName {
+    type Err = EndpointNameError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointNameError> {
+        match text.split_once('/') {
+            Some((upstream, endpoint)) if !upstream.is_empty() && !endpoint.is_empty() => {
+                Ok(Self { upstream: upstream.to_owned(), endpoint: endpoint.to_owned() })
+            }
+            _ => Err(EndpointNameError),
+        }
+    }
+}
