@@ -4,7 +4,7 @@
 ci:
     bash .ci/run
 
-# One or more of CI's steps: packages fmt clippy doc deny test schema fuzz release demo package clients side_by_side
+# One or more of CI's steps: packages fmt clippy doc deny test schema fuzz release demo package deploy clients side_by_side
 step +steps:
     bash .ci/run {{steps}}
 

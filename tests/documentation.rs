@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tidegate::base::error::Kind;
+use tidegate::config::model::LogField;
+
 #[test]
 fn links_lead_to_files() {
     let mut broken = Vec::new();
@@ -43,6 +46,21 @@ fn configurations_in_the_texts_are_accepted() {
         }
     }
     assert!(seen > 0, "no configuration found in any text");
+}
+
+#[test]
+fn operations_tell_of_every_outcome_and_of_metrics_and_fields_that_exist() {
+    let text = fs::read_to_string(root().join("docs/operations.md")).expect("docs/operations.md");
+    let words: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let untold: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).filter(|kind| !words.contains(kind)).collect();
+    assert!(untold.is_empty(), "{untold:?}");
+    let metrics = fs::read_to_string(root().join("docs/metrics.md")).expect("docs/metrics.md");
+    let named = words.iter().filter(|word| word.starts_with("tidegate_") || word.starts_with("process_"));
+    let unknown: Vec<_> = named.filter(|name| !metrics.contains(&format!("`{name}`"))).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let times = words.iter().filter(|word| word.ends_with("_ms"));
+    let unknown: Vec<_> = times.filter(|name| LogField::ALL.iter().all(|facts| facts.name != **name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 fn root() -> PathBuf {

@@ -57,6 +57,7 @@ def main(tidegate, taplo, cases):
     for name, text in must_pass:
         if not text.startswith("#:schema ./schema.json\n"):
             faults.append(f"{name}: does not name its schema for editors")
+    must_pass += [(str(path.relative_to(ROOT)), path.read_text()) for path in sorted((ROOT / "deploy").rglob("*.toml"))]
     must_pass += blocks()
     must_pass += [(path.name, path.read_text()) for path in sorted(pathlib.Path(cases).glob("*.toml"))]
     assert len(must_pass) > 100, f"only {len(must_pass)}: no files for each key in {cases}"
@@ -83,8 +84,8 @@ def main(tidegate, taplo, cases):
         right = list((ROOT / "config").glob("*.toml"))
         for number, (name, text) in enumerate(must_pass):
             right.append(pathlib.Path(folder) / f"right-{number}.toml")
-            head = "" if text.startswith("#:schema ") else "#:schema ./schema.json\n"
-            right[-1].write_text(head + text)
+            own = text.split("\n", 1)[1] if text.startswith("#:schema ") else text
+            right[-1].write_text("#:schema ./schema.json\n" + own)
         done = run_taplo(taplo, *right)
         if done.returncode != 0:
             # It repeats one fault for everything in the table around it.
