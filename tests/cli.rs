@@ -284,7 +284,9 @@ fn an_address_that_the_system_refuses_ends_with_3() {
 #[test]
 fn the_demo_succeeds_in_every_row_and_leaves() {
     let mut demo = program(&["demo", "--exit"], Path::new("."));
-    let (code, out, err) = finish(demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE));
+    let (code, out, err) = finish(
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+    );
     assert_eq!(code, 0, "{out}{err}");
     let rows: Vec<&str> = out.lines().filter(|line| line.contains("http")).collect();
     assert_eq!(rows.len(), 4, "{out}");
@@ -299,7 +301,9 @@ fn the_demo_takes_another_port_where_one_is_taken() {
     let taken = TcpListener::bind(FREE).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut demo = program(&["demo", "--exit"], Path::new("."));
-    let (code, out, err) = finish(demo.env("TIDEGATE_DEMO_CLEARTEXT", &address).env("TIDEGATE_DEMO_TLS", FREE));
+    let (code, out, err) = finish(
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", &address).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+    );
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains(&format!("note: {address} is taken")), "{out}");
 }
@@ -307,7 +311,9 @@ fn the_demo_takes_another_port_where_one_is_taken() {
 #[test]
 fn the_demo_stays_up_and_says_what_to_try() {
     let mut demo = program(&["demo"], Path::new("."));
-    let mut demo = Running::of(demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE));
+    let mut demo = Running::of(
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+    );
     let command = demo.wait_for("curl http://");
     let address = command.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
     let address: SocketAddr = address.parse().unwrap();
@@ -316,6 +322,9 @@ fn the_demo_stays_up_and_says_what_to_try() {
     assert!(ask(address, "/stream").contains("20 of 20\n"));
     let ca = demo.wait_for("--cacert").split_whitespace().nth(2).unwrap().to_owned();
     assert!(Path::new(&ca).exists());
+    let dashboard = demo.wait_for("Dashboard:");
+    let dashboard = dashboard.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+    assert!(ask(dashboard.parse().unwrap(), "/status").contains("\"name\":\"demo\""));
     assert_eq!(demo.end(Signal::INT), 0);
     assert!(!Path::new(&ca).exists(), "{ca} is left behind");
 }

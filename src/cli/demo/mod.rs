@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::app::Running;
+use crate::base::addr::Address;
 use crate::config::model::{Bind, EndpointAddress};
 use crate::config::{self, Config};
 use crate::net::bind::ensure_free;
@@ -70,6 +71,8 @@ struct Stage {
     running: Running,
     cleartext: SocketAddr,
     secure: SocketAddr,
+    /// Where the status page is.
+    dashboard: SocketAddr,
     /// Addresses of the embedded configuration that were taken.
     taken: Vec<SocketAddr>,
     certificate: Certificate,
@@ -101,11 +104,15 @@ impl Stage {
         // It is in memory now, and nothing reads it again.
         let _ = std::fs::remove_file(&certificate.key);
         let [cleartext, secure] = names.map(|name| name.and_then(|name| serving::address(&running, &name)));
-        let (Some(cleartext), Some(secure)) = (cleartext, secure) else {
-            terminal::complain("the demo's configuration lacks a cleartext or a TLS listener", "");
+        let dashboard = match running.own_address("observe") {
+            Some(Address::Socket(address)) => Some(address),
+            _ => None,
+        };
+        let (Some(cleartext), Some(secure), Some(dashboard)) = (cleartext, secure, dashboard) else {
+            terminal::complain("the demo's configuration lacks a cleartext, a TLS or an observe listener", "");
             return Err(Exit::Fault);
         };
-        Ok(Self { running, cleartext, secure, taken, certificate, _scratch: scratch })
+        Ok(Self { running, cleartext, secure, dashboard, taken, certificate, _scratch: scratch })
     }
 
     /// One request after the other, so that no row's time holds another's work.
@@ -127,7 +134,7 @@ impl Stage {
     }
 
     fn suggestions(&self, colours: Palette) -> String {
-        let Self { cleartext, secure, certificate, .. } = self;
+        let Self { cleartext, secure, dashboard, certificate, .. } = self;
         let ca = certificate.ca.display();
         let commands = [
             (format!("curl http://{cleartext}/anything"), "what the origin received"),
@@ -141,7 +148,8 @@ impl Stage {
         for (command, what) in &commands {
             let _ = writeln!(text, "  {command:width$}  {}", colours.dim(what));
         }
-        let _ = writeln!(text, "\nOr open http://{cleartext}/ in a browser. Ctrl-C ends the demo.");
+        let _ = writeln!(text, "\n{}  http://{dashboard}/", colours.bold("Dashboard:"));
+        let _ = writeln!(text, "Or open http://{cleartext}/ in a browser. Ctrl-C ends the demo.");
         text
     }
 }
@@ -152,15 +160,17 @@ fn adapt(config: &mut Config, files: &Certificate, origin: SocketAddr) -> Vec<So
     // Nothing of a demo is worth waiting for.
     config.server.drain_timeout = Duration::from_secs(1);
     let mut taken = Vec::new();
-    for listener in &mut config.listeners {
-        for bind in &mut listener.binds {
-            if let Bind::Address(address) = bind
-                && ensure_free(&Bind::Address(*address)).is_err()
-            {
-                taken.push(*address);
-                address.set_port(0);
-            }
+    let mut free = |bind: &mut Bind| {
+        if let Bind::Address(address) = bind
+            && ensure_free(&Bind::Address(*address)).is_err()
+        {
+            taken.push(*address);
+            address.set_port(0);
         }
+    };
+    config.server.observe.iter_mut().for_each(|observe| free(&mut observe.bind));
+    for listener in &mut config.listeners {
+        listener.binds.iter_mut().for_each(&mut free);
         for pair in listener.tls.iter_mut().flat_map(|tls| &mut tls.certificates) {
             pair.cert.clone_from(&files.cert);
             pair.key.clone_from(&files.key);
