@@ -4,54 +4,17 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::ledger::Ledger;
+use super::load::Load;
 use super::phase_clock::{Phase, PhaseClock};
 use crate::base::error::{Error, Kind, Retry};
 use crate::net::timer::Timer;
-use crate::telemetry::WorkerTelemetry;
-use crate::telemetry::counters::Counters;
 use crate::telemetry::series::{Ended, Phases};
-
-/// The exchanges of one downstream connection.
-pub struct Load {
-    open: Cell<u32>,
-    idle_since: Cell<Instant>,
-    served: Cell<u64>,
-    telemetry: Arc<WorkerTelemetry>,
-}
-
-impl Load {
-    /// A connection without exchanges.
-    pub fn new(telemetry: Arc<WorkerTelemetry>) -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()), served: Cell::new(0), telemetry })
-    }
-
-    /// Exchanges under way.
-    pub fn open(&self) -> u32 {
-        self.open.get()
-    }
-
-    /// Exchanges that have begun so far.
-    pub fn served(&self) -> u64 {
-        self.served.get()
-    }
-
-    /// When the last exchange ended.
-    pub fn idle_since(&self) -> Instant {
-        self.idle_since.get()
-    }
-
-    /// The worker's counters.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.telemetry.counters
-    }
-}
 
 /// Who is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,9 +125,7 @@ impl Exchange {
 
     fn open(&self) {
         self.open.set(true);
-        self.load.open.set(self.load.open.get() + 1);
-        self.load.served.set(self.load.served.get() + 1);
-        self.load.counters().requests.add(1);
+        self.load.began();
     }
 
     /// When it began.
@@ -368,8 +329,7 @@ impl Exchange {
         self.in_flight.replace(None);
         let load = &self.load;
         let now = Instant::now();
-        load.open.set(load.open.get() - 1);
-        load.idle_since.set(now);
+        load.ended(now);
         let failed = self.failed.get().or((!self.finished.get()).then_some((Kind::ClientGone, GONE)));
         let ended = Ended {
             status: self.status.get(),
@@ -383,7 +343,7 @@ impl Exchange {
             load.counters().response(ended.status);
         }
         load.counters().outcome(ended.outcome);
-        self.ledger.take().close(&ended, &load.telemetry);
+        self.ledger.take().close(&ended, load.telemetry());
         if tracing::enabled!(tracing::Level::DEBUG) {
             let Phases { queue, connect, tls, first_byte, body, total } = ended.phases;
             tracing::debug!(

@@ -4,6 +4,7 @@
 
 pub mod exchange;
 pub mod ledger;
+pub mod load;
 pub mod phase_clock;
 pub mod request;
 pub mod response;

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 pub use self::io::{LinkIo, Track};
 use super::wire::Refusal;
-use crate::body::exchange::{Exchange, Load};
+use crate::body::exchange::Exchange;
+use crate::body::load::Load;
 use crate::net::timer::Timer;
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;

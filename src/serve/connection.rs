@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::listeners::{ConnectionPermit, WorkerListener};
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
-use crate::body::exchange::Load;
+use crate::body::load::Load;
 use crate::config::model::TlsVersion;
 use crate::net::io::Socket;
 use crate::net::timer;

@@ -4,7 +4,8 @@ use tokio::join;
 
 use super::*;
 use crate::base::error::Side;
-use crate::body::exchange::{Exchange, Limits, Load};
+use crate::body::exchange::{Exchange, Limits};
+use crate::body::load::Load;
 use crate::body::phase_clock::Phase;
 use crate::body::request::Source;
 use crate::config::model::EndpointAddress;

@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::base::error::{Kind, Retry, Side};
-use crate::body::exchange::{Exchange, Limits, Load};
+use crate::body::exchange::{Exchange, Limits};
+use crate::body::load::Load;
 use crate::body::request::Source;
 use crate::config::model::{Upstream, UpstreamProtocol};
 use crate::upstream::client::Session;
