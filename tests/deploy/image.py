@@ -99,7 +99,8 @@ def last_stage(stage, program, root):
         if "chown" in options:
             os.chown(target, *map(int, options["chown"].split(":")))
     assert settings["STOPSIGNAL"] == "SIGTERM"
-    return json.loads(settings["ENTRYPOINT"]), json.loads(settings["CMD"]), settings["USER"]
+    health = json.loads(settings["HEALTHCHECK"].split(" CMD ", 1)[1])
+    return json.loads(settings["ENTRYPOINT"]), json.loads(settings["CMD"]), health, settings["USER"]
 
 
 def inside(program):
@@ -111,7 +112,7 @@ def inside(program):
     run("mount", "-t", "tmpfs", "-o", "mode=755", "none", scratch)
     root = scratch / "image"
     root.mkdir()
-    entrypoint, arguments, user = last_stage(stage, program, root)
+    entrypoint, arguments, health, user = last_stage(stage, program, root)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     run("mount", "--bind", root, root)
     run("mount", "-o", "remount,bind,ro", root)
@@ -120,7 +121,8 @@ def inside(program):
     run("ip", "link", "set", "lo", "up")
     uid, gid = user.split(":")
     assert int(uid) > 0, "not root"
-    command = ["chroot", f"--userspec={uid}:{gid}", "--groups=", root, *entrypoint]
+    within = ["chroot", f"--userspec={uid}:{gid}", "--groups=", root]
+    command = [*within, *entrypoint]
     version = subprocess.run([*command, "--version"], check=True, capture_output=True, text=True).stdout.strip()
     serving = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     answer = ""
@@ -131,10 +133,12 @@ def inside(program):
             break
         time.sleep(0.1)
     ready = subprocess.run(["curl", "--silent", "--fail", "http://127.0.0.1:9900/readyz"], stdout=subprocess.DEVNULL).returncode
+    healthy = subprocess.run([*within, *health], capture_output=True, text=True)
     serving.terminate()
     _, log = serving.communicate(timeout=40)
     assert answer.startswith("Tidegate runs."), (answer, log)
     assert ready == 0, log
+    assert healthy.returncode == 0, healthy.stderr
     assert serving.returncode == 0, (serving.returncode, log)
     print(f"- {version} as user {uid} in {size / 1e6:.1f} MB of files answers: {answer.strip()}")
 
