@@ -103,7 +103,14 @@ pub fn given_request_id(request: &HeaderMap) -> Option<String> {
 
 /// A new id: 128 random bits in hexadecimal digits.
 pub fn new_request_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
+    let mut digits = String::with_capacity(32);
+    let mut rest = fastrand::u128(..);
+    // A log that is on asks for one with every request; the formatting of 128 bits takes ten times as long.
+    for _ in 0..32 {
+        digits.push(char::from(b"0123456789abcdef"[(rest & 15) as usize]));
+        rest >>= 4;
+    }
+    digits
 }
 
 /// What may stand in an id that we repeat in a header and a page.

@@ -15,20 +15,49 @@ use crate::telemetry::{calendar, escape};
 pub(super) struct Layout {
     format: LogFormat,
     /// Fields in the order of lines, with what stands before the value in this format.
-    fields: Vec<(LogField, Box<[u8]>)>,
-    request_headers: Vec<(HeaderName, Box<[u8]>)>,
-    response_headers: Vec<(HeaderName, Box<[u8]>)>,
+    fields: Vec<(LogField, Lead)>,
+    request_headers: Vec<(HeaderName, Lead)>,
+    response_headers: Vec<(HeaderName, Lead)>,
+}
+
+/// What stands before a value, copied with every line.
+enum Lead {
+    /// Of a known size, so that copying takes three instructions in the place of a call; what is too much is cut again.
+    Short([u8; LEAD], usize),
+    Long(Box<[u8]>),
+}
+
+impl Lead {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; LEAD];
+        match bytes.get_mut(..text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text.as_bytes());
+                Self::Short(bytes, text.len())
+            }
+            None => Self::Long(text.as_bytes().into()),
+        }
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Short(bytes, length) => {
+                let before = out.len();
+                out.extend_from_slice(bytes);
+                out.truncate(before + length);
+            }
+            Self::Long(bytes) => out.extend_from_slice(bytes),
+        }
+    }
 }
 
 impl Layout {
     pub(super) fn new(config: &AccessLog) -> Self {
         let is_json = matches!(config.format, LogFormat::Json);
-        let lead = |name: &str| {
-            if is_json { format!(",\"{name}\":") } else { format!(" {name}=") }.into_bytes().into_boxed_slice()
-        };
+        let lead = |name: &str| Lead::new(&if is_json { format!(",\"{name}\":") } else { format!(" {name}=") });
         let header = |prefix: &str, name: &HeaderName| {
             let lead = if is_json { format!("\"{name}\":") } else { format!(" {prefix}.{name}=") };
-            (name.clone(), lead.into_bytes().into_boxed_slice())
+            (name.clone(), Lead::new(&lead))
         };
         let shown = LogField::ALL.iter().map(|facts| facts.field).filter(|field| *field != LogField::Time);
         let headers = |prefix: &str, names: &[HeaderName]| names.iter().map(|name| header(prefix, name)).collect();
@@ -77,11 +106,11 @@ impl Layout {
     fn logfmt(&self, out: &mut Vec<u8>, ending: &Ending<'_>) {
         out.extend_from_slice(b"time=");
         calendar::rfc3339(out, ending.record.at);
-        let pair = |out: &mut Vec<u8>, lead: &[u8], value: Value<'_>| {
+        let pair = |out: &mut Vec<u8>, lead: &Lead, value: Value<'_>| {
             if let Value::Missing = value {
                 return;
             }
-            out.extend_from_slice(lead);
+            lead.append(out);
             match value {
                 Value::Text(text) => escape::logfmt(out, text, TEXT_LIMIT),
                 value => bare(out, value),
@@ -99,15 +128,15 @@ impl Layout {
     }
 }
 
-fn json_value(out: &mut Vec<u8>, lead: &[u8], value: Value<'_>) {
+fn json_value(out: &mut Vec<u8>, lead: &Lead, value: Value<'_>) {
     match value {
         Value::Missing => {}
         Value::Number(_) | Value::Millis(_) => {
-            out.extend_from_slice(lead);
+            lead.append(out);
             bare(out, value);
         }
         value => {
-            out.extend_from_slice(lead);
+            lead.append(out);
             out.push(b'"');
             match value {
                 Value::Text(text) => escape::json(out, text, TEXT_LIMIT),
@@ -193,6 +222,9 @@ fn number(out: &mut Vec<u8>, number: u64) {
 
 /// Milliseconds with three decimals.
 fn millis(out: &mut Vec<u8>, duration: Duration) {
+    if duration.is_zero() {
+        return out.extend_from_slice(b"0.000");
+    }
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     number(out, micros / 1_000);
     let rest = micros % 1_000;
@@ -223,5 +255,7 @@ pub(super) fn peer(out: &mut Vec<u8>, address: SocketAddr) {
     number(out, address.port().into());
 }
 
+/// Bytes of a lead that is copied as one: the longest is of `first_byte_ms`.
+const LEAD: usize = 24;
 /// Bytes of one value of a peer's in a line, after escaping.
 pub(super) const TEXT_LIMIT: usize = 2_048;
