@@ -11,13 +11,15 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
 use crate::config::Faults;
-use crate::config::model::{ControlListener, TokenFile};
+use crate::config::model::{Bind, ControlListener, TokenFile};
 
 /// Whom one listener answers.
 #[derive(Debug)]
 pub struct Access {
     token: Option<Token>,
     hosts: Vec<Box<str>>,
+    /// No name resolves to a Unix socket, and no browser reaches it: whatever stands in `Host` does no harm.
+    any_host: bool,
 }
 
 /// Why a request is not answered.
@@ -45,7 +47,11 @@ impl Access {
                 None
             }
         });
-        if faults.is_empty() { Ok(Self { token, hosts: listener.hosts.clone() }) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let any_host = matches!(listener.bind, Bind::Unix(_));
+        Ok(Self { token, hosts: listener.hosts.clone(), any_host })
     }
 
     /// Whether a request is to be answered.
@@ -54,7 +60,7 @@ impl Access {
     /// As [`Refusal`].
     pub fn check(&self, request: &Parts) -> Result<(), Refusal> {
         let host = host(request)?;
-        if !self.is_known(host) {
+        if !self.any_host && !self.is_known(host) {
             return Err(FOREIGN_HOST);
         }
         if let Some(origin) = one(&request.headers, ORIGIN, BAD_ORIGIN)? {
@@ -190,14 +196,26 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::config::model::{Bind, Place};
+    use crate::config::model::Place;
 
     fn place() -> Place {
         Place { file: "test.toml".into(), line: 1, column: 1 }
     }
 
     fn access(token: Option<&str>) -> Access {
-        Access { token: token.map(|token| Token(token.as_bytes().into())), hosts: vec!["status.internal".into()] }
+        Access {
+            token: token.map(|token| Token(token.as_bytes().into())),
+            hosts: vec!["status.internal".into()],
+            any_host: false,
+        }
+    }
+
+    #[test]
+    fn on_a_unix_socket_any_one_host_does() {
+        let access = Access { any_host: true, ..access(None) };
+        assert_eq!(asked(&access, "/status", &[("host", "anything")]), 200);
+        assert_eq!(asked(&access, "/status", &[("host", "a"), ("host", "b")]), 400);
+        assert_eq!(asked(&access, "/status", &[("host", "a"), ("origin", "http://evil.example")]), 403);
     }
 
     fn asked(access: &Access, target: &str, headers: &[(&str, &str)]) -> u16 {
