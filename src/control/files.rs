@@ -1,9 +1,11 @@
 //! The files behind the generation in force: which are watched, what is due when they change, and whether what they say
 //! is news.
 
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustc_hash::FxHasher;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -23,6 +25,8 @@ pub struct Files {
     /// What the configuration was last read from, accepted or not.
     read: Watched,
     are_certificates_due: bool,
+    /// What the token of the admin listener was, as a number, when its file was last read for it.
+    token: Option<u64>,
     /// The last refusal, unless a reload came since.
     refused: Option<String>,
 }
@@ -31,6 +35,7 @@ impl Files {
     /// Watches what a configuration that is in force from now on depends on.
     pub fn put_in_force(&mut self, config: &Config) {
         self.refused = None;
+        self.token = token(config);
         self.watch_for(config);
     }
 
@@ -41,17 +46,18 @@ impl Files {
         if let Ok(config) = &reading.result {
             configuration.extend(cert_watch::files(config).map(Path::to_owned));
         }
+        configuration.extend(token_file(in_force).map(Path::to_owned));
         self.read = Watched { configuration, searched: reading.searched.clone(), certificates: Vec::new() };
         self.watch_for(in_force);
     }
 
     /// Whether files that changed by themselves say something else than what is in force.
     pub fn is_news(&mut self, result: &Result<Config, Faults>, in_force: &Config) -> bool {
-        let is_news = result.as_ref().map_or(true, |config| config != in_force);
-        if !is_news && self.refused.take().is_some() {
+        let is_same = result.as_ref().is_ok_and(|config| config == in_force && token(config) == self.token);
+        if is_same && self.refused.take().is_some() {
             info!("the files say again what is in force");
         }
-        is_news
+        !is_same
     }
 
     /// Notes a refusal and says whether it is to be told: not where nothing but a watch has come to the same again.
@@ -87,6 +93,16 @@ impl Files {
         watched.certificates.extend(cert_watch::files(in_force).map(Path::to_owned));
         self.watch.watch(watched);
     }
+}
+
+fn token_file(config: &Config) -> Option<&Path> {
+    config.server.admin.as_ref()?.token_file.as_ref().map(|file| &*file.path)
+}
+
+fn token(config: &Config) -> Option<u64> {
+    let mut hasher = FxHasher::default();
+    std::fs::read(token_file(config)?).ok()?.hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 async fn until(time: Option<Instant>) {

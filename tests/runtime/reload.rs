@@ -180,6 +180,31 @@ fn included_files_come_and_go() {
     assert_eq!(gate.failures(), 0);
 }
 
+#[test]
+fn a_new_token_of_the_admin_listener_is_asked_for() {
+    let folder = folder();
+    std::fs::write(folder.path().join("token"), "old-token-of-some-length\n").unwrap();
+    let own = "[server.admin]\nbind = \"127.0.0.1:0\"\ntoken_file = \"token\"\n[[listener]]";
+    std::fs::write(folder.path().join("tidegate.toml"), answering("one").replace("[[listener]]", own)).unwrap();
+    let gate = Gate::start(folder, "tidegate.toml");
+    let status = |token: &str| {
+        let Some(Address::Socket(address)) = gate.running.own_address("admin") else { panic!("no address") };
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!(
+            "GET /healthz HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].parse::<u16>().unwrap()
+    };
+    assert_eq!((status("old-token-of-some-length"), status("new-token-of-some-length")), (200, 401));
+    gate.replace("token", "new-token-of-some-length\n");
+    assert!(eventually(|| status("new-token-of-some-length") == 200));
+    assert_eq!(status("old-token-of-some-length"), 401);
+}
+
 /// A mount as the kubelet makes it: files are links through `..data`, which is swapped as a whole.
 struct Mount<'a> {
     folder: &'a Path,

@@ -80,8 +80,8 @@ static SERVER: &[Key] = &[
         "watch",
         Shape::Flag,
         Fallback::Flag(defaults::WATCH),
-        "Whether a change of the files of the configuration is put in force by itself, as HUP does. Certificates, keys \
-         and authorities are watched always.",
+        "Whether a change of the files of the configuration is put in force by itself, as HUP does; so is a changed \
+         token. Certificates, keys and authorities are watched always.",
     ),
     Key::new(
         "admin",
