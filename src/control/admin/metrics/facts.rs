@@ -27,6 +27,7 @@ pub(super) struct Facts {
     pub(super) process_permits: (u32, u32),
     /// In force and refused.
     pub(super) reloads: (u64, u64),
+    pub(super) certificate_swaps: (u64, u64),
     /// When the last one ended, and whether it was put in force.
     pub(super) last_reload: Option<(SystemTime, bool)>,
     /// Lines dropped and writes failed, where there is an access log.
@@ -78,6 +79,7 @@ impl Facts {
         let mut facts = Self::of_workers(view.workers(), &view.snapshot());
         facts.process_permits = (limit.open(), limit.max());
         facts.reloads = (control.reloads.value(), control.reload_failures.value());
+        facts.certificate_swaps = (control.certificate_swaps.value(), control.certificate_failures.value());
         let losses = &control.access_log;
         // Over every log that there was, so that the counts of a reload go on.
         facts.access_log = view.snapshot().access_log.as_ref().map(|_| (losses.dropped(), losses.write_errors()));
@@ -115,6 +117,7 @@ impl Facts {
             upstreams,
             process_permits: (0, 0),
             reloads: (0, 0),
+            certificate_swaps: (0, 0),
             last_reload: None,
             access_log: None,
             generation: snapshot.generation.0,

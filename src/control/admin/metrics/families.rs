@@ -182,6 +182,7 @@ families! {
     WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker"] "How late the worker's timers fire, measured once a second";
     WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker"] "Since the worker last showed that it runs; it does so once a second";
     RELOADS = Counter "tidegate_reloads" "" ["result"] "Reloads: ok, or failed, which changes nothing";
+    CERTIFICATE_SWAPS = Counter "tidegate_certificate_swaps" "" ["result"] "Changed certificates and authorities put in use without a reload: ok, or failed, where those before stay; a failure counts once";
     LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 where the last reload was put in force or there was none, 0 where it was refused";
     LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; not there before the first";
     GENERATION = Gauge "tidegate_generation" "" [] "The number of the configuration in force";

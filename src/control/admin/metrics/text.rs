@@ -130,6 +130,9 @@ impl Facts {
     fn write_generation(&self, page: &mut Page<'_>) -> fmt::Result {
         let (ok, failed) = self.reloads;
         page.counters(&f::RELOADS, [("ok", ok), ("failed", failed)].map(|(result, n)| ([("result", result)], n)))?;
+        let (ok, failed) = self.certificate_swaps;
+        let swaps = [("ok", ok), ("failed", failed)].map(|(result, n)| ([("result", result)], n));
+        page.counters(&f::CERTIFICATE_SWAPS, swaps)?;
         let successful = self.last_reload.is_none_or(|(_, successful)| successful);
         page.gauge(&f::LAST_RELOAD_SUCCESSFUL, u64::from(successful))?;
         let last = self.last_reload.map(|(at, _)| (NO_LABELS, unix_seconds(at)));
