@@ -1,5 +1,6 @@
 //! The life of a process over real loopback traffic: start, reload, limits, hand-over, drain, leave.
 
+mod admin;
 mod process;
 mod reload;
 mod supervised;

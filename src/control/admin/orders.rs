@@ -235,7 +235,12 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<Option<
         let detail = "a body is JSON: `content-type: application/json`";
         return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", detail));
     }
-    serde_json::from_slice(&collected)
+    // By way of an object: from a list serde would take the fields in their order, and `[]` would be a whole order.
+    let object = serde_json::from_slice(&collected);
+    object
+        .and_then(|object: serde_json::Map<String, serde_json::Value>| {
+            T::deserialize(serde_json::Value::Object(object))
+        })
         .map(Some)
         .map_err(|error| answer::error(StatusCode::BAD_REQUEST, "bad_request", &error.to_string()))
 }
