@@ -10,7 +10,7 @@ pub const DRAIN_DELAY: Duration = Duration::ZERO;
 /// `server.watch`. Off: a file that is saved in the middle of an edit may be valid and not meant.
 pub const WATCH: bool = false;
 
-/// `server.metrics.max_routes`. A scrape of this many stays within what Prometheus takes from one target by default.
+/// `server.metrics.max_routes`. Some 50,000 samples and 3.5 MB of a scrape; each route more is 50 samples more.
 pub const METRICS_MAX_ROUTES: u32 = 1000;
 
 /// `listener.limits.max_header_size`, bytes. Cookies and tokens of real sites stay below 16 KiB; twice that.

@@ -120,4 +120,4 @@ static METRICS: &[Key] = &[Key::new(
     Fallback::Count(defaults::METRICS_MAX_ROUTES as u64),
     "Routes with series of their own, in the order of the file; those past it are counted together as `(others)`.",
 )
-.cost("640 bytes for each worker that used the route, and 5 KiB of a scrape")];
+.cost("840 bytes on each worker that has used the route, and 3.5 KiB of a scrape")];
