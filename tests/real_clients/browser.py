@@ -69,8 +69,8 @@ class Browser:
             raise Failed(f"{method}: {told['error']}")
         return told["result"]
 
-    def open(self, url, width=1280, height=900, scheme="light"):
-        """A page in the place of the one before: only a tab in front is visible to itself."""
+    def open(self, url, width=1280, height=900, scheme="light", before=""):
+        """A page in the place of the one before: only a tab in front is visible to itself. `before` runs ahead of its scripts."""
         for session in list(self.pages):
             self.ask("Target.closeTarget", targetId=self.pages.pop(session).target)
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
@@ -80,6 +80,7 @@ class Browser:
             page.ask(f"{domain}.enable")
         page.size(width, height)
         page.prefer(scheme)
+        page.ask("Page.addScriptToEvaluateOnNewDocument", source=before)
         page.ask("Page.navigate", url=url)
         page.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'", what=f"{url} is loaded")
         return page

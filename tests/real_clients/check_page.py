@@ -396,3 +396,60 @@ def a_restart_begins_anew(world):
         shown = page.text("main")
         expect("-" not in page.text("#figures") and "NaN" not in shown and "undefined" not in shown, page.text("#figures"))
         is_clean(page, origin)
+
+
+@check
+def figures_are_what_lies_between_two_answers(world):
+    with mock("empty") as (_, origin):
+        base = json.load(urllib.request.urlopen(f"{origin}/status", timeout=10))
+        bounds = base["bounds_seconds"]
+
+        def answer(uptime, counts, **more):
+            """A status after so many seconds; `counts` are requests by the upper bound of their duration."""
+            buckets = [counts.get(bound, 0) for bound in bounds] + [counts.get(None, 0)]
+            total = sum(buckets)
+            histogram = {"count": total, "sum_seconds": 0, "buckets": buckets}
+            traffic = {"requests": total, "answers": {"1xx": 0, "2xx": total - 30, "3xx": 0, "4xx": 0, "5xx": 20},
+                       "outcomes": {"ok": total - 10, "client_gone": 4, "http_response_incomplete": 3, "connection_refused": 3},
+                       "duration": histogram, "first_byte": histogram, "bytes_in": total * 10, "bytes_out": total * 1000}
+            if total < 100:
+                traffic["answers"].update({"2xx": total, "5xx": 0})
+                traffic["outcomes"] = {"ok": total}
+            return {**base, "uptime_seconds": uptime, "traffic": traffic, **more}
+
+        first = answer(100, {})
+        second = answer(110, {0.0025: 500, 0.01: 400, 0.1: 90, None: 10})
+        # Fewer than before, by the same process: it began to count anew.
+        third = answer(120, {0.0025: 50})
+        page = browser().open(origin + "/", before=f"""
+            window.answers = [{json.dumps(first)}, {json.dumps(second)}];
+            window.fetch = async () => new Response(JSON.stringify(answers.length > 1 ? answers.shift() : answers[0]));""")
+        page.wait("document.querySelector('#figures').innerText.includes('1,000 in total')", what="the second answer is drawn")
+        figures = page.run("Object.fromEntries([...document.querySelectorAll('#figures > div')].map((d) => [...d.children].map((c) => c.textContent)).map(([k, ...v]) => [k, v]))")
+        # Of 30 without 2xx: 20 are 5xx, 10 got none of which 4 clients went; 3 more broke off after their head.
+        wanted = {
+            "Requests": ["100/s", "1,000 in total"], "Errors": ["2.9 %", "2.9/s"], "Latency p50": ["2.50 ms", "first byte 2.50 ms"],
+            "p90": ["10.0 ms", "first byte 10.0 ms"], "p99": ["100 ms", "first byte 100 ms"], "Bodies in": ["1.00 kB/s", "10.0 kB in total"],
+            "Bodies out": ["100 kB/s", "1.00 MB in total"],
+        }
+        expect(figures == wanted, f"{figures}")
+        page.run(f"answers.push({json.dumps(third)})")
+        page.wait("document.querySelector('#figures').innerText.includes('50 in total')", what="counters that began anew")
+        expect(page.run("document.querySelector('#figures dd.value').textContent") == "–", f"{page.text('#figures')}")
+        expect("-" not in page.text("#figures"), page.text("#figures"))
+        is_clean(page, origin)
+
+
+@check
+def states_are_told_by_word_and_shape(world):
+    with mock("traffic") as (_, origin):
+        page = browser().open(origin + "/", width=1920, height=1200)
+        page.wait("document.querySelectorAll('#endpoints tbody tr').length === 10")
+        shapes = page.run("""Object.fromEntries([...document.querySelectorAll('#endpoints tbody tr')].map((row) =>
+            [row.children[1].textContent, row.querySelector('path').getAttribute('d')]))""")
+        expect(set(shapes) == {"Ready", "Drained"} and shapes["Ready"] != shapes["Drained"], f"{shapes}")
+        left = page.run("[...document.querySelectorAll('#certificates tbody tr')].map((row) => [row.lastChild.textContent, row.lastChild.firstChild.className])")
+        expect(left == [["4 days", "bad"], ["16 days", "warn"], ["61 days", "good"]], f"{left}")
+        concerns = page.text("#concerns")
+        expect("1 of 4 endpoints not ready" in concerns and "ends in 4 days" in concerns, concerns)
+        is_clean(page, origin)
