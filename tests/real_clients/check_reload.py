@@ -22,7 +22,7 @@ class Site:
     """A configuration that is another one at each turn."""
 
     def __init__(self, world, name, watch):
-        self.world, self.watch = world, watch
+        self.world, self.name, self.watch = world, name, watch
         self.plain, self.secure, self.extra = free_ports(3)
         self.gate = Tidegate(world, name, self.text(0), [self.plain, self.secure])
         world.extra.append(self.gate)
@@ -39,6 +39,9 @@ class Site:
 workers = 2
 drain_timeout = "{turn % 4 + 5}s"
 watch = {str(self.watch).lower()}
+
+[server.admin]
+bind = "unix:{f}/{self.name}.sock"
 
 [[listener]]
 name = "plain"
@@ -88,7 +91,10 @@ tls = {{ ca = "{f}/ca.pem", server_name = "localhost" }}
         beside = self.gate.path.with_suffix(".new")
         beside.write_text(self.text(turn))
         beside.rename(self.gate.path)
-        if not self.watch:
+        if not self.watch and turn % 3 == 0:
+            told = self.command()
+            expect(told.returncode == 0 and b"route turn: respond" in told.stdout, f"turn {turn}: {told}")
+        elif not self.watch:
             self.gate.reload()
         deadline = time.monotonic() + 10
         while self.ask(self.plain, "/turn") != str(turn).encode():
@@ -97,6 +103,9 @@ tls = {{ ca = "{f}/ca.pem", server_name = "localhost" }}
         if turn % 2:
             # The listener that comes with every second turn is bound before the turn is in force.
             expect(self.ask(self.extra, "/turn") == str(turn).encode(), f"turn {turn}: the new listener does not serve")
+
+    def command(self):
+        return subprocess.run([self.world.binary, "reload", "--config", str(self.gate.path)], capture_output=True, timeout=30)
 
     @staticmethod
     def ask(port, path):
@@ -213,6 +222,19 @@ def many_reloads_lose_nothing(world):
 def many_changes_of_a_watched_file_lose_nothing(world):
     # Each is waited for until the file has come to rest, so there are fewer.
     return reload_under_load(world, "watched", max(RELOADS // 10, 8), watch=True)
+
+
+@check
+def whoever_asks_for_a_reload_is_told_of_a_fault(world):
+    site = Site(world, "told", watch=False)
+    site.gate.path.write_text(site.text(1).replace("[[listener]]\nname = \"extra\"", "[[listener]]\nnaem = \"extra\""))
+    told = site.command()
+    line = 1 + site.gate.path.read_text().split("naem")[0].count("\n")
+    expect(told.returncode != 0 and f":{line}:1".encode() in told.stderr, f"{told}")
+    expect(site.ask(site.plain, "/turn") == b"0", "something has changed")
+    site.gate.path.write_text(site.text(0))
+    told = site.command()
+    expect(told.returncode == 0 and b"nothing changed" in told.stdout, f"{told}")
 
 
 @check
