@@ -77,7 +77,7 @@ impl FileWatch {
             let now = Instant::now();
             if self.look.is_some_and(|look| look <= now) {
                 self.arm();
-                return Changed::EVERYTHING;
+                return self.places.everything();
             }
             if self.rest.due().is_some_and(|due| due <= now) {
                 self.rest = Rest::default();
@@ -100,8 +100,8 @@ impl FileWatch {
     /// are others, a change may have come between the reading that led here and the watch, so all of them count as changed.
     fn arm(&mut self) {
         let places = self.wanted.places();
-        if places != *self.places && !places.is_empty() {
-            self.seen.raise(Changed::EVERYTHING);
+        if places != *self.places {
+            self.seen.raise(places.everything());
         }
         self.places = Arc::new(places);
         let refused = self.watch_folders().err();
@@ -146,8 +146,8 @@ impl Seen {
     fn take(&self, places: &Places, event: notify::Result<Event>) {
         let changed = match event {
             // The queue ran over, say: anything may have happened.
-            Err(_) => Changed::EVERYTHING,
-            Ok(event) if event.need_rescan() => Changed::EVERYTHING,
+            Err(_) => places.everything(),
+            Ok(event) if event.need_rescan() => places.everything(),
             Ok(event) if !is_change(event.kind) => return,
             Ok(event) => {
                 event.paths.iter().fold(Changed::default(), |changed, path| changed.and(places.concerned(path)))

@@ -329,6 +329,17 @@ fn new_certificates_are_met_without_a_reload_and_open_connections_live() {
 }
 
 #[test]
+fn a_watch_over_certificates_alone_reloads_nothing() {
+    let authority = make_authority().unwrap();
+    let gate = secure(false, &authority);
+    gate.replace("tidegate.toml", &with_tls(false).replace("204", "202"));
+    write_pair(gate.folder.path(), "a", &["a.test"], &authority);
+    // Taken by a reload it would not be counted as swapped.
+    assert!(eventually(|| gate.swaps() == 1));
+    assert_eq!(gate.generation(), 1);
+}
+
+#[test]
 fn a_secret_that_is_swapped_is_met() {
     let authority = make_authority().unwrap();
     let folder = folder();

@@ -31,7 +31,6 @@ struct Names {
 impl Changed {
     pub(super) const CONFIGURATION: Self = Self { configuration: true, certificates: false };
     pub(super) const CERTIFICATES: Self = Self { configuration: false, certificates: true };
-    pub(super) const EVERYTHING: Self = Self { configuration: true, certificates: true };
 
     pub(super) fn is_nothing(self) -> bool {
         self == Self::default()
@@ -70,6 +69,11 @@ impl Places {
         let of_folder = self.0.get(path).map_or_else(Changed::default, Names::everything);
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return of_folder };
         self.0.get(folder).map_or(of_folder, |names| of_folder.and(names.concerned(name)))
+    }
+
+    /// What any change at all may concern.
+    pub(super) fn everything(&self) -> Changed {
+        self.0.values().fold(Changed::default(), |all, names| all.and(names.everything()))
     }
 
     pub(super) fn folders(&self) -> impl Iterator<Item = &Path> {
@@ -261,8 +265,11 @@ mod tests {
         let mut places = tree.places("a");
         places.add(&tree.path("a"), Changed::CERTIFICATES);
         places.add(&tree.path("b"), Changed::CERTIFICATES);
-        assert_eq!(places.concerned(&tree.path("a")), Changed::EVERYTHING);
+        let both = Changed { configuration: true, certificates: true };
+        assert_eq!(places.concerned(&tree.path("a")), both);
         assert_eq!(places.concerned(&tree.path("b")), Changed::CERTIFICATES);
-        assert_eq!(places.concerned(&tree.real), Changed::EVERYTHING);
+        assert_eq!(places.concerned(&tree.real), both);
+        assert_eq!(places.everything(), both);
+        assert_eq!(tree.places("a").everything(), Changed::CONFIGURATION);
     }
 }
