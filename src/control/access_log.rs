@@ -88,7 +88,7 @@ impl AccessLogs {
         }
     }
 
-    /// Waits until everything is written, at most for [`PATIENCE`]: the last thing before the process ends, when no worker
+    /// Waits until everything is written, at most for a few seconds: the last thing before the process ends, when no worker
     /// is left that could log.
     pub fn finish(&mut self) {
         self.current = None;
