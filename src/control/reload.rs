@@ -187,6 +187,7 @@ impl Control {
         let generation = Generation(self.snapshot.generation.0 + 1);
         let mut next = compile(config, Some(&self.snapshot), &self.registry, generation)?;
         let access_log = self.access_logs.prepare(config.server.access_log.as_ref())?;
+        self.sockets.let_go(config).await;
         let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
 
         // Nothing from here on fails.

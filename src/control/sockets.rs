@@ -8,7 +8,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::workers::Shares;
@@ -241,14 +243,24 @@ impl ListeningSockets {
     /// Whether one of our own sockets has the port, which then is no sign of another process: `:80` and
     /// `127.0.0.1:80` may stand side by side.
     fn holds_port_of(&self, wanted: &Bind) -> bool {
-        let port = |bind: &Bind| match bind {
-            Bind::AnyAddress(port) => Some(*port),
-            Bind::Address(address) => Some(address.port()),
-            Bind::Unix(_) => None,
-        };
-        let going = self.going.iter().filter(|(_, open)| open.strong_count() > 0).map(|(bind, _)| bind);
-        let mut ours = self.bound.iter().map(|bound| &bound.key.bind).chain(going);
-        port(wanted).is_some_and(|wanted| ours.any(|bind| port(bind) == Some(wanted)))
+        let mut bound = self.bound.iter().map(|bound| &bound.key.bind);
+        port(wanted).is_some_and(|wanted| bound.any(|bind| port(bind) == Some(wanted))) || self.is_going(wanted)
+    }
+
+    fn is_going(&self, wanted: &Bind) -> bool {
+        let mut going = self.going.iter().filter(|(_, open)| open.strong_count() > 0);
+        port(wanted).is_some_and(|wanted| going.any(|(bind, _)| port(bind) == Some(wanted)))
+    }
+
+    /// Waits until the workers have closed what goes, where `config` wants the address again, at most for a moment: the
+    /// sockets would share its connections, and those at the old one meet the generation that it belonged to.
+    pub async fn let_go(&self, config: &Config) {
+        let until = Instant::now() + LET_GO;
+        while Instant::now() < until
+            && config.listeners.iter().flat_map(|one| &one.binds).any(|bind| self.is_going(bind))
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     fn shares(&mut self, snapshot: &Snapshot) -> Shares {
@@ -299,6 +311,17 @@ impl Bound {
             granted,
             "listening"
         );
+    }
+}
+
+/// How long a worker may take to empty the queue of an address that is wanted again.
+const LET_GO: Duration = Duration::from_millis(500);
+
+fn port(bind: &Bind) -> Option<u16> {
+    match bind {
+        Bind::AnyAddress(port) => Some(*port),
+        Bind::Address(address) => Some(address.port()),
+        Bind::Unix(_) => None,
     }
 }
 
