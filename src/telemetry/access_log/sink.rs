@@ -93,7 +93,7 @@ impl Stream {
             let mut rest = &bytes[progress.done..];
             if self.is_piecewise {
                 self.await_room()?;
-                rest = &rest[..rest.len().min(PIECE)];
+                rest = piece(rest);
             }
             match self.file.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -117,6 +117,12 @@ impl Stream {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What is written at once: whole lines, where they fit, so that nobody else's stand inside of them.
+fn piece(bytes: &[u8]) -> &[u8] {
+    let piece = &bytes[..bytes.len().min(PIECE)];
+    piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |end| &piece[..=end])
 }
 
 /// A daemon that takes a datagram for each line.
@@ -175,3 +181,19 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 const PIECE: usize = 4_096;
 /// The operator's group may read.
 const MODE: u32 = 0o640;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_with_a_line() {
+        let (long, mut lines) = ([b'a'; PIECE + 1], vec![b'b'; PIECE + 9]);
+        assert_eq!(piece(&long).len(), PIECE);
+        lines[7] = b'\n';
+        lines[70] = b'\n';
+        assert_eq!(piece(&lines).len(), 71);
+        assert_eq!(piece(b"a\n"), b"a\n");
+        assert_eq!(piece(b"a"), b"a");
+    }
+}
