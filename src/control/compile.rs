@@ -10,7 +10,9 @@ use super::admin::access::Access;
 use super::{access_log, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
+use crate::config::model::EndpointAddress;
 use crate::config::{Config, Faults, Place, model};
+use crate::net::bind;
 use crate::route::table::Table;
 use crate::snapshot::{ListenerSpec, Snapshot};
 use crate::telemetry::access_log::AccessLog;
@@ -35,11 +37,13 @@ pub fn compile(
     if let Some(Err(unknown)) = config.server.identity.as_ref().map(privileges::find) {
         faults.append(unknown);
     }
-    for own in [&config.server.admin, &config.server.observe].into_iter().flatten() {
+    for own in own_listeners(config) {
         if let Err(found) = Access::load(own) {
             faults.append(found);
         }
+        keep_away_from(own, config, &mut faults);
     }
+    registry.keep_away_from(own_listeners(config).map(|own| own.bind.clone()).collect());
     let listeners: Vec<_> =
         numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();
     let upstreams: Vec<_> = numbered(&config.upstreams)
@@ -55,6 +59,24 @@ pub fn compile(
     }
     let routes = Arc::new(Table::compile(config));
     Ok(Snapshot { generation, server: config.server.clone(), listeners, routes, upstreams, access_log: None })
+}
+
+/// `[server.admin]` and `[server.observe]`, as far as they are there.
+pub(super) fn own_listeners(config: &Config) -> impl Iterator<Item = &model::ControlListener> {
+    [&config.server.admin, &config.server.observe].into_iter().flatten()
+}
+
+/// Endpoints that only this machine knows to be one of its own listeners; those that their text tells never get here.
+fn keep_away_from(own: &model::ControlListener, config: &Config, faults: &mut Faults) {
+    for endpoint in config.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+        if let EndpointAddress::Socket(address) = endpoint.address
+            && bind::is_reached_at(&own.bind, address)
+        {
+            let message = format!("endpoint `{address}` is a listener of the proxy's own");
+            let help = format!("`{}` takes connections to every address of this machine", bind::name(&own.bind));
+            faults.push_at(&endpoint.place, message, "clients could reach it through this proxy", Some(help));
+        }
+    }
 }
 
 fn numbered<T>(items: &[T]) -> impl Iterator<Item = (u32, &T)> {

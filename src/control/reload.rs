@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::access_log::AccessLogs;
 use super::cert_watch;
-use super::compile::compile;
+use super::compile::{compile, own_listeners};
 use super::diff::{diff, shorten};
 use super::discovery::{Discovery, SystemResolver};
 use super::endpoint_drain::{self, Unknown};
@@ -151,6 +151,9 @@ impl Control {
     /// As [`Refused`]; logged and counted, and nothing has changed.
     pub async fn reload(&mut self, config: &Arc<Config>, trigger: Trigger) -> Result<Report, Refused> {
         let result = self.try_reload(config).await;
+        if result.is_err() {
+            self.registry.keep_away_from(own_listeners(&self.config).map(|own| own.bind.clone()).collect());
+        }
         match &result {
             Ok(report) => {
                 self.counters.reloads.add(1);

@@ -3,7 +3,7 @@
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::accept::Listener;
 use super::socket::{self, Granted};
 use crate::base::addr::Address;
-use crate::config::model::{Bind, SocketOptions};
+use crate::config::model::{Bind, EndpointAddress, SocketOptions};
 
 /// A socket that listens, nonblocking.
 #[derive(Debug)]
@@ -91,6 +91,21 @@ pub fn bind_private(bind: &Bind) -> Result<BoundSocket, BindError> {
         Bind::Unix(path) => bind_unix_private(path),
     };
     bound.map_err(|source| BindError { address: name(bind), source })
+}
+
+/// Whether a connection to `address` would arrive at `bind` on this machine, whichever of its addresses that names.
+pub fn is_reached_at(bind: &Bind, address: SocketAddr) -> bool {
+    let every_address = match bind {
+        Bind::AnyAddress(port) => *port == address.port(),
+        Bind::Address(own) => own.ip().is_unspecified() && own.port() == address.port(),
+        Bind::Unix(_) => false,
+    };
+    bind.is_reached_at(&EndpointAddress::Socket(address)) || every_address && is_of_this_machine(address.ip())
+}
+
+/// The kernel lets a socket have no address but ours; nothing is sent.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
 }
 
 /// Whether nobody listens on `bind`. A member of a SO_REUSEPORT group joins whoever else has that option set under the
@@ -360,6 +375,21 @@ mod tests {
         assert!(ensure_free(&Bind::AnyAddress(port(&members[0]))).is_err());
         drop(members);
         assert!(ensure_free(&taken).is_ok());
+    }
+
+    #[test]
+    fn every_address_of_this_machine_leads_to_a_wildcard() {
+        let every = Bind::AnyAddress(9);
+        let reached = |bind: &Bind, address: &str| is_reached_at(bind, address.parse().unwrap());
+        assert!(reached(&every, "127.0.0.1:9") && reached(&every, "127.1.2.3:9") && reached(&every, "0.0.0.0:9"));
+        assert!(!reached(&every, "127.0.0.1:10") && !reached(&every, "192.0.2.1:9"));
+        let one = Bind::Address("127.0.0.1:9".parse().unwrap());
+        assert!(reached(&one, "127.0.0.1:9") && !reached(&one, "127.0.0.2:9"));
+        // The address that packets to another machine leave from is one of ours.
+        let routed = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if routed.connect("192.0.2.1:9").is_ok() {
+            assert!(is_reached_at(&every, SocketAddr::new(routed.local_addr().unwrap().ip(), 9)));
+        }
     }
 
     #[test]

@@ -14,7 +14,8 @@ use super::endpoint::{Endpoint, EndpointState};
 use super::endpoint_set::EndpointSet;
 use crate::base::addr::Address;
 use crate::base::id::UpstreamId;
-use crate::config::model::{self, EndpointAddress, EndpointConfig};
+use crate::config::model::{self, Bind, EndpointAddress, EndpointConfig};
+use crate::net::bind;
 use crate::transport::tls::client::{ClientTls, ServerName};
 
 /// What upstreams of all generations share.
@@ -30,12 +31,20 @@ struct Known {
     /// How many states there may be before those that nobody holds are looked for: looking costs as many steps.
     sweep_at: usize,
     answers: HashMap<String, Vec<IpAddr>>,
+    /// Where clients must not get.
+    own: Vec<Bind>,
 }
 
 impl Registry {
     /// A registry that knows nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Keeps what names resolve to away from the proxy's own listeners, in the sets that are made from now on: whoever has
+    /// a name point at this machine shall not get there by way of a route.
+    pub fn keep_away_from(&self, own: Vec<Bind>) {
+        self.known().own = own;
     }
 
     /// Compiles one upstream. Names start with the last good answer; an upstream of names that were never resolved has
@@ -96,9 +105,18 @@ impl Known {
             EndpointAddress::Unix(path) => vec![Address::from(path.as_path())],
             EndpointAddress::Dns { host, port } => {
                 let answer = self.answers.get(host).map_or(&[][..], Vec::as_slice);
-                answer.iter().map(|ip| Address::Socket(SocketAddr::new(*ip, *port))).collect()
+                let addresses = answer.iter().map(|ip| SocketAddr::new(*ip, *port));
+                addresses.filter(|address| !self.is_own(host, *address)).map(Address::Socket).collect()
             }
         }
+    }
+
+    fn is_own(&self, host: &str, address: SocketAddr) -> bool {
+        let is_own = self.own.iter().any(|own| bind::is_reached_at(own, address));
+        if is_own {
+            tracing::warn!(%host, %address, "the name resolves to a listener of the proxy's own: not used");
+        }
+        is_own
     }
 
     fn sweep(&mut self) {
@@ -183,6 +201,16 @@ mod tests {
         registry.learn("api.internal", vec!["10.0.0.1".parse().unwrap()]);
         assert!(!registry.learn("api.internal", vec![]));
         assert_eq!(registry.endpoint_set(&config()).endpoints().len(), 1);
+    }
+
+    #[test]
+    fn a_name_never_leads_to_a_listener_of_the_proxys_own() {
+        let registry = Registry::new();
+        registry.keep_away_from(vec![Bind::AnyAddress(8080)]);
+        registry.learn("api.internal", vec!["127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap()]);
+        assert_eq!(labels(&registry.endpoint_set(&config())), ["api.internal (192.0.2.1:8080)"]);
+        registry.keep_away_from(vec![Bind::AnyAddress(8081)]);
+        assert_eq!(labels(&registry.endpoint_set(&config())).len(), 2);
     }
 
     #[test]

@@ -84,8 +84,9 @@ impl Bind {
         port != 0 && port == other_port && (ip == other_ip || ip.is_none() || other_ip.is_none())
     }
 
-    /// Whether a connection to `address` would arrive here. A name is judged when it is a word for this machine.
-    fn is_reached_at(&self, address: &EndpointAddress) -> bool {
+    /// Whether a connection to `address` would arrive here, as far as the addresses themselves tell: those of this machine's
+    /// interfaces are not known, and of names only `localhost` is.
+    pub fn is_reached_at(&self, address: &EndpointAddress) -> bool {
         let (ip, port) = match (self, address) {
             (Bind::Unix(path), EndpointAddress::Unix(endpoint)) => return path == endpoint,
             (_, EndpointAddress::Socket(address)) => (address.ip().to_canonical(), address.port()),
@@ -96,7 +97,6 @@ impl Bind {
             _ => return false,
         };
         match self.socket() {
-            // Any address of this machine would do; which those are is not known before it runs.
             Some((None, own)) => own == port && (ip.is_loopback() || ip.is_unspecified()),
             // Linux takes a connection to the unspecified address to loopback.
             Some((Some(own_ip), own)) => {
