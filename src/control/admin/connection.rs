@@ -22,9 +22,9 @@ use crate::net::io::Socket;
 
 /// Connections that one listener serves at a time.
 pub const MAX_CONNECTIONS: usize = 64;
-/// From the first wait for a head to its end.
+/// From the beginning of a connection, or the answer before, to the end of a head: idle connections close as well.
 const HEAD: Duration = Duration::from_secs(5);
-/// The longest that a connection may be silent, and the longest that an answer may take.
+/// The longest that an answer may take to be made, and after that to be taken.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Bytes of a head, and of what is read ahead.
 const MAX_HEAD: usize = 16 * 1024;
