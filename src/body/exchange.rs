@@ -331,11 +331,13 @@ impl Exchange {
         let now = Instant::now();
         load.ended(now);
         let failed = self.failed.get().or((!self.finished.get()).then_some((Kind::ClientGone, GONE)));
+        let ledger = self.ledger.take();
+        let debugged = tracing::enabled!(tracing::Level::DEBUG);
         let ended = Ended {
             status: self.status.get(),
             outcome: failed.map(|(kind, _)| kind),
             reason: failed.map_or("", |(_, reason)| reason),
-            phases: self.clock.read(now),
+            phases: if debugged || ledger.record.is_some() { self.clock.read(now) } else { self.clock.outline(now) },
             bytes_in: self.received.get(),
             bytes_out: self.sent.get(),
         };
@@ -343,8 +345,8 @@ impl Exchange {
             load.counters().response(ended.status);
         }
         load.counters().outcome(ended.outcome);
-        self.ledger.take().close(&ended, load.telemetry());
-        if tracing::enabled!(tracing::Level::DEBUG) {
+        ledger.close(&ended, load.telemetry());
+        if debugged {
             let Phases { queue, connect, tls, first_byte, body, total } = ended.phases;
             tracing::debug!(
                 status = ended.status,

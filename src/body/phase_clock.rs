@@ -69,13 +69,14 @@ impl PhaseClock {
         self.since.set(now);
     }
 
+    /// What series want to know, and nothing else: the whole, and the time to the first byte.
+    pub fn outline(&self, now: Instant) -> Phases {
+        Phases { first_byte: self.spent(Phase::FirstByte, now), total: now - self.began.get(), ..Phases::default() }
+    }
+
     /// What every phase took until `now`.
     pub fn read(&self, now: Instant) -> Phases {
-        let running = nanoseconds(now - self.since.get());
-        let spent = |phase: Phase| {
-            let before = self.spent[phase as usize].get();
-            Duration::from_nanos(if phase == self.phase.get() { before + running } else { before })
-        };
+        let spent = |phase| self.spent(phase, now);
         Phases {
             queue: spent(Phase::Queue),
             connect: spent(Phase::Connect),
@@ -85,10 +86,16 @@ impl PhaseClock {
             total: now - self.began.get(),
         }
     }
+
+    fn spent(&self, phase: Phase, now: Instant) -> Duration {
+        let before = self.spent[phase as usize].get();
+        let running = if phase == self.phase.get() { nanoseconds(now - self.since.get()) } else { 0 };
+        Duration::from_nanos(before + running)
+    }
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into())
 }
 
 #[cfg(test)]
@@ -112,6 +119,8 @@ mod tests {
         assert_eq!(read.queue + read.connect + read.tls + read.first_byte + read.body, read.total);
         assert_eq!(read.total, now - began);
         assert_eq!(read.body, Duration::from_millis(5));
+        let outline = clock.outline(now);
+        assert_eq!((outline.first_byte, outline.total), (read.first_byte, read.total));
     }
 
     #[test]

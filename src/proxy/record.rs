@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::context::{Connection, Facts, Profile, RequestId};
+use super::normalize::Normalized;
 use super::rescue::{self, X_REQUEST_ID};
 use super::stack::Scene;
 use crate::base::error::Error;
@@ -131,9 +132,9 @@ fn empty(connection: &Connection, profile: &Profile) -> Record {
 }
 
 /// The effective host is known.
-pub fn named(exchange: &Exchange, host: &str) {
+pub fn named(exchange: &Exchange, normalized: &Normalized) {
     if let Some((_, record)) = &mut exchange.ledger().record {
-        record.host = host.into();
+        record.host = normalized.host().into();
     }
 }
 

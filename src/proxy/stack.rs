@@ -210,7 +210,7 @@ fn checked(scene: Scene, head: Parts, id: RequestId) -> Result<Way, Refused> {
         Ok(normalized) => normalized,
         Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
     };
-    record::named(&scene.exchange, normalized.host());
+    record::named(&scene.exchange, &normalized);
     if let Err(error) = belongs_here(&scene, normalized.host()) {
         return Err(Box::new((error, head, id)));
     }
