@@ -7,8 +7,9 @@ use std::time::Duration;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// `server.drain_delay`. None: only who stands behind a load balancer that asks `/readyz` has a use for it.
 pub const DRAIN_DELAY: Duration = Duration::ZERO;
-/// `server.watch`. Off: a file that is saved in the middle of an edit may be valid and not meant.
-pub const WATCH: bool = false;
+/// `server.watch`. On: what the file says is what is served, however it came there (a deployment, a ConfigMap, an editor), and a
+/// fault in it changes nothing. Who edits the live file by hand and by halves switches it off.
+pub const WATCH: bool = true;
 
 /// `server.metrics.max_routes`. Some 50,000 samples and 3.5 MB of a scrape; each route more is 50 samples more.
 pub const METRICS_MAX_ROUTES: u32 = 1000;

@@ -22,7 +22,7 @@ const UPTLS: &str = "tls.server_name = \"a\"\n";
 const ROWS: &[Row] = &[
     Row("server.workers", "", "workers = 77"),
     Row("server.drain_timeout", "", "drain_timeout = \"7s\""),
-    Row("server.watch", "", "watch = true"),
+    Row("server.watch", "", "watch = false"),
     Row("server.metrics", "", "metrics = { max_routes = 7 }"),
     Row("server.metrics.max_routes", "", "metrics.max_routes = 7"),
     Row("server.drain_delay", "", "drain_delay = \"7s\""),
