@@ -83,8 +83,8 @@ impl Plane {
                         answer.give(self.reload(*config, trigger).await);
                     }
                     Request::DrainEndpoint(order, answer) => drop(answer.send(self.control.drain_endpoint(&order))),
-                    Request::Drain(_) => {
-                        return match self.delay_drain().await {
+                    Request::Drain(trigger) => {
+                        return match self.delay_drain(trigger).await {
                             Some(reason) => reason,
                             None => self.drain().await,
                         };
@@ -171,8 +171,10 @@ impl Plane {
     }
 
     /// Goes on as before for `drain_delay`, but for saying that it is on its way out, so that load balancers send their
-    /// clients elsewhere before connections are refused. Over at once when asked again; `Some`: there is nothing to drain.
-    async fn delay_drain(&mut self) -> Option<ExitReason> {
+    /// clients elsewhere before connections are refused. Over at once when asked again by whoever asked; a TERM that follows an
+    /// order of the admin listener is no second order: it is how Kubernetes goes on after a preStop hook. `Some`: there is
+    /// nothing to drain.
+    async fn delay_drain(&mut self, mut asked: Trigger) -> Option<ExitReason> {
         let (delay, timeout) = {
             let server = &self.control.snapshot().server;
             (server.drain_delay, server.drain_timeout)
@@ -189,7 +191,12 @@ impl Plane {
             tokio::select! {
                 () = &mut over => return None,
                 request = self.requests.next() => match request {
-                    Request::Drain(_) | Request::Interrupt => return None,
+                    Request::Drain(again) if again == asked => return None,
+                    Request::Drain(other) => {
+                        info!(trigger = other.name(), "asked to leave as well: the delay goes on");
+                        asked = other;
+                    }
+                    Request::Interrupt => return None,
                     Request::Stop => return Some(ExitReason::Stopped),
                     reload => reload.refuse(),
                 },

@@ -92,6 +92,7 @@ def by_each_other(manifests):
     assert bound == set(ports.values()), (bound, ports)
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"]["port"] == "observe"
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["/usr/bin/tidegate", "drain"]
     assert config["server"]["admin"]["bind"].startswith(f"unix:{mounts['run']}/")
     for listener in config["listener"]:
         for certificate in listener.get("tls", {}).get("certificates", []):

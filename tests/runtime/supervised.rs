@@ -218,6 +218,30 @@ fn a_second_term_and_an_int_shorten_the_delay() {
 }
 
 #[test]
+fn a_term_after_an_order_of_the_admin_listener_does_not_shorten_the_delay() {
+    let folder = tempfile::tempdir().unwrap();
+    let admin = folder.path().join("admin.sock");
+    let lines = format!("drain_delay = \"1h\"\nadmin.bind = \"unix:{}\"", admin.display());
+    let mut process = Process::start(&with_server(&lines, &answering("x")));
+    let address = process.address();
+    let mut stream = UnixStream::connect(&admin).unwrap();
+    stream
+        .write_all(b"POST /drain HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    process.wait_for("a drain begins after a delay");
+    // As the kubelet after a preStop hook.
+    process.signal(Signal::TERM);
+    process.wait_for("the delay goes on");
+    assert_eq!(Client::at(address).get("/").status, 200);
+    process.signal(Signal::TERM);
+    process.wait_for("draining");
+    assert_eq!(process.exit_code(), Some(0));
+}
+
+#[test]
 fn an_int_waits_for_no_load_balancer() {
     let origin = Origin::start();
     let mut process = Process::start(&with_server("drain_delay = \"1h\"", &forwarding(&origin)));
