@@ -53,6 +53,7 @@ fn route(bytes: &[u8; 5]) -> model::Route {
         _ => regex::Regex::new(REGEXES[usize::from(path & 3)]).ok().map(PathPattern::Regex),
     };
     model::Route {
+        access_log: true,
         name: "fuzz".into(),
         listeners: (listener % 3 < 2).then_some(usize::from(listener % 3)).into_iter().collect(),
         hosts,
