@@ -77,6 +77,20 @@ pub const POOL_MAX_AGE: Duration = Duration::from_secs(600);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// `upstream.timeouts.response`, request sent to response head.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// `upstream.health.interval`. An endpoint that is gone is noticed within three of them; each costs it a connection.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+/// `upstream.health.timeout`. What takes longer to say that it is well is not.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// `upstream.health.healthy_after`. One good answer may be luck while an endpoint starts.
+pub const HEALTHY_AFTER: u32 = 2;
+/// `upstream.health.unhealthy_after`. One lost packet shall not take an endpoint out.
+pub const UNHEALTHY_AFTER: u32 = 3;
+/// `upstream.outlier.consecutive_failures`.
+pub const OUTLIER_FAILURES: u32 = 5;
+/// `upstream.outlier.eject_for`.
+pub const EJECT_FOR: Duration = Duration::from_secs(30);
+/// `upstream.outlier.max_ejected`, percent. More than half out at once is rarely the endpoints' fault.
+pub const MAX_EJECTED: u8 = 50;
 /// `upstream.timeouts.stream_idle`. Event streams and gRPC are silent for minutes.
 pub const STREAM_IDLE: Duration = Duration::from_secs(300);
 

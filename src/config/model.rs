@@ -20,8 +20,8 @@ pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, Proces
 pub use condition::{Condition, Order, Pattern, Test};
 pub use control::{ControlListener, TokenFile};
 pub use listener::{
-    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
-    TlsVersion,
+    Bind, CertificateFiles, ClientAuth, Forwarding, HelloRoutes, Listener, ListenerLimits, ListenerTimeouts,
+    ListenerTls, Mode, Protocols, ProxyProtocol, TlsVersion, UdpRoute,
 };
 pub use log_field::{FieldFacts, FieldKind, LogField};
 pub use route::{
@@ -30,7 +30,8 @@ pub use route::{
 };
 pub use socket::{Keepalive, SocketOptions};
 pub use upstream::{
-    Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+    Balance, EndpointAddress, EndpointConfig, HashOn, Health, Outlier, PoolLimits, SendProxyProtocol, Upstream,
+    UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
 };
 
 use super::defaults;

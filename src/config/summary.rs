@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::defaults;
 use super::model::{
-    Balance, Bind, ClientAuth, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener,
+    Bind, ClientAuth, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener,
     PathRewrite, Route, RouteAction, SocketOptions, TlsVersion, Upstream, UpstreamProtocol,
 };
 use super::validate::{host_text, path_text, value_text};
@@ -314,11 +314,7 @@ fn upstream(upstream: &Upstream) -> Block {
         UpstreamProtocol::Http1 => "http1",
         UpstreamProtocol::Http2 => "http2",
     };
-    let balance = match upstream.balance {
-        Balance::RoundRobin => "round-robin",
-        Balance::Random => "random",
-        Balance::LeastRequests => "least-requests",
-    };
+    let balance = upstream.balance.as_str();
     let security = match &upstream.tls {
         None => "cleartext",
         Some(tls) if tls.insecure => "TLS, NOT VERIFIED",

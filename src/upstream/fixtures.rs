@@ -23,8 +23,8 @@ use crate::base::id::UpstreamId;
 use crate::body::Body;
 use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::{
-    Balance, EndpointAddress, EndpointConfig, Place, PoolLimits, SocketOptions, Upstream, UpstreamProtocol,
-    UpstreamTimeouts,
+    Balance, EndpointAddress, EndpointConfig, HashOn, Place, PoolLimits, SendProxyProtocol, SocketOptions, Upstream,
+    UpstreamProtocol, UpstreamTimeouts,
 };
 use crate::net::io::Socket;
 use crate::net::timer;
@@ -48,6 +48,11 @@ pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) ->
         protocol: UpstreamProtocol::Auto,
         tls: None,
         balance: Balance::RoundRobin,
+        hash_on: HashOn::ClientIp,
+        health: None,
+        outlier: None,
+        send_proxy_protocol: SendProxyProtocol::Off,
+        source: Vec::new(),
         pool: PoolLimits {
             max_idle_per_endpoint: 8,
             idle_timeout: Duration::from_secs(60),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Place, SocketOptions, Stamp};
+use super::{HostPattern, Place, SocketOptions, Stamp};
 
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +16,15 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it accepts.
     pub binds: Vec<Bind>,
-    /// What it speaks.
+    /// What it is for.
+    pub mode: Mode,
+    /// What it speaks, with `mode = "http"`.
     pub protocols: Protocols,
     /// TLS, where it is terminated here.
     pub tls: Option<ListenerTls>,
-    /// Whose X-Forwarded-* and Forwarded are believed.
+    /// Whether a PROXY protocol header stands before everything else.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whose PROXY header, X-Forwarded-* and Forwarded are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// `[listener.limits]`.
     pub limits: ListenerLimits,
@@ -49,6 +53,55 @@ pub enum Bind {
     Address(SocketAddr),
     /// `"unix:/path"`.
     Unix(PathBuf),
+}
+
+/// `listener.mode`. Upstreams are indices into [`Config::upstreams`](super::Config::upstreams).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Requests, by routes.
+    Http,
+    /// Every connection is relayed to one upstream.
+    Tcp {
+        /// To whom.
+        upstream: usize,
+    },
+    /// TLS connections are relayed as they are, by what their ClientHello asks for.
+    TlsPassthrough(HelloRoutes),
+    /// Datagrams are relayed, a flow for each client address.
+    Udp(UdpRoute),
+}
+
+/// Where datagrams go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UdpRoute {
+    /// To one upstream.
+    Upstream(usize),
+    /// QUIC, by the ClientHello in its first datagrams; what cannot be read goes to the default.
+    Quic(HelloRoutes),
+}
+
+/// `listener.sni` and `listener.alpn`: where a connection goes by its ClientHello. An ALPN protocol that is named here decides
+/// before the name does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HelloRoutes {
+    /// Names, lowercased, exact ones before wildcards are asked, the longest wildcard first.
+    pub sni: Vec<(HostPattern, usize)>,
+    /// ALPN protocol names.
+    pub alpn: Vec<(String, usize)>,
+    /// What matches nothing, or names nothing; `None`: closed.
+    pub default: Option<usize>,
+}
+
+/// `listener.proxy_protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Not looked for: the bytes are the client's own.
+    #[default]
+    Off,
+    /// Taken where it comes from a trusted proxy.
+    Optional,
+    /// Whoever does not send one, or is not trusted, is closed.
+    Require,
 }
 
 /// What a listener speaks.
@@ -138,9 +191,11 @@ pub struct ListenerTimeouts {
     pub header: Duration,
     /// The client neither sends what we want of its body nor takes what we have for it.
     pub client_stall: Duration,
-    /// Between requests.
+    /// Between requests; on `udp` the silence that ends a flow.
     pub idle: Duration,
-    /// Age after which a connection is asked to go; `None`: off.
+    /// The silence that ends a session of `tcp` and `tls-passthrough`; `None`: not written, the upstream's `stream_idle` holds.
+    pub session_idle: Option<Duration>,
+    /// Age after which a connection is asked to go, and a session or flow is cut; `None`: off.
     pub max_age: Option<Duration>,
 }
 
@@ -153,4 +208,41 @@ pub struct Forwarding {
     pub forwarded: bool,
     /// Via (RFC 9110 §7.6.3): the pseudonym, `None` for no Via. Default: `tidegate`, on requests.
     pub via: Option<Arc<str>>,
+}
+
+impl Mode {
+    /// The word of the configuration.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::TlsPassthrough(_) => "tls-passthrough",
+            Self::Udp(_) => "udp",
+        }
+    }
+
+    /// Whether it belongs to the layer 4 plane.
+    pub fn is_layer4(&self) -> bool {
+        !matches!(self, Self::Http)
+    }
+
+    /// Whether it accepts datagrams, not connections.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+
+    /// The upstreams it may send to without asking a route, each once, in the order of their numbers.
+    pub fn upstreams(&self) -> Vec<usize> {
+        let mut upstreams = match self {
+            Self::Http => Vec::new(),
+            Self::Tcp { upstream } | Self::Udp(UdpRoute::Upstream(upstream)) => vec![*upstream],
+            Self::TlsPassthrough(routes) | Self::Udp(UdpRoute::Quic(routes)) => {
+                let names = routes.sni.iter().map(|(_, upstream)| *upstream);
+                names.chain(routes.alpn.iter().map(|(_, upstream)| *upstream)).chain(routes.default).collect()
+            }
+        };
+        upstreams.sort_unstable();
+        upstreams.dedup();
+        upstreams
+    }
 }

@@ -1,9 +1,12 @@
 //! `[upstream.*]`: a named set of endpoints and how to reach them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
+use http::uri::PathAndQuery;
 
 use super::{Place, SocketOptions};
 
@@ -20,6 +23,16 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
     /// How an endpoint is picked.
     pub balance: Balance,
+    /// What the hashing policies hash.
+    pub hash_on: HashOn,
+    /// `[upstream.*.health]`; `None`: endpoints are not asked.
+    pub health: Option<Health>,
+    /// `[upstream.*.outlier]`; `None`: endpoints are not judged by real traffic.
+    pub outlier: Option<Outlier>,
+    /// What is said of the client before the first byte of a connection or flow.
+    pub send_proxy_protocol: SendProxyProtocol,
+    /// Local addresses to connect from, in turn; empty: the system's choice.
+    pub source: Vec<IpAddr>,
     /// `[upstream.*.pool]`.
     pub pool: PoolLimits,
     /// `[upstream.*.timeouts]`.
@@ -88,8 +101,69 @@ pub enum Balance {
     RoundRobin,
     /// By chance, by weight.
     Random,
-    /// The fewest requests in flight for its weight, over all workers.
+    /// The fewest requests in flight for its weight, over all workers; on layer 4 the fewest sessions.
     LeastRequests,
+    /// Of two drawn by weight the one whose answers are expected sooner: its smoothed latency times what is in flight.
+    P2cEwma,
+    /// A ring of hashes: what hashes alike goes to the same endpoint, and one that leaves moves only its own share.
+    RingHash,
+    /// A table of hashes (Maglev): as the ring, spread more evenly, moved a little more when an endpoint leaves.
+    Maglev,
+}
+
+/// `upstream.hash_on`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashOn {
+    /// The client's address, behind trusted proxies as well.
+    ClientIp,
+    /// The name of the TLS handshake; the client's address where there is none.
+    Sni,
+    /// A header of the request; the client's address where it is missing.
+    Header(HeaderName),
+    /// A cookie of the request; the client's address where it is missing.
+    Cookie(Box<str>),
+    /// The path of the request, without its query.
+    Path,
+}
+
+/// `[upstream.*.health]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked for over HTTP; 200 to 399 is well. `None`: that a TCP connection is taken is well enough.
+    pub path: Option<PathAndQuery>,
+    /// The Host that is asked for; `None`: the endpoint's own.
+    pub host: Option<Box<str>>,
+    /// From one check of an endpoint to the next.
+    pub interval: Duration,
+    /// How long a check may take; never longer than the interval.
+    pub timeout: Duration,
+    /// Checks in a row that must do for an endpoint that is out to be let in again.
+    pub healthy_after: u32,
+    /// Checks in a row that must fail for one that is in to be taken out.
+    pub unhealthy_after: u32,
+}
+
+/// `[upstream.*.outlier]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Failures in a row, over all workers, that take an endpoint out: connections that come to nothing, and answers 500 and above.
+    pub consecutive_failures: u32,
+    /// For how long, the first time; each time in a row as long again, up to ten times that.
+    pub eject_for: Duration,
+    /// The share of an upstream's endpoints that may be out by this at once, in percent; one may always be.
+    pub max_ejected: u8,
+}
+
+/// `upstream.send_proxy_protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SendProxyProtocol {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Version 1, a line of text.
+    V1,
+    /// Version 2, binary, with what a PROXY header of the client's side brought along.
+    V2,
 }
 
 /// `[upstream.*.pool]`: totals, shared out among the workers.
@@ -112,4 +186,18 @@ pub struct UpstreamTimeouts {
     pub response: Duration,
     /// Silence of the origin inside a body.
     pub stream_idle: Duration,
+}
+
+impl Balance {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastRequests => "least-requests",
+            Self::P2cEwma => "p2c-ewma",
+            Self::RingHash => "ring-hash",
+            Self::Maglev => "maglev",
+        }
+    }
 }

@@ -23,9 +23,40 @@ pub(super) static LISTENER: &[Key] = &[
     .example("\":8080\""),
     Key::new(
         "mode",
-        Shape::Choice { words: &["http"], later: &["forward", "tcp", "tls-passthrough", "udp", "quic"] },
+        Shape::Choice { words: &["http", "tcp", "tls-passthrough", "udp"], later: &["forward", "quic"] },
         Fallback::Text("http"),
-        "What the listener is for.",
+        "What the listener is for: requests by routes (http), or on layer 4 raw connections (tcp), TLS connections by their \
+         ClientHello, which ends elsewhere (tls-passthrough), datagrams (udp).",
+    ),
+    Key::new(
+        "upstream",
+        Shape::Text("the name of an upstream"),
+        Fallback::Told("none; needed with tcp and udp"),
+        "With mode tcp or udp: where everything goes.",
+    )
+    .example("\"pg\""),
+    Key::new(
+        "sni",
+        Shape::Map(&Shape::Text("the name of an upstream")),
+        Fallback::Told("none; needed with tls-passthrough"),
+        "With tls-passthrough: server names, exact or with a leading `*.`, and `default`, each with its upstream. Without a \
+         default, what matches nothing is closed. With udp the same for QUIC.",
+    )
+    .example("{ \"db.example.org\" = \"pg\", \"*.example.org\" = \"sites\", default = \"sites\" }"),
+    Key::new(
+        "alpn",
+        Shape::Map(&Shape::Text("the name of an upstream")),
+        Fallback::Told("none"),
+        "Beside `sni`: ALPN protocols with their upstreams, asked before the name is: the first of the client's list that \
+         stands here.",
+    )
+    .example("{ \"acme-tls/1\" = \"acme\" }"),
+    Key::new(
+        "proxy_protocol",
+        Shape::Choice { words: &["off", "optional", "require"], later: &[] },
+        Fallback::Text("off"),
+        "A PROXY protocol header (v1 or v2) before everything else, believed from `trusted_proxies` only. \"require\" closes \
+         whoever sends none or is not trusted.",
     ),
     Key::new(
         "protocols",
@@ -38,7 +69,7 @@ pub(super) static LISTENER: &[Key] = &[
         "trusted_proxies",
         Shape::OneOrMany(&Shape::Text("a network")),
         Fallback::Told("none"),
-        "Networks whose X-Forwarded-* and Forwarded are believed and appended to; anyone else's are replaced.",
+        "Networks whose PROXY protocol header, X-Forwarded-* and Forwarded are believed and appended to; anyone else's are replaced.",
     )
     .example("[\"10.0.0.0/8\"]"),
     Key::new("tls", Shape::Table(TLS), Fallback::Told("cleartext"), "TLS that ends here."),
@@ -76,10 +107,6 @@ pub(super) static LISTENER: &[Key] = &[
         "Whether a trace is begun (W3C Trace Context) for requests without a valid `traceparent`; a valid one is always \
          passed on. \"auto\": where the request goes into the access log.",
     ),
-    Key::later("proxy_protocol"),
-    Key::later("upstream"),
-    Key::later("sni"),
-    Key::later("alpn"),
     Key::later("forward"),
     Key::later("expect"),
 ];
@@ -138,7 +165,8 @@ static LIMITS: &[Key] = &[
         "max_connections",
         Shape::Either(&[Shape::Word("auto"), Shape::Count { min: 1, max: u32::MAX as u64 }]),
         Fallback::Text("auto"),
-        "Open connections over all workers; more wait in the backlog. \"auto\": from the descriptor limit.",
+        "Open connections over all workers; more wait in the backlog. \"auto\": from the descriptor limit. With udp: flows; \
+         datagrams that would begin one more are dropped.",
     )
     .cost("a descriptor and some KiB each"),
     Key::new(
@@ -177,7 +205,12 @@ static LIMITS: &[Key] = &[
 ];
 
 static TIMEOUTS: &[Key] = &[
-    Key::new("handshake", DEADLINE, Fallback::Duration(defaults::HANDSHAKE_TIMEOUT), "The TLS handshake."),
+    Key::new(
+        "handshake",
+        DEADLINE,
+        Fallback::Duration(defaults::HANDSHAKE_TIMEOUT),
+        "The TLS handshake; with tls-passthrough the ClientHello. A PROXY protocol header has as long.",
+    ),
     Key::new(
         "header",
         DEADLINE,
@@ -190,12 +223,19 @@ static TIMEOUTS: &[Key] = &[
         Fallback::Duration(defaults::CLIENT_STALL),
         "The client neither sends what is wanted of its body nor takes what there is for it.",
     ),
-    Key::new("idle", DEADLINE, Fallback::Duration(defaults::IDLE_TIMEOUT), "Between requests."),
+    Key::new(
+        "idle",
+        DEADLINE,
+        Fallback::Duration(defaults::IDLE_TIMEOUT),
+        "Between requests; with udp the silence that ends a flow. With tcp and tls-passthrough the silence that ends a \
+         session, there by default the upstream's `stream_idle`.",
+    ),
     Key::new(
         "max_age",
         Shape::Either(&[Shape::Word("off"), DEADLINE]),
         Fallback::Text("off"),
-        "Age after which a connection is asked to go (GOAWAY or `Connection: close`); open exchanges finish.",
+        "Age after which a connection is asked to go (GOAWAY or `Connection: close`); open exchanges finish. Sessions and \
+         flows of layer 4 are cut.",
     ),
 ];
 

@@ -21,13 +21,49 @@ pub(super) static UPSTREAM: &[Key] = &[
     Key::new(
         "balance",
         Shape::Choice {
-            words: &["round-robin", "random", "least-requests"],
-            later: &["p2c-ewma", "ring-hash", "maglev"],
+            words: &["round-robin", "random", "least-requests", "p2c-ewma", "ring-hash", "maglev"],
+            later: &[],
         },
         Fallback::Text("round-robin"),
-        "How an endpoint is picked: in turn, by chance, or the fewest requests in flight over all workers; each by weight.",
+        "How an endpoint is picked, each by weight: in turn, by chance, the fewest requests in flight over all workers (on \
+         layer 4 the fewest sessions), of two the one that answers sooner for its load (p2c-ewma), or by a hash of \
+         `hash_on` (ring-hash, maglev).",
     )
-    .cost("least-requests: one atomic pair for a request"),
+    .cost("least-requests and p2c-ewma: one atomic pair for a request"),
+    Key::new(
+        "hash_on",
+        Shape::Text("client-ip, sni, path, header:NAME or cookie:NAME"),
+        Fallback::Text("client-ip"),
+        "What ring-hash and maglev hash: client-ip, sni, path, header:NAME or cookie:NAME; the client's address where a \
+         request lacks it. Layer 4 knows client-ip and sni.",
+    ),
+    Key::new(
+        "health",
+        Shape::Table(HEALTH),
+        Fallback::Told("none: endpoints are not asked"),
+        "Active checks: an endpoint that fails them takes no new work.",
+    ),
+    Key::new(
+        "outlier",
+        Shape::Table(OUTLIER),
+        Fallback::Told("none"),
+        "Passive checks: an endpoint that fails real traffic takes no new work for a while.",
+    ),
+    Key::new(
+        "send_proxy_protocol",
+        Shape::Choice { words: &["off", "v1", "v2"], later: &[] },
+        Fallback::Text("off"),
+        "Tells the endpoint the client's address in a PROXY protocol header before the first byte. With http every request \
+         then has a connection of its own.",
+    )
+    .cost("with http: no pooled connections"),
+    Key::new(
+        "source",
+        Shape::OneOrMany(&Shape::Text("an address")),
+        Fallback::Told("the system's choice"),
+        "Local addresses to connect from, in turn: each has some 28,000 ports for each endpoint.",
+    )
+    .example("[\"10.0.0.9\", \"10.0.0.10\"]"),
     Key::new(
         "tls",
         Shape::Either(&[Shape::Flag, Shape::Table(TLS)]),
@@ -37,14 +73,9 @@ pub(super) static UPSTREAM: &[Key] = &[
     Key::new("pool", Shape::Table(POOL), Fallback::Table, "Kept connections; totals that are shared out among the workers."),
     Key::new("timeouts", Shape::Table(TIMEOUTS), Fallback::Table, "How long the endpoints may take."),
     Key::new("socket", Shape::Table(SOCKET), Fallback::Table, "Socket options of connections to the endpoints."),
-    Key::later("hash_on"),
     Key::later("sticky"),
     Key::later("slow_start"),
-    Key::later("health"),
-    Key::later("outlier"),
     Key::later("limits"),
-    Key::later("send_proxy_protocol"),
-    Key::later("source"),
     Key::later("alpn"),
 ];
 
@@ -107,6 +138,66 @@ static POOL: &[Key] = &[
     ),
 ];
 
+static HEALTH: &[Key] = &[
+    Key::new(
+        "path",
+        Shape::Text("a path"),
+        Fallback::Told("none: a TCP connection"),
+        "What is asked for over HTTP, as requests are sent (TLS included): 200 to 399 is well. Left out: that a TCP connection \
+         is taken is well enough.",
+    )
+    .example("\"/healthz\""),
+    Key::new("host", Shape::Text("a name"), Fallback::Told("the endpoint's own"), "The Host of the check.")
+        .example("\"api.internal\""),
+    Key::new(
+        "interval",
+        DEADLINE,
+        Fallback::Duration(defaults::HEALTH_INTERVAL),
+        "From one check of an endpoint to the next, a little shifted so that they do not all come at once.",
+    )
+    .cost("a connection to each endpoint"),
+    Key::new(
+        "timeout",
+        DEADLINE,
+        Fallback::Duration(defaults::HEALTH_TIMEOUT),
+        "How long a check may take; at most the interval.",
+    ),
+    Key::new(
+        "healthy_after",
+        Shape::Count { min: 1, max: 1_000 },
+        Fallback::Count(defaults::HEALTHY_AFTER as u64),
+        "Checks in a row that must do for an endpoint to be let in again.",
+    ),
+    Key::new(
+        "unhealthy_after",
+        Shape::Count { min: 1, max: 1_000 },
+        Fallback::Count(defaults::UNHEALTHY_AFTER as u64),
+        "Checks in a row that must fail for an endpoint to be taken out.",
+    ),
+];
+
+static OUTLIER: &[Key] = &[
+    Key::new(
+        "consecutive_failures",
+        Shape::Count { min: 1, max: 1_000_000 },
+        Fallback::Count(defaults::OUTLIER_FAILURES as u64),
+        "Failures in a row, over all workers, that take an endpoint out: connections that come to nothing, answers 500 and \
+         above.",
+    ),
+    Key::new(
+        "eject_for",
+        DEADLINE,
+        Fallback::Duration(defaults::EJECT_FOR),
+        "For how long the first time; each time in a row as long again, up to ten times that.",
+    ),
+    Key::new(
+        "max_ejected",
+        Shape::Text("a share such as \"50%\""),
+        Fallback::Text("50%"),
+        "The share of an upstream's endpoints that may be out by this at once; one may always be.",
+    ),
+];
+
 static TIMEOUTS: &[Key] = &[
     Key::new("connect", DEADLINE, Fallback::Duration(defaults::CONNECT_TIMEOUT), "TCP and TLS together."),
     Key::new("response", DEADLINE, Fallback::Duration(defaults::RESPONSE_TIMEOUT), "Request sent to response head."),
@@ -114,7 +205,7 @@ static TIMEOUTS: &[Key] = &[
         "stream_idle",
         DEADLINE,
         Fallback::Duration(defaults::STREAM_IDLE),
-        "Silence of the origin inside a body: event streams and gRPC live with it.",
+        "Silence of the origin inside a body: event streams and gRPC live with it. On layer 4 silence of both sides.",
     ),
 ];
 

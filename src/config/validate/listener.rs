@@ -8,8 +8,8 @@ use super::Check;
 use crate::config::defaults;
 use crate::config::findings::Finding;
 use crate::config::model::{
-    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
-    Stamp, TlsVersion,
+    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Mode,
+    Protocols, Stamp, TlsVersion,
 };
 use crate::config::section::{Data, Section};
 use crate::config::source::Spot;
@@ -17,7 +17,7 @@ use crate::config::source::Spot;
 impl Check<'_> {
     pub(super) fn listeners<'s>(&mut self, sections: impl Iterator<Item = &'s Section>) -> Vec<Listener> {
         let mut names: HashMap<String, Spot> = HashMap::new();
-        let mut bound: HashMap<Bind, Spot> = HashMap::new();
+        let mut bound: HashMap<(Bind, bool), Spot> = HashMap::new();
         let mut listeners = Vec::new();
         for section in sections {
             let binds = self.binds(section, &mut bound);
@@ -50,20 +50,27 @@ impl Check<'_> {
             self.listeners.entry(name.clone()).or_insert(listeners.len());
             let listener = self.listener(name.into(), binds, section);
             self.with_tls.push(listener.tls.is_some());
+            self.with_routes.push(!listener.mode.is_layer4());
             listeners.push(listener);
         }
         listeners
     }
 
     fn listener(&mut self, name: Arc<str>, binds: Vec<Bind>, section: &Section) -> Listener {
+        let mode = self.mode(section);
+        self.fits_mode(section, &mode, &binds);
+        let trusted_proxies = self.networks(section, "trusted_proxies");
+        let proxy_protocol = self.proxy_protocol(section, &trusted_proxies);
         Listener {
             name,
             binds,
+            timeouts: timeouts(section.section("timeouts"), &mode),
+            mode,
+            proxy_protocol,
+            trusted_proxies,
             protocols: self.protocols(section),
             tls: section.section("tls").map(|tls| self.listener_tls(tls)),
-            trusted_proxies: self.networks(section, "trusted_proxies"),
             limits: limits(section.section("limits")),
-            timeouts: timeouts(section.section("timeouts")),
             socket: self.socket(section.section("socket")),
             forwarding: self.forwarding(section.section("forwarding")),
             access_log: section.flag("access_log").unwrap_or(true),
@@ -73,12 +80,16 @@ impl Check<'_> {
         }
     }
 
-    fn binds(&mut self, section: &Section, bound: &mut HashMap<Bind, Spot>) -> Vec<Bind> {
+    /// TCP and UDP have ports of their own, so an address is taken with what it is taken for.
+    fn binds(&mut self, section: &Section, bound: &mut HashMap<(Bind, bool), Spot>) -> Vec<Bind> {
+        let is_udp = section.word("mode") == Some("udp");
         let mut binds = Vec::new();
         for written in section.texts("bind") {
             let Some(bind) = self.bind(written) else { continue };
-            self.not_ours(&bind, written);
-            if let Some(claim) = claim(&bind) {
+            if !is_udp {
+                self.not_ours(&bind, written);
+            }
+            if let Some(claim) = claim(&bind).map(|claim| (claim, is_udp)) {
                 match bound.get(&claim) {
                     Some(first) => {
                         let message = format!("address `{}` is bound twice", written.value);
@@ -201,13 +212,15 @@ fn limits(section: Option<&Section>) -> ListenerLimits {
     }
 }
 
-fn timeouts(section: Option<&Section>) -> ListenerTimeouts {
+fn timeouts(section: Option<&Section>, mode: &Mode) -> ListenerTimeouts {
     let duration = |key| section.and_then(|section| section.duration(key));
+    let session_idle = duration("idle").filter(|_| matches!(mode, Mode::Tcp { .. } | Mode::TlsPassthrough(_)));
     ListenerTimeouts {
         handshake: duration("handshake").unwrap_or(defaults::HANDSHAKE_TIMEOUT),
         header: duration("header").unwrap_or(defaults::HEADER_TIMEOUT),
         client_stall: duration("client_stall").unwrap_or(defaults::CLIENT_STALL),
         idle: duration("idle").unwrap_or(defaults::IDLE_TIMEOUT),
+        session_idle,
         max_age: duration("max_age"),
     }
 }

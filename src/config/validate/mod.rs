@@ -4,7 +4,9 @@
 mod address;
 mod control;
 mod edits;
+mod health;
 mod identity;
+mod layer4;
 mod listener;
 mod logs;
 mod matching;
@@ -41,6 +43,8 @@ pub(crate) struct Check<'a> {
     listeners: HashMap<String, usize>,
     /// Which listeners end TLS.
     with_tls: Vec<bool>,
+    /// Which listeners serve requests.
+    with_routes: Vec<bool>,
     /// The addresses of `[server.admin]` and `[server.observe]`.
     own: Vec<OwnAddress>,
 }
@@ -58,6 +62,7 @@ pub(crate) fn validate(
         upstreams: HashMap::new(),
         listeners: HashMap::new(),
         with_tls: Vec::new(),
+        with_routes: Vec::new(),
         own: Vec::new(),
     };
     let server = check.server(sections);
@@ -130,7 +135,8 @@ impl<'a> Check<'a> {
             let finding = Finding::of_file(0, "no listener", format!("{words} would accept nothing"));
             self.findings.push_absent(finding.help("write `[[listener]]` and below it `bind = \":8080\"`"));
         }
-        if !sections.iter().any(|section| section.has("route")) {
+        let serves_requests = self.with_routes.is_empty() || self.with_routes.contains(&true);
+        if serves_requests && !sections.iter().any(|section| section.has("route")) {
             let finding = Finding::of_file(0, "no route", format!("{words} would answer every request with 404"));
             self.findings.push_absent(finding.help("write `[[route]]` and below it `upstream = \"app\"`"));
         }

@@ -62,9 +62,11 @@ impl Check<'_> {
     fn route(&mut self, section: &Section) -> Route {
         let mut listeners: Vec<usize> = Vec::new();
         for written in section.texts("listener") {
-            if let Some(index) = self.listener_index(written)
-                && !listeners.contains(&index)
-            {
+            let Some(index) = self.listener_index(written) else { continue };
+            if !self.with_routes[index] {
+                let message = format!("listener `{}` serves no requests", written.value);
+                self.fault(written.spot, message, "its mode is of layer 4: it has an upstream of its own");
+            } else if !listeners.contains(&index) {
                 listeners.push(index);
             }
         }

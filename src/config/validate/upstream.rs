@@ -8,7 +8,8 @@ use super::address::host_name;
 use crate::config::defaults;
 use crate::config::findings::Finding;
 use crate::config::model::{
-    Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+    Balance, EndpointAddress, EndpointConfig, PoolLimits, SendProxyProtocol, Upstream, UpstreamProtocol,
+    UpstreamTimeouts, UpstreamTls,
 };
 use crate::config::section::{Data, Name, Section};
 use crate::config::source::Spot;
@@ -17,6 +18,14 @@ impl Check<'_> {
     pub(super) fn upstream(&mut self, name: &Name, section: &Section) -> Upstream {
         self.name(&name.value, name.spot);
         let tls = self.upstream_tls(section);
+        let balance = match section.word("balance") {
+            Some("random") => Balance::Random,
+            Some("least-requests") => Balance::LeastRequests,
+            Some("p2c-ewma") => Balance::P2cEwma,
+            Some("ring-hash") => Balance::RingHash,
+            Some("maglev") => Balance::Maglev,
+            _ => Balance::RoundRobin,
+        };
         Upstream {
             name: name.value.as_str().into(),
             endpoints: self.endpoints(section, tls.as_ref()),
@@ -26,11 +35,16 @@ impl Check<'_> {
                 _ => UpstreamProtocol::Auto,
             },
             tls,
-            balance: match section.word("balance") {
-                Some("random") => Balance::Random,
-                Some("least-requests") => Balance::LeastRequests,
-                _ => Balance::RoundRobin,
+            balance,
+            hash_on: self.hash_on(section, balance),
+            health: section.section("health").map(|section| self.health(section)),
+            outlier: section.section("outlier").map(|section| self.outlier(section)),
+            send_proxy_protocol: match section.word("send_proxy_protocol") {
+                Some("v1") => SendProxyProtocol::V1,
+                Some("v2") => SendProxyProtocol::V2,
+                _ => SendProxyProtocol::Off,
             },
+            source: self.sources(section),
             pool: pool(section.section("pool")),
             timeouts: timeouts(section.section("timeouts")),
             socket: self.socket(section.section("socket")),

@@ -33,6 +33,10 @@ pub(super) fn diff(before: &Config, after: &Config, lines: &mut Vec<String>) {
 
 fn listener(before: &Listener, after: &Listener) -> Keys {
     let mut keys = Keys::default();
+    keys.words("mode", &before.mode.as_str(), &after.mode.as_str(), |mode| (*mode).to_owned()).note(NEW_CONNECTIONS);
+    let same_mode = before.mode.as_str() == after.mode.as_str();
+    keys.changed("upstreams", same_mode && before.mode != after.mode).note(NEW_CONNECTIONS);
+    keys.changed("proxy_protocol", before.proxy_protocol != after.proxy_protocol).note(NEW_CONNECTIONS);
     keys.words("protocols", &before.protocols, &after.protocols, spoken).note(NEW_CONNECTIONS);
     match (&before.tls, &after.tls) {
         (Some(before), Some(after)) => tls_keys(&mut keys, before, after),
@@ -111,7 +115,7 @@ fn limit_keys(keys: &mut Keys, before: &ListenerLimits, after: &ListenerLimits) 
 }
 
 fn timeout_keys(keys: &mut Keys, before: &ListenerTimeouts, after: &ListenerTimeouts) {
-    let ListenerTimeouts { handshake, header, client_stall, idle, max_age } = before;
+    let ListenerTimeouts { handshake, header, client_stall, idle, session_idle: _, max_age } = before;
     keys.compare("timeouts.handshake", handshake, &after.handshake).note(NEW_CONNECTIONS);
     keys.compare("timeouts.header", header, &after.header).note(NEW_CONNECTIONS);
     keys.compare("timeouts.client_stall", client_stall, &after.client_stall).note(NEW_CONNECTIONS);

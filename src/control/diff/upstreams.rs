@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::Matched;
-use super::keys::Keys;
+use super::keys::{Keys, NEW_CONNECTIONS};
 use crate::config::Config;
 use crate::config::model::{
-    Balance, EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+    EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
 };
 use crate::config::summary::endpoint_text;
 
@@ -52,7 +52,22 @@ fn endpoints(before: &[EndpointConfig], after: &[EndpointConfig]) -> Vec<String>
 }
 
 fn upstream(before: &Upstream, after: &Upstream) -> Keys {
-    let Upstream { name: _, endpoints, protocol, tls, balance, pool, timeouts, socket, place: _ } = before;
+    let Upstream {
+        name: _,
+        endpoints,
+        protocol,
+        tls,
+        balance,
+        hash_on,
+        health,
+        outlier,
+        send_proxy_protocol,
+        source,
+        pool,
+        timeouts,
+        socket,
+        place: _,
+    } = before;
     let mut keys = Keys::default();
     let sorted = |list: &[EndpointConfig]| {
         let mut texts: Vec<_> = list.iter().map(|one| (endpoint_text(&one.address), one.weight)).collect();
@@ -83,14 +98,12 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
             keys.words("tls", &before.is_some(), &after.is_some(), word);
         }
     }
-    keys.words("balance", balance, &after.balance, |balance| {
-        match balance {
-            Balance::RoundRobin => "round-robin",
-            Balance::Random => "random",
-            Balance::LeastRequests => "least-requests",
-        }
-        .to_owned()
-    });
+    keys.words("balance", balance, &after.balance, |balance| balance.as_str().to_owned());
+    keys.changed("hash_on", *hash_on != after.hash_on);
+    keys.changed("health", *health != after.health);
+    keys.changed("outlier", *outlier != after.outlier);
+    keys.changed("send_proxy_protocol", *send_proxy_protocol != after.send_proxy_protocol).note(NEW_CONNECTIONS);
+    keys.changed("source", *source != after.source).note(NEW_CONNECTIONS);
     let PoolLimits { max_idle_per_endpoint, idle_timeout, max_age } = pool;
     keys.compare("pool.max_idle_per_endpoint", max_idle_per_endpoint, &after.pool.max_idle_per_endpoint);
     keys.compare("pool.idle_timeout", idle_timeout, &after.pool.idle_timeout);

@@ -37,7 +37,9 @@ impl Selector {
         match balance {
             Balance::RoundRobin => Self::RoundRobin(Schedule::new(weights)),
             Balance::Random => Self::Random(Lots::new(weights)),
-            Balance::LeastRequests => Self::LeastRequests(LeastRequests::new(weights)),
+            Balance::P2cEwma | Balance::RingHash | Balance::Maglev | Balance::LeastRequests => {
+                Self::LeastRequests(LeastRequests::new(weights))
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     CertificateStatus, Connections, EndpointStatus, Handshakes, Hist, LastFailure, Listener, Pool, RecentError, Reload,
     Route, Status, UpstreamStatus, Worker,
 };
-use crate::config::model::{self, Balance, RouteAction, UpstreamProtocol};
+use crate::config::model::{self, RouteAction, UpstreamProtocol};
 use crate::config::{Config, match_text};
 use crate::control::view::{LastReload, View};
 use crate::snapshot::{ListenerSpec, Snapshot};
@@ -166,11 +166,7 @@ impl UpstreamStatus {
             UpstreamProtocol::Http1 => "http1",
             UpstreamProtocol::Http2 => "http2",
         };
-        let balance = match upstream.config.balance {
-            Balance::RoundRobin => "round-robin",
-            Balance::Random => "random",
-            Balance::LeastRequests => "least-requests",
-        };
+        let balance = upstream.config.balance.as_str();
         Self {
             name: Arc::clone(&upstream.name),
             protocol: protocol.into(),
