@@ -7,10 +7,11 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::base::id::{Generation, ListenerId, UpstreamId};
+use crate::base::id::{Generation, ListenerId, SocketId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::body::ledger::Measured;
 use crate::config::model;
+use crate::net::bind::BoundSocket;
 use crate::route::action::Route;
 use crate::route::table::Table;
 use crate::telemetry::WorkerTelemetry;
@@ -53,6 +54,16 @@ pub struct ListenerSpec {
     pub limit: Option<Arc<Limit>>,
     /// Its `max_connections_per_ip`, where one is written; the counts stay across generations.
     pub per_address: Option<Arc<PerAddress>>,
+}
+
+/// One bound address of a generation, on its way to one worker.
+pub struct Listening {
+    /// Its number.
+    pub id: SocketId,
+    /// What accepts there.
+    pub spec: Arc<ListenerSpec>,
+    /// `None`: the worker has it already. Beside it what tells the control thread, by being dropped, that it is closed.
+    pub socket: Option<(BoundSocket, Arc<()>)>,
 }
 
 /// A snapshot as one worker holds it; a request clones the `Rc` around it and touches no counter that others touch.

@@ -15,3 +15,7 @@ pub struct UpstreamId(pub u32);
 /// The number of a compiled configuration; the first is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
+
+/// The number of a bound address, given by the control thread, the same on every worker and across generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);

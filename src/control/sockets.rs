@@ -15,12 +15,11 @@ use tracing::{info, warn};
 
 use super::workers::Shares;
 use crate::base::addr::Address;
+use crate::base::id::SocketId;
 use crate::config::model::{Bind, Config, Listener, Protocols, SocketOptions};
 use crate::net::bind::{self, BindError, BoundSocket};
 use crate::net::inherited::InheritedSocket;
-use crate::serve::listeners::SocketId;
-use crate::serve::worker::Listening;
-use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::snapshot::{ListenerSpec, Listening, Snapshot};
 
 /// Every bound address.
 pub struct ListeningSockets {

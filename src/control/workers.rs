@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
+use crate::base::id::SocketId;
 use crate::base::limit::Limit;
 use crate::net::handoff::Loads;
-use crate::serve::listeners::SocketId;
-use crate::serve::worker::{self, Apply, Command, Listening, Setup};
-use crate::snapshot::Snapshot;
+use crate::serve::worker::{self, Apply, Command, Setup};
+use crate::snapshot::{Listening, Snapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::series::SeriesKey;
 use crate::upstream::endpoint_set::EndpointSet;

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::connection;
 use super::worker::{Command, Worker};
 use crate::base::drain::{Entry, Flag};
+use crate::base::id::SocketId;
 use crate::base::limit::{AddressPermit, Limit, Permit};
 use crate::net::accept;
 use crate::net::bind::BoundSocket;
@@ -21,10 +22,6 @@ use crate::net::handoff::HandedOver;
 use crate::net::io::Socket;
 use crate::proxy::context::Profile;
 use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
-
-/// The number of a bound address, given by the control thread, the same on every worker and across generations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId(pub u32);
 
 /// One bound address on one worker.
 pub struct WorkerListener {

@@ -15,13 +15,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
-use super::listeners::{self, Arrival, SocketId, WorkerListener};
+use super::listeners::{self, Arrival, WorkerListener};
 use crate::base::drain::{Flag, Tally};
+use crate::base::id::SocketId;
 use crate::base::limit::Limit;
-use crate::net::bind::BoundSocket;
 use crate::net::handoff::Loads;
 use crate::net::timer;
-use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
+use crate::snapshot::{ListenerSpec, Listening, Snapshot, WorkerSnapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::{AccessLog, Flushes, Logger};
 use crate::telemetry::counters::Counters;
@@ -65,16 +65,6 @@ pub struct Apply {
     pub listening: Vec<Listening>,
     /// Told when it is in force, with what could not be listened on.
     pub applied: oneshot::Sender<Vec<(SocketId, io::Error)>>,
-}
-
-/// One bound address of a generation.
-pub struct Listening {
-    /// Its number.
-    pub id: SocketId,
-    /// What accepts there.
-    pub spec: Arc<ListenerSpec>,
-    /// `None`: the worker has it already. Beside it what tells the control thread, by being dropped, that it is closed.
-    pub socket: Option<(BoundSocket, Arc<()>)>,
 }
 
 /// What a worker is made of; crosses into its thread.

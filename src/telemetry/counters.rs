@@ -126,6 +126,26 @@ cells! {
     handshakes_failed,
     /// Idle connections that hold nothing but their socket (a gauge).
     parked,
+    /// Layer 4 sessions that began: TCP connections accepted to be relayed.
+    sessions,
+    /// Layer 4 sessions that are open (a gauge).
+    sessions_open,
+    /// Layer 4 sessions of which bytes were moved inside the kernel (splice).
+    sessions_spliced,
+    /// Flows that began: client addresses whose datagrams are relayed.
+    flows,
+    /// Flows that are open (a gauge).
+    flows_open,
+    /// Datagrams from clients.
+    datagrams_in,
+    /// Datagrams to clients.
+    datagrams_out,
+    /// Datagrams of either direction that were not passed on: no room, no flow, no endpoint.
+    datagrams_dropped,
+    /// Connections closed since they did not begin with a ClientHello that leads somewhere.
+    hellos_refused,
+    /// Connections closed, and datagrams dropped, since a PROXY protocol header was missing, broken or from somebody not trusted.
+    proxy_headers_refused,
 }
 
 impl Counters {

@@ -75,11 +75,13 @@ impl EndpointState {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn request_began(&self) {
+    /// Counts one up what is in flight: a request, or a session of layer 4.
+    pub fn request_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn request_ended(&self) {
+    /// Takes one of these away.
+    pub fn request_ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -115,7 +117,8 @@ impl EndpointState {
         self.is_drained.store(drained, Ordering::Relaxed);
     }
 
-    pub(super) fn connect_failed(&self, kind: Kind, now: SystemTime) {
+    /// Notes a connection that came to nothing.
+    pub fn connect_failed(&self, kind: Kind, now: SystemTime) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         self.last_failure_kind.store(kind as u8, Ordering::Relaxed);
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();

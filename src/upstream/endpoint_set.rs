@@ -45,9 +45,14 @@ impl EndpointSet {
         self.selector.asks_for_load()
     }
 
+    /// Whether picks ask for a key: a hash of what is to stay with its endpoint.
+    pub fn asks_for_key(&self) -> bool {
+        self.selector.asks_for_key()
+    }
+
     /// Picks as [`Selector::pick`] does, with the loads of these endpoints.
-    pub fn pick(&self, cursor: &mut u32, tried: &[EndpointIndex]) -> Option<EndpointIndex> {
+    pub fn pick(&self, key: Option<u64>, cursor: &mut u32, tried: &[EndpointIndex]) -> Option<EndpointIndex> {
         let load = |index: EndpointIndex| self.endpoints[index.place()].state.in_flight();
-        self.selector.pick(cursor, || fastrand::u64(..), load, tried)
+        self.selector.pick(key, cursor, || fastrand::u64(..), load, tried)
     }
 }

@@ -97,7 +97,7 @@ impl WorkerUpstream {
     pub fn pick(&self, tried: &[EndpointIndex]) -> Result<Pick, Error> {
         let set = self.set.borrow();
         let mut cursor = self.cursor.get();
-        let picked = set.set.pick(&mut cursor, tried);
+        let picked = set.set.pick(None, &mut cursor, tried);
         self.cursor.set(cursor);
         let Some(index) = picked else {
             let reason = match set.set.all() {

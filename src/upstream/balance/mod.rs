@@ -48,6 +48,11 @@ impl Selector {
         matches!(self, Self::LeastRequests(_))
     }
 
+    /// Whether `pick` asks for a key.
+    pub fn asks_for_key(&self) -> bool {
+        false
+    }
+
     /// Where the cursor of one worker starts, so that workers do not all begin with the first endpoint.
     pub fn first_cursor(&self, worker: usize, workers: usize) -> u32 {
         match self {
@@ -61,6 +66,7 @@ impl Selector {
     /// `chance` gives uniform 64-bit numbers, `load` the requests in flight at an endpoint.
     pub fn pick(
         &self,
+        _key: Option<u64>,
         cursor: &mut u32,
         chance: impl FnMut() -> u64,
         load: impl Fn(EndpointIndex) -> u32,
@@ -105,7 +111,7 @@ mod tests {
                 let mut cursor = start;
                 for _ in 0..50 {
                     let load = |i: EndpointIndex| loads[i.place() % loads.len()];
-                    let index = selector.pick(&mut cursor, || rng.u64(..), load, &tried).unwrap();
+                    let index = selector.pick(None, &mut cursor, || rng.u64(..), load, &tried).unwrap();
                     prop_assert!(index.place() < weights.len());
                     prop_assert!(tried.len() == weights.len() || !tried.contains(&index), "{policy:?}");
                 }
@@ -126,7 +132,7 @@ mod tests {
                 let mut picked = vec![0usize; weights.len()];
                 for _ in 0..rounds {
                     // Every request ends before the next begins: with equal loads, weights alone decide.
-                    picked[selector.pick(&mut cursor, || rng.u64(..), |_| 0, &[]).unwrap().place()] += 1;
+                    picked[selector.pick(None, &mut cursor, || rng.u64(..), |_| 0, &[]).unwrap().place()] += 1;
                 }
                 for (weight, picked) in weights.iter().zip(picked) {
                     let expected = 200.0 * f64::from(*weight);
@@ -140,7 +146,7 @@ mod tests {
     #[test]
     fn an_empty_set_gives_nothing() {
         for policy in POLICIES {
-            assert_eq!(Selector::new(policy, &[]).pick(&mut 0, || 0, |_| 0, &[]), None);
+            assert_eq!(Selector::new(policy, &[]).pick(None, &mut 0, || 0, |_| 0, &[]), None);
         }
     }
 
@@ -151,7 +157,7 @@ mod tests {
             let first: HashSet<_> = (0..4)
                 .map(|worker| {
                     let mut cursor = selector.first_cursor(worker, 4);
-                    selector.pick(&mut cursor, || 0, |_| 0, &[])
+                    selector.pick(None, &mut cursor, || 0, |_| 0, &[])
                 })
                 .collect();
             assert_eq!(first.len(), 4);
