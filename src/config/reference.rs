@@ -8,7 +8,7 @@ use crate::base::units;
 pub fn reference() -> String {
     let mut out = String::from(HEAD);
     for key in ROOT.iter().filter(|key| key.is_here() && key.shape.keys().is_none()) {
-        entry(&mut out, key, true);
+        entry(&mut out, key, "", true);
     }
     later(&mut out, ROOT, "the file");
     for key in ROOT.iter().filter(|key| key.is_here()) {
@@ -41,12 +41,12 @@ fn table(out: &mut String, key: &Key, path: &str, keys: &'static [Key], live: bo
     let header = if is_list { format!("[[{path}]]") } else { format!("[{path}]") };
     out.push_str(&format!("{mark}{header}\n"));
     for inner in keys.iter().filter(|inner| inner.is_here() && inner.shape.keys().is_none()) {
-        entry(out, inner, live);
+        entry(out, inner, path, live);
     }
     // Written in the short form, so that the long one below may stay a comment.
     for inner in keys.iter().filter(|inner| inner.is_here() && inner.shape.keys().is_some()) {
         if matches!(inner.fallback, Fallback::Required | Fallback::Flag(_)) {
-            entry(out, inner, live);
+            entry(out, inner, path, live);
         }
     }
     later(out, keys, &header);
@@ -57,13 +57,14 @@ fn table(out: &mut String, key: &Key, path: &str, keys: &'static [Key], live: bo
     }
 }
 
-fn entry(out: &mut String, key: &Key, live: bool) {
+fn entry(out: &mut String, key: &Key, table: &str, live: bool) {
     comment(out, key.doc);
     let value = key.fallback.toml();
     comment(out, &facts(key).join(" "));
     let example = if key.example.is_empty() { value.clone().unwrap_or_default() } else { key.example.to_owned() };
     // One action is enough for a route to load.
-    let stands = value.is_some() || matches!(key.fallback, Fallback::Required) || key.name == "upstream";
+    let acts = table == "route" && key.name == "upstream";
+    let stands = value.is_some() || matches!(key.fallback, Fallback::Required) || acts;
     let mark = if live && stands { "" } else { "#" };
     out.push_str(&format!("{mark}{} = {}\n", key.name, value.unwrap_or(example)));
 }

@@ -159,9 +159,10 @@ static HEALTH: &[Key] = &[
     Key::new(
         "timeout",
         DEADLINE,
-        Fallback::Duration(defaults::HEALTH_TIMEOUT),
+        Fallback::Told("1s, or the interval where that is shorter"),
         "How long a check may take; at most the interval.",
-    ),
+    )
+    .example("\"1s\""),
     Key::new(
         "healthy_after",
         Shape::Count { min: 1, max: 1_000 },

@@ -68,10 +68,11 @@ impl Check<'_> {
 
     pub(super) fn hash_on(&mut self, section: &Section, balance: Balance) -> HashOn {
         let Some(written) = section.text("hash_on") else { return HashOn::ClientIp };
-        if !matches!(balance, Balance::RingHash | Balance::Maglev)
-            && let Some(entry) = section.entry("hash_on")
-        {
-            let finding = Finding::new(entry.name, "`hash_on` has no effect", "the policy does not hash");
+        let hashes = matches!(balance, Balance::RingHash | Balance::Maglev);
+        // The default written out means no more than left out.
+        if let Some(entry) = section.entry("hash_on").filter(|_| !hashes && written.value != "client-ip") {
+            let message = format!("`hash_on` has no effect with `{}`", balance.as_str());
+            let finding = Finding::new(entry.name, message, "the policy does not hash");
             self.findings.push(finding.help("write `balance = \"ring-hash\"` or `balance = \"maglev\"`"));
         }
         match written.value.split_once(':') {
