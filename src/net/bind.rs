@@ -1,5 +1,7 @@
-//! Listening sockets. Runtime-free: who accepts turns a [`BoundSocket`] into a [`Listener`] on its own thread, who
-//! watches over reloads keeps a clone, so that a socket is not closed while it is wanted.
+//! Listening sockets. Runtime-free: who accepts turns a [`BoundSocket`] into a [`Listener`] or a std socket on its own
+//! thread, who watches over reloads keeps a clone, so that a socket is not closed while it is wanted.
+
+mod datagram;
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -16,7 +18,9 @@ use super::socket::{self, Granted};
 use crate::base::addr::Address;
 use crate::config::model::{Bind, EndpointAddress, SocketOptions};
 
-/// A socket that listens, nonblocking.
+pub use datagram::{bind_datagram, ensure_datagram_free};
+
+/// A socket that listens or takes datagrams, nonblocking.
 #[derive(Debug)]
 pub struct BoundSocket {
     inner: Inner,
@@ -27,6 +31,7 @@ pub struct BoundSocket {
 enum Inner {
     Tcp(std::net::TcpListener),
     Unix(UnixListener),
+    Udp(UdpSocket),
 }
 
 /// An address that cannot be listened on.
@@ -256,6 +261,7 @@ impl BoundSocket {
         let inner = match &self.inner {
             Inner::Tcp(listener) => Inner::Tcp(listener.try_clone()?),
             Inner::Unix(listener) => Inner::Unix(listener.try_clone()?),
+            Inner::Udp(socket) => Inner::Udp(socket.try_clone()?),
         };
         Ok(Self { inner, local: self.local.clone() })
     }
@@ -263,22 +269,50 @@ impl BoundSocket {
     /// Registers it with the runtime of this thread.
     ///
     /// # Errors
-    /// When the runtime cannot take it.
+    /// When the runtime cannot take it, or it takes datagrams.
     pub fn into_listener(self) -> io::Result<Listener> {
         match self.inner {
             Inner::Tcp(listener) => tokio::net::TcpListener::from_std(listener).map(Listener::Tcp),
             Inner::Unix(listener) => tokio::net::UnixListener::from_std(listener).map(Listener::Unix),
+            Inner::Udp(_) => Err(unfit()),
         }
     }
 
+    /// As what an event loop of its own accepts from, nonblocking.
+    ///
+    /// # Errors
+    /// It is no TCP socket.
+    pub fn into_tcp(self) -> io::Result<std::net::TcpListener> {
+        if let Inner::Tcp(listener) = self.inner { Ok(listener) } else { Err(unfit()) }
+    }
+
+    /// As what an event loop of its own accepts from, nonblocking.
+    ///
+    /// # Errors
+    /// It is no Unix socket.
+    pub fn into_unix(self) -> io::Result<UnixListener> {
+        if let Inner::Unix(listener) = self.inner { Ok(listener) } else { Err(unfit()) }
+    }
+
+    /// As what an event loop of its own takes datagrams from, nonblocking.
+    ///
+    /// # Errors
+    /// It takes no datagrams.
+    pub fn into_udp(self) -> io::Result<UdpSocket> {
+        if let Inner::Udp(socket) = self.inner { Ok(socket) } else { Err(unfit()) }
+    }
+
     /// Changes the options of a socket that listens already; connections accepted from now on inherit them. A buffer
-    /// size that is no longer written stays what it was. A Unix socket has only the backlog.
+    /// size that is no longer written stays what it was. A Unix socket has only the backlog, one for datagrams only
+    /// the buffers.
     ///
     /// # Errors
     /// What the kernel refused; what came before it in the list is changed.
     pub fn change_options(&self, options: &SocketOptions) -> io::Result<()> {
-        if let Inner::Tcp(listener) = &self.inner {
-            socket::change_listener(listener, options)?;
+        match &self.inner {
+            Inner::Tcp(listener) => socket::change_listener(listener, options)?,
+            Inner::Unix(_) => {}
+            Inner::Udp(socket) => return socket::prepare_datagrams(socket, options),
         }
         // A second listen(2) changes nothing but the backlog.
         socket2::SockRef::from(self).listen(socket::backlog(options))
@@ -289,6 +323,7 @@ impl BoundSocket {
         match &self.inner {
             Inner::Tcp(listener) => Granted::of_listener(listener, asked).ok(),
             Inner::Unix(_) => None,
+            Inner::Udp(socket) => Granted::of_datagrams(socket, asked).ok(),
         }
     }
 }
@@ -298,8 +333,13 @@ impl AsFd for BoundSocket {
         match &self.inner {
             Inner::Tcp(listener) => listener.as_fd(),
             Inner::Unix(listener) => listener.as_fd(),
+            Inner::Udp(socket) => socket.as_fd(),
         }
     }
+}
+
+fn unfit() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "a socket of another kind")
 }
 
 #[cfg(test)]

@@ -41,6 +41,21 @@ pub fn change_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Resul
     prepare_listener(socket, options)
 }
 
+/// Sets the sizes of the buffers on a socket for datagrams, at any time; the other options are TCP's.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn prepare_datagrams(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if let Some(bytes) = options.recv_buffer {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    Ok(())
+}
+
 /// Sets the options on a socket that is to connect; before `connect`, for the same reason.
 ///
 /// # Errors
@@ -67,16 +82,10 @@ fn prepare(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
         let times = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
         socket.set_tcp_keepalive(&times)?;
     }
-    if let Some(bytes) = options.recv_buffer {
-        socket.set_recv_buffer_size(bytes as usize)?;
-    }
-    if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes as usize)?;
-    }
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
-    Ok(())
+    prepare_datagrams(&*socket, options)
 }
 
 /// Out of descriptors or of memory: no fault of the address, and over when something else is closed.
@@ -102,6 +111,8 @@ pub struct Granted {
     pub fast_open: bool,
     /// The listen backlog; `None` for a connection.
     pub backlog: Option<u32>,
+    /// Whether only the buffers mean something.
+    datagrams: bool,
     asked: SocketOptions,
 }
 
@@ -140,6 +151,26 @@ impl Granted {
             user_timeout: reference.tcp_user_timeout()?,
             fast_open: sys::fast_open_connect(socket)?,
             backlog: None,
+            datagrams: false,
+            asked: asked.clone(),
+        })
+    }
+
+    /// Reads back what a socket for datagrams has.
+    ///
+    /// # Errors
+    /// What the kernel refused to tell.
+    pub fn of_datagrams(socket: &impl AsFd, asked: &SocketOptions) -> io::Result<Self> {
+        let reference = SockRef::from(socket);
+        Ok(Self {
+            nodelay: false,
+            keepalive: None,
+            recv_buffer: reference.recv_buffer_size()?,
+            send_buffer: reference.send_buffer_size()?,
+            user_timeout: None,
+            fast_open: false,
+            backlog: None,
+            datagrams: true,
             asked: asked.clone(),
         })
     }
@@ -147,6 +178,11 @@ impl Granted {
 
 impl fmt::Display for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.datagrams {
+            buffer(f, "recv buffer", self.recv_buffer, self.asked.recv_buffer)?;
+            f.write_str(", ")?;
+            return buffer(f, "send buffer", self.send_buffer, self.asked.send_buffer);
+        }
         write!(f, "nodelay {}", on(self.nodelay))?;
         match &self.keepalive {
             Some(Keepalive { idle, interval, count }) => write!(f, ", keepalive {idle:?}/{interval:?}/{count}")?,
@@ -158,7 +194,9 @@ impl fmt::Display for Granted {
                 write!(f, " (asked {}, net.core.somaxconn)", self.asked.backlog)?;
             }
         }
+        f.write_str(", ")?;
         buffer(f, "recv buffer", self.recv_buffer, self.asked.recv_buffer)?;
+        f.write_str(", ")?;
         buffer(f, "send buffer", self.send_buffer, self.asked.send_buffer)?;
         write!(f, ", fast open {}", on(self.fast_open))?;
         match self.user_timeout {
@@ -173,7 +211,7 @@ fn on(value: bool) -> &'static str {
 }
 
 fn buffer(f: &mut fmt::Formatter<'_>, name: &str, granted: usize, asked: Option<u32>) -> fmt::Result {
-    write!(f, ", {name} {granted}")?;
+    write!(f, "{name} {granted}")?;
     match asked {
         // The kernel doubles what it is asked for; less than that is a cap the operator wants to hear of.
         Some(asked) if granted < 2 * asked as usize => write!(f, " (asked {asked}, capped by the kernel)"),
