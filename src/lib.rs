@@ -26,7 +26,8 @@ pub mod upstream;
 pub mod route;
 // level 8
 pub mod snapshot;
-// level 9
+// level 9, siblings
+pub mod l4;
 pub mod proxy;
 // level 10
 pub mod serve;

@@ -1,0 +1,4 @@
+//! The layer 4 plane: raw TCP, TLS by its ClientHello, and UDP, relayed on mio, on threads of its own and without tokio.
+//! Nothing is allocated, and no lock taken, for a byte that passes.
+
+pub mod command;
