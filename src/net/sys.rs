@@ -1,9 +1,11 @@
-//! The only unsafe of the program: socket options that no crate offers, reading into hyper's buffer with a look at the
-//! bytes, who the process is, and what a service manager handed over.
+//! The only unsafe of the program: socket options that no crate offers, datagrams sent in batches, reading into hyper's
+//! buffer with a look at the bytes, who the process is, and what a service manager handed over.
 #![allow(unsafe_code, reason = "the one place for it; the house denies it everywhere else")]
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -43,6 +45,26 @@ pub fn fast_open_connect(socket: impl AsFd) -> io::Result<bool> {
     read(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT).map(|value| value != 0)
 }
 
+/// Lets `socket`, which takes datagrams, have those that arrived together as one (UDP_GRO).
+///
+/// # Errors
+/// What the kernel says; one before 5.0 does not know it.
+pub fn set_receive_offload(socket: impl AsFd) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+}
+
+/// Has every datagram say which address of this machine it was sent to (IP_PKTINFO, RFC 3542 §6.1).
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_packet_info(socket: impl AsFd, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    } else {
+        set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    }
+}
+
 fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the pointer and the length are those of `value`, which
@@ -60,6 +82,161 @@ fn read(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     let answer =
         unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
     if answer == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What [`send_batch`] sends: one datagram, or several of one size to one address.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// To whom; `None` on a connected socket.
+    pub to: Option<SocketAddr>,
+    /// The address of ours that it leaves from; `None`: the socket's, or what the kernel chooses.
+    pub from: Option<IpAddr>,
+    /// The size of each datagram in `bytes`, of which the last may be shorter (UDP_SEGMENT); `None`: there is one.
+    pub segment: Option<u16>,
+    /// At most 65,535.
+    pub bytes: &'a [u8],
+}
+
+/// The most that one call of [`send_batch`] sends.
+pub const SEND_BATCH: usize = 32;
+
+/// Room for a `u16` and an `in6_pktinfo`, the larger of the two kinds, as control messages; aligned as those must be.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_SPACE]);
+
+// SAFETY: both only compute with the size that they are given.
+const CONTROL_SPACE: usize =
+    unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) + libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) }
+        as usize;
+
+/// Sends up to [`SEND_BATCH`] messages with one system call (sendmmsg), in their order, and says how many the kernel took;
+/// none only of an empty batch. Never waits.
+///
+/// # Errors
+/// What the kernel says of the first message, where it took none.
+pub fn send_batch(socket: impl AsFd, batch: &[Outgoing<'_>]) -> io::Result<usize> {
+    let count = batch.len().min(SEND_BATCH);
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
+    let mut parts = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];
+    let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::uninit() }; SEND_BATCH];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; SEND_BATCH];
+    for (place, message) in batch[..count].iter().enumerate() {
+        let part = parts[place].write(libc::iovec {
+            // The kernel only reads what is sent.
+            iov_base: message.bytes.as_ptr().cast_mut().cast(),
+            iov_len: message.bytes.len(),
+        });
+        // SAFETY: zeros are a valid `mmsghdr`: null pointers and lengths of nothing.
+        let header = headers[place].write(unsafe { std::mem::zeroed() });
+        header.msg_hdr.msg_iov = part;
+        header.msg_hdr.msg_iovlen = 1;
+        if let Some(to) = message.to {
+            header.msg_hdr.msg_namelen = write_name(&mut names[place], to);
+            header.msg_hdr.msg_name = names[place].as_mut_ptr().cast();
+        }
+        if message.from.is_some() || message.segment.is_some() {
+            header.msg_hdr.msg_control = controls[place].write(Control([0; CONTROL_SPACE])).0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL_SPACE as _;
+            // SAFETY: the header has a zeroed control buffer with room for both messages.
+            header.msg_hdr.msg_controllen = unsafe { write_control(&header.msg_hdr, message) } as _;
+        }
+    }
+    loop {
+        // SAFETY: the first `count` headers are initialised above; what they point to (parts, names, controls and the bytes of
+        // the batch) lives and is not touched until the call is over, and each length is that of what is pointed to.
+        let sent = unsafe {
+            libc::sendmmsg(
+                socket.as_fd().as_raw_fd(),
+                headers.as_mut_ptr().cast(),
+                count as u32,
+                libc::MSG_DONTWAIT as _,
+            )
+        };
+        match usize::try_from(sent) {
+            Ok(sent) => return Ok(sent),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Writes an address as the kernel reads it; returns its length.
+fn write_name(name: &mut MaybeUninit<libc::sockaddr_in6>, address: SocketAddr) -> libc::socklen_t {
+    match address {
+        SocketAddr::V4(address) => {
+            let v4 = libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a `sockaddr_in` is smaller than a `sockaddr_in6` and asks for no more alignment.
+            unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in>().write(v4) };
+            size_of::<libc::sockaddr_in>() as _
+        }
+        SocketAddr::V6(address) => {
+            name.write(libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as _,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_scope_id: address.scope_id(),
+            });
+            size_of::<libc::sockaddr_in6>() as _
+        }
+    }
+}
+
+/// Writes where `message` leaves from and how it is cut; returns the length of both together.
+///
+/// # Safety
+/// `header` has a zeroed control buffer of [`CONTROL_SPACE`], aligned as a `cmsghdr`.
+unsafe fn write_control(header: &libc::msghdr, message: &Outgoing<'_>) -> usize {
+    let mut used = 0;
+    // SAFETY: the buffer holds a first header, by the promise above.
+    let mut place = unsafe { libc::CMSG_FIRSTHDR(header) };
+    let mut push = |level: i32, kind: i32, length: u32, write: &dyn Fn(*mut u8)| {
+        // SAFETY: the buffer has room for the two that are pushed at most, so `place` is a header inside it with `length` bytes
+        // behind; `write` writes that many; the buffer is zeroed, as CMSG_NXTHDR wants what comes next.
+        unsafe {
+            (*place).cmsg_level = level;
+            (*place).cmsg_type = kind;
+            (*place).cmsg_len = libc::CMSG_LEN(length) as _;
+            write(libc::CMSG_DATA(place));
+            place = libc::CMSG_NXTHDR(header, place);
+            used += libc::CMSG_SPACE(length) as usize;
+        }
+    };
+    if let Some(size) = message.segment {
+        // SAFETY: the data of a message of that length; it may stand at any address.
+        push(libc::SOL_UDP, libc::UDP_SEGMENT, size_of::<u16>() as u32, &|data| unsafe {
+            data.cast::<u16>().write_unaligned(size);
+        });
+    }
+    match message.from {
+        Some(IpAddr::V4(ip)) => {
+            let nowhere = libc::in_addr { s_addr: 0 };
+            let ours = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
+            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: ours, ipi_addr: nowhere };
+            // SAFETY: as above.
+            push(libc::IPPROTO_IP, libc::IP_PKTINFO, size_of_val(&info) as u32, &|data| unsafe {
+                data.cast::<libc::in_pktinfo>().write_unaligned(info);
+            });
+        }
+        Some(IpAddr::V6(ip)) => {
+            let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 0 };
+            // SAFETY: as above.
+            push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of_val(&info) as u32, &|data| unsafe {
+                data.cast::<libc::in6_pktinfo>().write_unaligned(info);
+            });
+        }
+        None => {}
+    }
+    used
 }
 
 /// Reads from `io` straight into hyper's buffer, shows the bytes to `inspect`, and lets hyper have as many of them, from
@@ -215,6 +392,7 @@ pub fn take_inheritance(variables: &[&str]) -> io::Result<Inheritance> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
     use std::task::Waker;
 
     use super::*;
@@ -225,6 +403,78 @@ mod tests {
         assert_eq!(fast_open(&listener).unwrap(), 0);
         set_fast_open(&listener, 16).unwrap();
         assert_eq!(fast_open(&listener).unwrap(), 16);
+    }
+
+    fn udp(address: &str) -> Option<UdpSocket> {
+        let socket = UdpSocket::bind((address, 0)).ok()?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        Some(socket)
+    }
+
+    fn to(socket: &UdpSocket, bytes: &'static [u8]) -> Outgoing<'static> {
+        Outgoing { to: Some(socket.local_addr().unwrap()), from: None, segment: None, bytes }
+    }
+
+    #[test]
+    fn a_batch_reaches_everybody_it_is_for_from_the_address_it_names() {
+        for (any, one, other) in [("0.0.0.0", "127.0.0.1", "127.0.0.2"), ("::", "::1", "::1")] {
+            let (Some(sender), Some(first), Some(second)) = (udp(any), udp(one), udp(one)) else { continue };
+            let from = Some(other.parse().unwrap());
+            let batch = [
+                to(&first, b"plain"),
+                Outgoing { from, ..to(&second, b"from another address") },
+                Outgoing { from, segment: Some(4), ..to(&first, b"aaaabbbbcc") },
+                to(&second, b""),
+            ];
+            assert_eq!(send_batch(&sender, &batch).unwrap(), 4);
+            let mut bytes = [0; 64];
+            let mut next = |socket: &UdpSocket| {
+                let (length, from) = socket.recv_from(&mut bytes).unwrap();
+                (String::from_utf8(bytes[..length].to_vec()).unwrap(), from.ip().to_string())
+            };
+            assert_eq!(next(&first), ("plain".into(), one.into()));
+            for part in ["aaaa", "bbbb", "cc"] {
+                assert_eq!(next(&first), (part.into(), other.into()));
+            }
+            assert_eq!(next(&second), ("from another address".into(), other.into()));
+            assert_eq!(next(&second).0, "");
+        }
+    }
+
+    #[test]
+    fn a_socket_for_both_families_answers_ipv4_from_the_address_it_names() {
+        let (Some(sender), Some(first)) = (udp("::"), udp("127.0.0.1")) else { return };
+        let SocketAddr::V4(v4) = first.local_addr().unwrap() else { panic!("not IPv4") };
+        let mapped = SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()));
+        let from = Some(std::net::Ipv4Addr::new(127, 0, 0, 3).to_ipv6_mapped().into());
+        let batch = [Outgoing { to: Some(mapped), from, segment: None, bytes: b"mapped" }];
+        assert_eq!(send_batch(&sender, &batch).unwrap(), 1);
+        let mut bytes = [0; 64];
+        let (length, from) = first.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..length], from.ip().to_string().as_str()), (&b"mapped"[..], "127.0.0.3"));
+    }
+
+    #[test]
+    fn a_batch_ends_before_the_message_that_the_kernel_refuses() {
+        let (sender, first) = (udp("127.0.0.1").unwrap(), udp("127.0.0.1").unwrap());
+        let too_long: &'static [u8] = Box::leak(vec![0; 70_000].into_boxed_slice());
+        let batch = [to(&first, b"one"), to(&first, too_long), to(&first, b"three")];
+        assert_eq!(send_batch(&sender, &batch).unwrap(), 1);
+        let error = send_batch(&sender, &batch[1..]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        assert_eq!(send_batch(&sender, &[]).unwrap(), 0);
+        let many = [to(&first, b"x"); SEND_BATCH + 5];
+        assert_eq!(send_batch(&sender, &many).unwrap(), SEND_BATCH);
+    }
+
+    #[test]
+    fn offload_and_packet_info_are_set_on_both_families() {
+        for socket in [udp("127.0.0.1"), udp("::1")].into_iter().flatten() {
+            set_receive_offload(&socket).unwrap();
+            set_packet_info(&socket, socket.local_addr().unwrap().is_ipv6()).unwrap();
+            assert_eq!(read(&socket, libc::SOL_UDP, libc::UDP_GRO).unwrap(), 1);
+        }
+        assert!(set_receive_offload(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).is_err());
     }
 
     #[test]
