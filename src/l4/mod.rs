@@ -2,3 +2,4 @@
 //! Nothing is allocated, and no lock taken, for a byte that passes.
 
 pub mod command;
+pub mod sni;

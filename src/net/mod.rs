@@ -5,6 +5,7 @@ pub mod connect;
 pub mod handoff;
 pub mod inherited;
 pub mod io;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod socket;
 pub mod sys;

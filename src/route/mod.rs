@@ -2,6 +2,7 @@
 pub mod access;
 pub mod action;
 pub mod host_index;
+pub mod l4;
 pub mod matcher;
 pub mod normal_path;
 pub mod path_index;
