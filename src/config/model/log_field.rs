@@ -16,7 +16,7 @@ pub enum LogField {
     Host,
     /// `http` or `https`.
     Scheme,
-    /// The version of HTTP that the client spoke.
+    /// The version of HTTP that the client spoke; on layer 4 the mode.
     Protocol,
     /// The status that the client got.
     Status,
@@ -114,7 +114,13 @@ impl LogField {
             facts(F::Query, "query", Text, "the query without its `?`; only with `query = true`", "\"page=2\""),
             facts(F::Host, "host", Text, "the host that was asked for, without the port", "\"example.org\""),
             facts(F::Scheme, "scheme", Text, "`http`, or `https` where TLS ended here", "\"https\""),
-            facts(F::Protocol, "protocol", Text, "the version of HTTP that the client spoke", "\"HTTP/2.0\""),
+            facts(
+                F::Protocol,
+                "protocol",
+                Text,
+                "the version of HTTP that the client spoke; on layer 4 the mode",
+                "\"HTTP/2.0\"",
+            ),
             facts(F::Status, "status", Number, "the status that the client got; missing where none was sent", "200"),
             facts(F::Outcome, "outcome", Text, "`ok`, or the word for what went wrong (below)", "\"ok\""),
             facts(

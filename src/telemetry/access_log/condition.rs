@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::value::{Ending, Value};
+use super::value::{Told, Value};
 use crate::config::model::{Order, Test};
 
 /// Whether the test holds. What is not known is 0 as a number, and no text at all.
-pub(super) fn holds(test: &Test, ending: &Ending<'_>) -> bool {
+pub(super) fn holds(test: &Test, ending: &impl Told) -> bool {
     match test {
         Test::All(tests) => tests.iter().all(|test| holds(test, ending)),
         Test::Any(tests) => tests.iter().any(|test| holds(test, ending)),

@@ -1,7 +1,7 @@
 //! What a sink takes for a line: the line itself, or a datagram around it, which is kept in the buffer behind its length.
 
 use super::line::{Layout, plain_or_dash};
-use super::value::{Ending, Value};
+use super::value::{Told, Value};
 use crate::config::model::{AccessLog, LogField, LogOutput, LogValue};
 
 /// How lines stand in a buffer.
@@ -37,8 +37,8 @@ impl Frame {
         }
     }
 
-    /// Appends the line of an exchange in its frame.
-    pub(super) fn append(&self, out: &mut Vec<u8>, layout: &Layout, ending: &Ending<'_>) {
+    /// Appends a line in its frame.
+    pub(super) fn append(&self, out: &mut Vec<u8>, layout: &Layout, ending: &impl Told) {
         match self {
             Self::Line => {
                 layout.line(out, ending);

@@ -1,4 +1,4 @@
-//! The line of one exchange in each format, appended to a buffer without an allocation (sans-io).
+//! The line of an exchange, a session or a flow in each format, appended to a buffer without an allocation (sans-io).
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::value::{Ending, Value, protocol};
+use super::value::{Ending, Told, Value, protocol};
 use crate::base::error::Kind;
 use crate::config::model::{AccessLog, LinePart, LogField, LogFormat, LogValue};
 use crate::telemetry::{calendar, escape};
@@ -70,42 +70,30 @@ impl Layout {
     }
 
     /// Appends the line, without an end.
-    pub(super) fn line(&self, out: &mut Vec<u8>, ending: &Ending<'_>) {
+    pub(super) fn line(&self, out: &mut Vec<u8>, ending: &impl Told) {
         match &self.format {
             LogFormat::Json => self.json(out, ending),
             LogFormat::Logfmt => self.logfmt(out, ending),
-            LogFormat::Combined => combined(out, ending),
+            LogFormat::Combined => ending.combined(out),
             LogFormat::Template(parts) => template(out, parts, ending),
         }
     }
 
-    fn json(&self, out: &mut Vec<u8>, ending: &Ending<'_>) {
+    fn json(&self, out: &mut Vec<u8>, ending: &impl Told) {
         out.extend_from_slice(b"{\"time\":\"");
-        calendar::rfc3339(out, ending.record.at);
+        calendar::rfc3339(out, ending.at());
         out.push(b'"');
         for (field, lead) in &self.fields {
             json_value(out, lead, ending.field(*field));
         }
-        let headers = [
-            (&b",\"request_headers\":{"[..], &self.request_headers, &ending.record.request_headers),
-            (&b",\"response_headers\":{"[..], &self.response_headers, &ending.record.response_headers),
-        ];
-        for (title, names, values) in headers.into_iter().filter(|(_, names, _)| !names.is_empty()) {
-            out.extend_from_slice(title);
-            let mut separator: &[u8] = b"";
-            for (name, lead) in names.iter().filter(|(name, _)| values.value(name).is_some()) {
-                out.extend_from_slice(separator);
-                json_value(out, lead, ending.header(values, name));
-                separator = b",";
-            }
-            out.push(b'}');
-        }
+        json_headers(out, b",\"request_headers\":{", &self.request_headers, |name| ending.request_header(name));
+        json_headers(out, b",\"response_headers\":{", &self.response_headers, |name| ending.response_header(name));
         out.push(b'}');
     }
 
-    fn logfmt(&self, out: &mut Vec<u8>, ending: &Ending<'_>) {
+    fn logfmt(&self, out: &mut Vec<u8>, ending: &impl Told) {
         out.extend_from_slice(b"time=");
-        calendar::rfc3339(out, ending.record.at);
+        calendar::rfc3339(out, ending.at());
         let pair = |out: &mut Vec<u8>, lead: &Lead, value: Value<'_>| {
             if let Value::Missing = value {
                 return;
@@ -120,12 +108,34 @@ impl Layout {
             pair(out, lead, ending.field(*field));
         }
         for (name, lead) in &self.request_headers {
-            pair(out, lead, ending.header(&ending.record.request_headers, name));
+            pair(out, lead, ending.request_header(name));
         }
         for (name, lead) in &self.response_headers {
-            pair(out, lead, ending.header(&ending.record.response_headers, name));
+            pair(out, lead, ending.response_header(name));
         }
     }
+}
+
+fn json_headers<'a>(
+    out: &mut Vec<u8>,
+    title: &[u8],
+    names: &'a [(HeaderName, Lead)],
+    value: impl Fn(&'a HeaderName) -> Value<'a>,
+) {
+    if names.is_empty() {
+        return;
+    }
+    out.extend_from_slice(title);
+    let mut separator: &[u8] = b"";
+    for (name, lead) in names {
+        let value = value(name);
+        if !matches!(value, Value::Missing) {
+            out.extend_from_slice(separator);
+            json_value(out, lead, value);
+            separator = b",";
+        }
+    }
+    out.push(b'}');
 }
 
 fn json_value(out: &mut Vec<u8>, lead: &Lead, value: Value<'_>) {
@@ -149,7 +159,7 @@ fn json_value(out: &mut Vec<u8>, lead: &Lead, value: Value<'_>) {
 
 /// `$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"`,
 /// escaped as nginx escapes. Nobody authenticates here, so that the user is always `-`.
-fn combined(out: &mut Vec<u8>, ending: &Ending<'_>) {
+pub(super) fn combined(out: &mut Vec<u8>, ending: &Ending<'_>) {
     let (record, ended) = (ending.record, ending.ended);
     plain_or_dash(out, ending.field(LogField::ClientIp));
     out.extend_from_slice(b" - - [");
@@ -180,14 +190,14 @@ fn combined(out: &mut Vec<u8>, ending: &Ending<'_>) {
     out.push(b'"');
 }
 
-fn template(out: &mut Vec<u8>, parts: &[LinePart], ending: &Ending<'_>) {
+fn template(out: &mut Vec<u8>, parts: &[LinePart], ending: &impl Told) {
     for part in parts {
         match part {
             LinePart::Text(text) => out.extend_from_slice(text.as_bytes()),
             LinePart::Value(value) => plain_or_dash(out, ending.value(value)),
         }
         if let LinePart::Value(LogValue::Field(LogField::Time)) = part {
-            calendar::rfc3339(out, ending.record.at);
+            calendar::rfc3339(out, ending.at());
         }
     }
 }
@@ -216,7 +226,7 @@ fn bare(out: &mut Vec<u8>, value: Value<'_>) {
     }
 }
 
-fn number(out: &mut Vec<u8>, number: u64) {
+pub(super) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 

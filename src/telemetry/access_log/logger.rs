@@ -5,13 +5,14 @@ use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::frame::Frame;
 use super::line::Layout;
-use super::value::Ending;
+use super::session::SessionEnding;
+use super::value::{Ending, Told};
 use super::writer::Message;
-use super::{AccessLog, Record, condition};
+use super::{AccessLog, Record, SessionRecord, condition};
 use crate::config::model::Condition;
 use crate::telemetry::series::Ended;
 
@@ -21,6 +22,9 @@ use crate::telemetry::series::Ended;
 /// listener nor the route says `access_log = false`. Where its exchange ends (`body::exchange`), once and not before its
 /// body did, [`Logger::log`] is called with the logger of the snapshot that the request began with. Nothing else is to
 /// be done: buffers that are not full are handed on by the worker's flush task, and by `Drop`.
+///
+/// A worker of layer 4 calls [`Logger::log_session`] where a session or flow ends, and [`Logger::flush_due`] each time round
+/// its loop.
 pub struct Logger {
     log: Arc<AccessLog>,
     /// A copy of its own: regular expressions keep caches.
@@ -31,6 +35,8 @@ pub struct Logger {
     frame: Frame,
     buffer: RefCell<Vec<u8>>,
     lines: Cell<u32>,
+    /// When [`Logger::flush_due`] first saw what is in the buffer.
+    since: Cell<Option<Instant>>,
     signal: Rc<Signal>,
 }
 
@@ -45,6 +51,7 @@ impl Logger {
             frame: Frame::new(config),
             buffer: RefCell::new(Vec::with_capacity(FULL + SPARE)),
             lines: Cell::new(0),
+            since: Cell::new(None),
             signal: Rc::default(),
             log,
         }
@@ -53,9 +60,17 @@ impl Logger {
     /// Adds the line of an exchange, if the log's condition lets it through. Allocates nothing for it, never blocks, and
     /// makes no system call unless the buffer is full and the writer sleeps.
     pub fn log(&self, record: &Record, ended: &Ended) {
-        let ending = Ending { record, ended, query: self.query };
+        self.line(&Ending { record, ended, query: self.query });
+    }
+
+    /// Adds the line of a session or flow, as [`Logger::log`] does.
+    pub fn log_session(&self, record: &SessionRecord, ended: &Ended) {
+        self.line(&SessionEnding { record, ended });
+    }
+
+    fn line(&self, ending: &impl Told) {
         if let Some(only) = &self.only
-            && !condition::holds(&only.test, &ending)
+            && !condition::holds(&only.test, ending)
         {
             return;
         }
@@ -64,7 +79,7 @@ impl Logger {
         }
         let length = {
             let mut buffer = self.buffer.borrow_mut();
-            self.frame.append(&mut buffer, &self.layout, &ending);
+            self.frame.append(&mut buffer, &self.layout, ending);
             buffer.len()
         };
         let lines = self.lines.get() + 1;
@@ -78,6 +93,7 @@ impl Logger {
 
     /// Hands on what is in the buffer.
     pub fn flush(&self) {
+        self.since.set(None);
         let lines = self.lines.take();
         if lines == 0 {
             return;
@@ -95,6 +111,21 @@ impl Logger {
         buffer.clear();
         // One long line must not keep its memory for ever.
         buffer.shrink_to(FULL + SPARE);
+    }
+
+    /// Hands on what has waited for [`Flushes::DELAY`]; when to ask again, if anything waits. For a worker without tasks, which
+    /// asks each time round its loop: `now` is what it has for a clock there, and the answer one more bound of its next wait.
+    pub fn flush_due(&self, now: Instant) -> Option<Instant> {
+        if self.lines.get() == 0 {
+            return None;
+        }
+        let due = self.since.get().unwrap_or(now) + Flushes::DELAY;
+        if now >= due {
+            self.flush();
+            return None;
+        }
+        self.since.set(Some(due - Flushes::DELAY));
+        Some(due)
     }
 
     /// The log that it writes to.

@@ -1,4 +1,4 @@
-//! The access log: a line for each exchange, off the path of requests. A worker's [`Logger`] formats into a buffer of its
+//! The access log: a line for each exchange, session and flow, off their path. A worker's [`Logger`] formats into a buffer of its
 //! own; full buffers go over a bounded queue to the one thread that writes. What does not fit is dropped and counted.
 
 mod condition;
@@ -6,6 +6,7 @@ mod frame;
 mod line;
 mod logger;
 mod record;
+mod session;
 mod sink;
 mod value;
 mod writer;
@@ -24,6 +25,7 @@ use crate::config::model::{self, LinePart, LogFormat, LogOutput, LogValue, Test}
 
 pub use logger::{Flushes, Logger};
 pub use record::{Headers, Record};
+pub use session::SessionRecord;
 pub use writer::{Losses, Writer};
 
 use sink::Sink;

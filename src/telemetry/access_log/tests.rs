@@ -551,6 +551,29 @@ fn a_sample_is_a_share() {
 }
 
 #[test]
+fn a_loop_without_tasks_hands_on_what_has_waited() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let (log, _writer) = open(&format!("output = \"{}\"", path.display()));
+    let logger = log.logger();
+    let start = Instant::now();
+    assert_eq!(logger.flush_due(start), None);
+    logger.log(&record(), &ended());
+    let due = start + Flushes::DELAY;
+    assert_eq!(logger.flush_due(start), Some(due));
+    logger.log(&record(), &ended());
+    assert_eq!(logger.flush_due(start + Flushes::DELAY / 2), Some(due));
+    assert_eq!(logger.flush_due(due), None);
+    assert_eq!(lines_of(&path, 2).len(), 2);
+    // A buffer that went because it was full leaves no old time behind.
+    logger.log(&record(), &ended());
+    assert_eq!(logger.flush_due(due), Some(due + Flushes::DELAY));
+    logger.flush();
+    logger.log(&record(), &ended());
+    assert_eq!(logger.flush_due(due + Flushes::DELAY), Some(due + 2 * Flushes::DELAY));
+}
+
+#[test]
 fn a_flush_task_ends_with_its_logger() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let (log, _writer) = open("output = \"/dev/null\"");

@@ -1,7 +1,7 @@
 //! What each field of one exchange is, before any format has its say.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_LOCATION, LOCATION, REFERER};
 use http::{HeaderName, HeaderValue, Version};
@@ -30,6 +30,29 @@ pub(super) enum Value<'a> {
     ParentId([u8; 16]),
 }
 
+/// What a line tells of: an exchange, a session or a flow that ended.
+pub(super) trait Told {
+    /// When it began.
+    fn at(&self) -> SystemTime;
+    /// What stands in a field.
+    fn field(&self, field: LogField) -> Value<'_>;
+    /// One of the headers that are logged by name.
+    fn request_header(&self, name: &HeaderName) -> Value<'_>;
+    /// The same of the answer's.
+    fn response_header(&self, name: &HeaderName) -> Value<'_>;
+    /// The line in the format of web servers.
+    fn combined(&self, out: &mut Vec<u8>);
+
+    /// What stands for a value of a template or a condition.
+    fn value(&self, value: &LogValue) -> Value<'_> {
+        match value {
+            LogValue::Field(field) => self.field(*field),
+            LogValue::RequestHeader(name) => self.request_header(name),
+            LogValue::ResponseHeader(name) => self.response_header(name),
+        }
+    }
+}
+
 /// An exchange that ended.
 #[derive(Clone, Copy)]
 pub(super) struct Ending<'a> {
@@ -39,16 +62,24 @@ pub(super) struct Ending<'a> {
     pub(super) query: bool,
 }
 
-impl<'a> Ending<'a> {
-    pub(super) fn value(&self, value: &LogValue) -> Value<'a> {
-        match value {
-            LogValue::Field(field) => self.field(*field),
-            LogValue::RequestHeader(name) => self.header(&self.record.request_headers, name),
-            LogValue::ResponseHeader(name) => self.header(&self.record.response_headers, name),
-        }
+impl Told for Ending<'_> {
+    fn at(&self) -> SystemTime {
+        self.record.at
     }
 
-    pub(super) fn field(&self, field: LogField) -> Value<'a> {
+    fn request_header(&self, name: &HeaderName) -> Value<'_> {
+        self.header(&self.record.request_headers, name)
+    }
+
+    fn response_header(&self, name: &HeaderName) -> Value<'_> {
+        self.header(&self.record.response_headers, name)
+    }
+
+    fn combined(&self, out: &mut Vec<u8>) {
+        super::line::combined(out, self);
+    }
+
+    fn field(&self, field: LogField) -> Value<'_> {
         let (record, ended) = (self.record, self.ended);
         let phases = &ended.phases;
         match field {
@@ -90,9 +121,11 @@ impl<'a> Ending<'a> {
             LogField::Referer => self.without_query(header(record.referer.as_ref())),
         }
     }
+}
 
+impl<'a> Ending<'a> {
     /// One of the headers that are logged by name. Locations show no more of their queries than anywhere else.
-    pub(super) fn header(&self, headers: &'a Headers, name: &HeaderName) -> Value<'a> {
+    fn header(&self, headers: &'a Headers, name: &HeaderName) -> Value<'a> {
         let value = header(headers.value(name));
         if [REFERER, LOCATION, CONTENT_LOCATION].contains(name) { self.without_query(value) } else { value }
     }
@@ -124,11 +157,11 @@ pub(super) fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn text(text: &str) -> Value<'_> {
+pub(super) fn text(text: &str) -> Value<'_> {
     Value::Text(text.as_bytes())
 }
 
-fn text_or_missing(value: &str) -> Value<'_> {
+pub(super) fn text_or_missing(value: &str) -> Value<'_> {
     if value.is_empty() { Value::Missing } else { text(value) }
 }
 
