@@ -3,3 +3,5 @@
 
 pub mod command;
 pub mod sni;
+pub mod timer;
+pub mod token;
