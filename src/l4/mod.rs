@@ -2,6 +2,7 @@
 //! Nothing is allocated, and no lock taken, for a byte that passes.
 
 pub mod command;
+pub mod flow;
 pub mod sni;
 pub mod timer;
 pub mod token;
