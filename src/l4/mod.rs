@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod flow;
+pub mod session;
 pub mod sni;
 pub mod timer;
 pub mod token;
