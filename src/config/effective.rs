@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::schema::{Fallback, Key, ROOT, Shape};
 use super::section::{Data, Node, Pair, Section, Text};
-use super::validate::{ANSWERS, FORWARDING_ONLY};
+use super::validate::{ANSWERS, FORWARDING_ONLY, HELLO, without_effect};
 use crate::base::units::{format_duration, format_size};
 
 /// The configuration as it was written. It is no part of what a configuration means: any two are equal.
@@ -31,12 +31,13 @@ impl Effective {
                         _ => None,
                     });
                     if written.is_some() || matches!(key.fallback, Fallback::Table) {
-                        table(&mut out, &format!("[{}]", key.name), key.name, keys, written);
+                        table(&mut out, &format!("[{}]", key.name), key.name, keys, written, &[]);
                     }
                 }
                 Shape::Tables(keys) => {
                     for section in self.0.iter().flat_map(|section| section.sections(key.name)) {
-                        table(&mut out, &format!("[[{}]]", key.name), key.name, keys, Some(section));
+                        let silent = if key.name == "listener" { silent(section) } else { Vec::new() };
+                        table(&mut out, &format!("[[{}]]", key.name), key.name, keys, Some(section), &silent);
                     }
                 }
                 Shape::Named(keys) => {
@@ -44,7 +45,7 @@ impl Effective {
                     named.sort_by_key(|(name, _)| &name.value);
                     for (name, section) in named {
                         let path = format!("{}.{}", key.name, key_text(&name.value));
-                        table(&mut out, &format!("[{path}]"), &path, keys, Some(section));
+                        table(&mut out, &format!("[{path}]"), &path, keys, Some(section), &[]);
                     }
                 }
                 _ => {
@@ -70,11 +71,33 @@ impl fmt::Debug for Effective {
     }
 }
 
-/// One table: its own values first, then the tables in it.
-fn table(out: &mut String, header: &str, path: &str, keys: &'static [Key], written: Option<&Section>) {
+/// The keys of a listener whose defaults say nothing in its mode, each with its table.
+fn silent(listener: &Section) -> Vec<(&'static str, &'static str)> {
+    let mode = listener.word("mode").unwrap_or("http");
+    let mut silent = without_effect(mode, HELLO.iter().any(|key| listener.has(key)));
+    if matches!(mode, "tcp" | "tls-passthrough") {
+        // There the upstream's `stream_idle` is the default.
+        silent.push(("timeouts", "idle"));
+    }
+    silent
+}
+
+/// One table: its own values first, then the tables in it. Defaults of what is `silent` are left out.
+fn table(
+    out: &mut String,
+    header: &str,
+    path: &str,
+    keys: &'static [Key],
+    written: Option<&Section>,
+    silent: &[(&str, &'static str)],
+) {
     out.push_str(&format!("\n{header}\n"));
     let answers = written.is_some_and(|section| ANSWERS.iter().any(|answer| section.has(answer)));
-    let has_effect = |key: &Key| !answers || !FORWARDING_ONLY.contains(&key.name);
+    let is_written = |key: &Key| written.is_some_and(|section| section.has(key.name));
+    let has_effect = |key: &Key| {
+        let is_silent = silent.contains(&("", key.name)) && !is_written(key);
+        !is_silent && (!answers || !FORWARDING_ONLY.contains(&key.name))
+    };
     let keys = || keys.iter().filter(|key| key.is_here() && has_effect(key));
     for key in keys() {
         match written.and_then(|section| section.node(key.name)) {
@@ -91,11 +114,14 @@ fn table(out: &mut String, header: &str, path: &str, keys: &'static [Key], writt
     for key in keys() {
         let Some(inner) = key.shape.keys() else { continue };
         let path = format!("{path}.{}", key.name);
+        let silent: Vec<_> = silent.iter().filter(|(table, _)| *table == key.name).map(|(_, key)| ("", *key)).collect();
         match written.and_then(|section| section.node(key.name)) {
             Some(Node { data: Data::Section(section), .. }) => {
-                table(out, &format!("[{path}]"), &path, inner, Some(section));
+                table(out, &format!("[{path}]"), &path, inner, Some(section), &silent);
             }
-            None if matches!(key.fallback, Fallback::Table) => table(out, &format!("[{path}]"), &path, inner, None),
+            None if matches!(key.fallback, Fallback::Table) => {
+                table(out, &format!("[{path}]"), &path, inner, None, &silent);
+            }
             _ => {}
         }
     }

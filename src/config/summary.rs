@@ -1,17 +1,20 @@
 //! What a configuration would serve, for `tidegate check`: listeners, routes and upstreams in aligned columns, with what
 //! differs from the defaults.
 
+mod listener;
 mod logs;
+mod upstream;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::defaults;
 use super::model::{
-    Bind, ClientAuth, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, Listener,
-    PathRewrite, Route, RouteAction, SocketOptions, TlsVersion, Upstream, UpstreamProtocol,
+    Bind, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, PathRewrite, Route, RouteAction,
+    SocketOptions,
 };
-use super::validate::{host_text, path_text, value_text};
+pub(crate) use super::validate::host_text;
+use super::validate::{path_text, value_text};
 use crate::base::units::{format_duration, format_size};
 
 /// The listeners, routes and upstreams of a configuration as aligned text.
@@ -40,9 +43,9 @@ pub fn summary(config: &Config) -> String {
     logs::write(&mut out, &config.server);
     let own = [("admin", &config.server.admin), ("observe", &config.server.observe)];
     section(&mut out, "control", own.iter().filter_map(|(name, own)| Some(control(name, own.as_ref()?))).collect());
-    section(&mut out, "listeners", config.listeners.iter().map(listener).collect());
+    section(&mut out, "listeners", config.listeners.iter().map(|one| listener::block(one, config)).collect());
     section(&mut out, "routes", config.routes.iter().map(|one| route(one, config)).collect());
-    section(&mut out, "upstreams", config.upstreams.iter().map(upstream).collect());
+    section(&mut out, "upstreams", config.upstreams.iter().map(upstream::block).collect());
     out
 }
 
@@ -81,86 +84,6 @@ fn control(name: &str, listener: &ControlListener) -> Block {
     columns.extend(listener.token_file.as_ref().map(|token| format!("token of {}", token.path.display())));
     let hosts = (!listener.hosts.is_empty()).then(|| format!("hosts {}", listener.hosts.join(" ")));
     Block { columns, details: hosts.into_iter().collect() }
-}
-
-fn listener(listener: &Listener) -> Block {
-    let binds: Vec<_> = listener.binds.iter().map(bind_text).collect();
-    let protocols = &listener.protocols;
-    let spoken: Vec<_> = [(protocols.http1, "http1"), (protocols.http2, "http2")]
-        .into_iter()
-        .filter_map(|(on, name)| on.then_some(name))
-        .collect();
-    let mut details = Vec::new();
-    let mut security = "cleartext".to_owned();
-    if let Some(tls) = &listener.tls {
-        security = if tls.min_version == TlsVersion::V1_3 { "TLS 1.3" } else { "TLS 1.2, 1.3" }.to_owned();
-        match &tls.client_auth {
-            ClientAuth::Off => {}
-            ClientAuth::Optional { ca, .. } => {
-                details.push(format!("client certificates optional, by {}", ca.display()));
-            }
-            ClientAuth::Require { ca, .. } => {
-                details.push(format!("client certificates required, by {}", ca.display()));
-            }
-        }
-        for files in &tls.certificates {
-            details.push(format!("certificate {} with {}", files.cert.display(), files.key.display()));
-        }
-    }
-    details.extend(joined("limits", listener_limits(listener)));
-    details.extend(joined("timeouts", listener_timeouts(listener)));
-    details.extend(joined("socket", socket(&listener.socket)));
-    details.extend(joined("forwarding", forwarding(listener)));
-    details.extend(logs::of_listener(listener));
-    if !listener.trusted_proxies.is_empty() {
-        details.push(format!("trusts {}", list(&listener.trusted_proxies)));
-    }
-    Block { columns: vec![listener.name.to_string(), binds.join(" "), spoken.join(" "), security], details }
-}
-
-fn listener_limits(listener: &Listener) -> Vec<String> {
-    let limits = &listener.limits;
-    let mut facts = Vec::new();
-    facts.extend(limits.max_connections.map(|count| format!("max_connections {count}")));
-    facts.extend(limits.max_connections_per_ip.map(|count| format!("max_connections_per_ip {count}")));
-    if limits.max_header_size != defaults::MAX_HEADER_SIZE {
-        facts.push(format!("max_header_size {}", format_size(limits.max_header_size.into())));
-    }
-    let counts = [
-        ("max_headers", limits.max_headers, defaults::MAX_HEADERS),
-        ("max_concurrent_streams", limits.max_concurrent_streams, defaults::MAX_CONCURRENT_STREAMS),
-    ];
-    facts.extend(counts.iter().filter(|(_, own, usual)| own != usual).map(|(name, own, _)| format!("{name} {own}")));
-    facts.extend(limits.max_body.map(|bytes| format!("max_body {}", format_size(bytes))));
-    facts
-}
-
-fn listener_timeouts(listener: &Listener) -> Vec<String> {
-    let timeouts = &listener.timeouts;
-    let mut facts = durations(&[
-        ("handshake", timeouts.handshake, defaults::HANDSHAKE_TIMEOUT),
-        ("header", timeouts.header, defaults::HEADER_TIMEOUT),
-        ("client_stall", timeouts.client_stall, defaults::CLIENT_STALL),
-        ("idle", timeouts.idle, defaults::IDLE_TIMEOUT),
-    ]);
-    facts.extend(timeouts.max_age.map(|age| format!("max_age {}", format_duration(age))));
-    facts
-}
-
-fn forwarding(listener: &Listener) -> Vec<String> {
-    let mut facts = Vec::new();
-    if listener.forwarding.x_forwarded != defaults::X_FORWARDED {
-        facts.push("no X-Forwarded-*".to_owned());
-    }
-    if listener.forwarding.forwarded != defaults::FORWARDED {
-        facts.push("Forwarded".to_owned());
-    }
-    match &listener.forwarding.via {
-        None => facts.push("no Via".to_owned()),
-        Some(name) if &**name != defaults::VIA => facts.push(format!("Via {name}")),
-        Some(_) => {}
-    }
-    facts
 }
 
 fn socket(options: &SocketOptions) -> Vec<String> {
@@ -306,58 +229,6 @@ fn edits(title: &str, edits: &HeaderEdits) -> Option<String> {
     parts.extend(edits.set.iter().map(|(name, value)| format!("{name}={}", value.source())));
     parts.extend(edits.add.iter().map(|(name, value)| format!("+{name}={}", value.source())));
     joined(title, parts)
-}
-
-fn upstream(upstream: &Upstream) -> Block {
-    let spoken = match upstream.protocol {
-        UpstreamProtocol::Auto => "auto",
-        UpstreamProtocol::Http1 => "http1",
-        UpstreamProtocol::Http2 => "http2",
-    };
-    let balance = upstream.balance.as_str();
-    let security = match &upstream.tls {
-        None => "cleartext",
-        Some(tls) if tls.insecure => "TLS, NOT VERIFIED",
-        Some(_) => "TLS",
-    };
-    let mut details: Vec<String> = upstream
-        .endpoints
-        .iter()
-        .map(|endpoint| match endpoint.weight {
-            1 => endpoint_text(&endpoint.address),
-            weight => format!("{} weight {weight}", endpoint_text(&endpoint.address)),
-        })
-        .collect();
-    details.extend(joined("tls", tls_facts(upstream)));
-    let timeouts = &upstream.timeouts;
-    details.extend(joined(
-        "timeouts",
-        durations(&[
-            ("connect", timeouts.connect, defaults::CONNECT_TIMEOUT),
-            ("response", timeouts.response, defaults::RESPONSE_TIMEOUT),
-            ("stream_idle", timeouts.stream_idle, defaults::STREAM_IDLE),
-        ]),
-    ));
-    let mut pool = durations(&[
-        ("idle_timeout", upstream.pool.idle_timeout, defaults::POOL_IDLE_TIMEOUT),
-        ("max_age", upstream.pool.max_age, defaults::POOL_MAX_AGE),
-    ]);
-    if upstream.pool.max_idle_per_endpoint != defaults::MAX_IDLE_PER_ENDPOINT {
-        pool.insert(0, format!("max_idle_per_endpoint {}", upstream.pool.max_idle_per_endpoint));
-    }
-    details.extend(joined("pool", pool));
-    details.extend(joined("socket", socket(&upstream.socket)));
-    let columns = vec![upstream.name.to_string(), spoken.to_owned(), balance.to_owned(), security.to_owned()];
-    Block { columns, details }
-}
-
-fn tls_facts(upstream: &Upstream) -> Vec<String> {
-    let Some(tls) = &upstream.tls else { return Vec::new() };
-    let mut facts = Vec::new();
-    facts.extend(tls.server_name.as_ref().map(|name| format!("name {name}")));
-    facts.extend(tls.ca.as_ref().map(|path| format!("authorities {}", path.display())));
-    facts.extend(tls.client_identity.as_ref().map(|(cert, _)| format!("client certificate {}", cert.display())));
-    facts
 }
 
 /// An address to accept on as it is written.

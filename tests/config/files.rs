@@ -147,7 +147,17 @@ fn what_is_in_force_is_shown_as_a_file_that_means_the_same() {
                 request_headers.set = { x-a = \"ü\\t{{{host}\" }\nretry = { on = [\"503\"] }\n\
                 [upstream.\"a.b\"]\nendpoints = [{ address = \"10.0.0.1:1\", weight = 2 }, \"dns:x:1\"]\ntls = true\n\
                 [upstream.c]\nendpoints = [\"unix:/s\"]\ntls = { server_name = \"x\", insecure = true }\n";
-    for text in [reference(), example, more.to_owned()] {
+    let relayed = "[[listener]]\nbind = \":1\"\nmode = \"tcp\"\nupstream = \"a\"\nproxy_protocol = \"require\"\n\
+                   trusted_proxies = \"10.0.0.0/8\"\n\
+                   [[listener]]\nbind = \":2\"\nmode = \"tcp\"\nupstream = \"a\"\ntimeouts.idle = \"60s\"\n\
+                   [[listener]]\nbind = \":3\"\nmode = \"tls-passthrough\"\nsni = { \"*.x.org\" = \"a\", default = \"a\" }\n\
+                   alpn = { \"acme-tls/1\" = \"b\" }\n\
+                   [[listener]]\nbind = \":3\"\nname = \"q\"\nmode = \"udp\"\nsni.\"x.org\" = \"c\"\n\
+                   [[listener]]\nbind = \":4\"\nmode = \"udp\"\nupstream = \"c\"\ntimeouts.idle = \"5s\"\n\
+                   [upstream.a]\nendpoints = \"10.0.0.1:1\"\nhealth.interval = \"300ms\"\noutlier = {}\nsource = \"10.0.0.9\"\n\
+                   [upstream.b]\nendpoints = \"unix:/s\"\nbalance = \"maglev\"\nhash_on = \"sni\"\n\
+                   [upstream.c]\nendpoints = \"10.0.0.1:1\"\nsend_proxy_protocol = \"v2\"\n";
+    for text in [reference(), example, more.to_owned(), relayed.to_owned()] {
         let before = config::parse("config.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
         let shown = before.written.toml();
         let after = config::parse("config.toml", &shown).unwrap_or_else(|faults| panic!("{faults}"));

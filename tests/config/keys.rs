@@ -158,7 +158,7 @@ const ROWS: &[Row] = &[
     Row("upstream.outlier.eject_for", JUDGED, "outlier.eject_for = \"7s\""),
     Row("upstream.outlier.max_ejected", "outlier.eject_for = \"9s\"\n", "outlier.max_ejected = \"7%\""),
     Row("upstream.send_proxy_protocol", "", "send_proxy_protocol = \"v1\""),
-    Row("upstream.source", "", "source = [\"127.0.0.2\", \"::1\"]"),
+    Row("upstream.source", "", "source = [\"127.0.0.2\", \"127.0.0.3\"]"),
     Row("upstream.tls", "", "tls = true"),
     Row("upstream.tls.server_name", "tls.insecure = true\n", "tls.server_name = \"a.example\""),
     Row("upstream.tls.ca", UPTLS, "tls.ca = \"ca.pem\""),

@@ -246,3 +246,14 @@ impl Mode {
         upstreams
     }
 }
+
+impl ProxyProtocol {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Optional => "optional",
+            Self::Require => "require",
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! `[upstream.*]`: a named set of endpoints and how to reach them.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -198,6 +199,30 @@ impl Balance {
             Self::P2cEwma => "p2c-ewma",
             Self::RingHash => "ring-hash",
             Self::Maglev => "maglev",
+        }
+    }
+}
+
+impl fmt::Display for HashOn {
+    /// As the configuration writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClientIp => f.write_str("client-ip"),
+            Self::Sni => f.write_str("sni"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Path => f.write_str("path"),
+        }
+    }
+}
+
+impl SendProxyProtocol {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
         }
     }
 }

@@ -10,7 +10,7 @@ use super::address::host_name;
 use super::listener::is_token;
 use crate::config::defaults;
 use crate::config::findings::Finding;
-use crate::config::model::{Balance, HashOn, Health, Outlier};
+use crate::config::model::{Balance, EndpointAddress, EndpointConfig, HashOn, Health, Outlier};
 use crate::config::section::{Section, Written};
 
 impl Check<'_> {
@@ -94,7 +94,7 @@ impl Check<'_> {
         HashOn::ClientIp
     }
 
-    pub(super) fn sources(&mut self, section: &Section) -> Vec<IpAddr> {
+    pub(super) fn sources(&mut self, section: &Section, endpoints: &[EndpointConfig]) -> Vec<IpAddr> {
         let written: Vec<Written<'_>> = section.texts("source").collect();
         let mut sources: Vec<IpAddr> = Vec::with_capacity(written.len());
         for written in written {
@@ -102,7 +102,18 @@ impl Check<'_> {
                 Ok(address) if sources.contains(&address) => {
                     self.fault(written.spot, format!("source `{address}` stands twice"), "the second time");
                 }
-                Ok(address) => sources.push(address),
+                Ok(address) if address.is_unspecified() || address.is_multicast() => {
+                    let help = "leave `source` out for the system's choice";
+                    let message = format!("bad address `{}`", written.value);
+                    self.fault_with_help(written.spot, message, "no address of this machine", help);
+                }
+                Ok(address) => {
+                    if !endpoints.is_empty() && !endpoints.iter().any(|one| may_reach(&one.address, address)) {
+                        let label = format!("no endpoint is reached over {}", family(address));
+                        self.fault(written.spot, format!("source `{address}` has no effect"), label);
+                    }
+                    sources.push(address);
+                }
                 Err(_) => {
                     let message = format!("bad address `{}`", written.value);
                     self.fault(written.spot, message, "an address of this machine, without a port");
@@ -111,4 +122,17 @@ impl Check<'_> {
         }
         sources
     }
+}
+
+/// Whether a connection to an endpoint may come from this address. A name may have addresses of either family.
+fn may_reach(endpoint: &EndpointAddress, source: IpAddr) -> bool {
+    match endpoint {
+        EndpointAddress::Socket(address) => address.ip().to_canonical().is_ipv4() == source.to_canonical().is_ipv4(),
+        EndpointAddress::Dns { .. } => true,
+        EndpointAddress::Unix(_) => false,
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.to_canonical().is_ipv4() { "IPv4" } else { "IPv6" }
 }

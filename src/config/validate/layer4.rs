@@ -1,72 +1,57 @@
 //! `listener.mode` and what belongs to layer 4: `upstream`, `sni`, `alpn`, `proxy_protocol`.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::Check;
 use super::address::host_name;
+use super::relayed::Relay;
 use crate::config::findings::Finding;
 use crate::config::model::{Bind, HelloRoutes, HostPattern, Mode, ProxyProtocol, UdpRoute};
-use crate::config::section::{Pair, Section};
+use crate::config::section::{Data, Pair, Section, Written};
+use crate::config::source::Spot;
 
 impl Check<'_> {
     pub(super) fn mode(&mut self, section: &Section) -> Mode {
         match section.word("mode") {
             Some("tcp") => Mode::Tcp { upstream: self.only_upstream(section, "tcp") },
-            Some("udp") if section.has("sni") => Mode::Udp(UdpRoute::Quic(self.hello_routes(section))),
+            Some("udp") if HELLO.iter().any(|key| section.has(key)) => {
+                Mode::Udp(UdpRoute::Quic(self.hello_routes(section, true)))
+            }
             Some("udp") => Mode::Udp(UdpRoute::Upstream(self.only_upstream(section, "udp"))),
-            Some("tls-passthrough") => Mode::TlsPassthrough(self.hello_routes(section)),
+            Some("tls-passthrough") => Mode::TlsPassthrough(self.hello_routes(section, false)),
             _ => Mode::Http,
         }
     }
 
     /// Nothing is read and ignored: what the mode has no use for is a fault.
     pub(super) fn fits_mode(&mut self, section: &Section, mode: &Mode, binds: &[Bind]) {
-        let useless: &[&str] = match mode {
-            Mode::Http => &["upstream", "sni", "alpn"],
-            Mode::Tcp { .. } => &["protocols", "tls", "forwarding", "request_id", "traceparent", "sni", "alpn"],
-            Mode::TlsPassthrough(_) => &["protocols", "tls", "forwarding", "request_id", "traceparent", "upstream"],
-            Mode::Udp(UdpRoute::Upstream(_)) => {
-                &["protocols", "tls", "forwarding", "request_id", "traceparent", "sni", "alpn"]
-            }
-            Mode::Udp(UdpRoute::Quic(_)) => {
-                &["protocols", "tls", "forwarding", "request_id", "traceparent", "upstream"]
-            }
-        };
-        for key in useless {
-            if let Some(entry) = section.entry(key) {
-                let message = format!("`{key}` has no effect with mode \"{}\"", mode.as_str());
-                let finding = Finding::new(entry.name, message, "not of this mode");
-                self.findings.push(finding.help(match mode {
-                    Mode::Http => "routes choose the upstream of a request; `mode = \"tcp\"` relays connections",
-                    _ => "layer 4 relays bytes as they are; `mode = \"http\"` serves requests",
-                }));
-            }
+        let by_hello = HELLO.iter().any(|key| section.has(key));
+        for (table, key) in without_effect(mode.as_str(), by_hello) {
+            let table = if table.is_empty() { Some(section) } else { section.section(table) };
+            let Some(entry) = table.and_then(|table| table.entry(key)) else { continue };
+            let message = format!("`{key}` has no effect with mode \"{}\"", mode.as_str());
+            let finding = Finding::new(entry.name, message, "not of this mode");
+            self.findings.push(finding.help_if(help_of_mode(section, mode, key)));
         }
-        if mode.is_layer4() {
-            self.fits_layer4(section, mode);
+        let is_off = matches!(section.word("proxy_protocol"), None | Some("off"));
+        if let Some(entry) = section.entry("trusted_proxies").filter(|_| mode.is_layer4() && is_off) {
+            let message = "`trusted_proxies` has no effect without `proxy_protocol`";
+            let finding = Finding::new(entry.name, message, "layer 4 reads nothing else of theirs");
+            self.findings.push(finding.help("write `proxy_protocol = \"require\"`"));
         }
         if mode.is_udp() && binds.iter().any(|bind| matches!(bind, Bind::Unix(_))) {
-            self.fault(section.spot, "datagrams on a path", "`unix:` is not for mode \"udp\"");
-        }
-    }
-
-    fn fits_layer4(&mut self, section: &Section, mode: &Mode) {
-        let of_requests = ["max_header_size", "max_headers", "max_concurrent_streams", "max_body"];
-        let of_clients: &[&str] = match mode {
-            Mode::Udp(_) => &["header", "handshake", "client_stall"],
-            _ => &["header", "client_stall"],
-        };
-        for (table, keys) in [("limits", &of_requests[..]), ("timeouts", of_clients)] {
-            for entry in keys.iter().filter_map(|key| section.section(table).and_then(|table| table.entry(key))) {
-                let message = format!("`{}` has no effect with mode \"{}\"", entry.key.name, mode.as_str());
-                self.fault(entry.name, message, "layer 4 does not read requests");
-            }
+            let on_path = section.texts("bind").find(|written| written.value.starts_with("unix:"));
+            let spot = on_path.map_or(section.spot, |written| written.spot);
+            self.fault(spot, "datagrams on a path", "mode \"udp\" needs an address and a port");
         }
     }
 
     fn only_upstream(&mut self, section: &Section, mode: &str) -> usize {
         if let Some(written) = section.text("upstream") {
-            return self.upstream_index(written);
+            return self.relays_to(written, mode == "udp", false);
         }
         if !section.has("upstream") {
             let finding = Finding::new(section.spot, format!("mode \"{mode}\" without an upstream"), "leads nowhere");
@@ -75,49 +60,70 @@ impl Check<'_> {
         0
     }
 
-    fn hello_routes(&mut self, section: &Section) -> HelloRoutes {
+    fn hello_routes(&mut self, section: &Section, is_udp: bool) -> HelloRoutes {
         let mut routes = HelloRoutes::default();
-        if !section.has("sni") && !section.has("alpn") {
+        if !HELLO.iter().any(|key| section.has(key)) {
             let finding = Finding::new(section.spot, "mode \"tls-passthrough\" without `sni`", "leads nowhere");
             self.findings.push_absent(finding.help("write `sni = { \"example.org\" = \"…\", default = \"…\" }`"));
         }
+        let mut first: HashMap<String, Spot> = HashMap::new();
         for pair in section.map("sni") {
-            let Some(upstream) = self.pair_upstream(pair) else { continue };
-            if pair.name.value == "default" {
+            let Some(written) = pair.node.written() else { continue };
+            let upstream = self.relays_to(written, is_udp, true);
+            let name = pair.name.value.trim_end_matches('.').to_ascii_lowercase();
+            if let Some(earlier) = first.insert(name.clone(), pair.name.spot) {
+                let message = format!("name `{}` stands twice", pair.name.value);
+                let finding = Finding::new(pair.name.spot, message, "the same but for capitals and a last dot");
+                self.findings.push(finding.second(earlier, "first here"));
+            }
+            if name == "default" {
                 routes.default = Some(upstream);
-            } else if let Some(name) = self.server_name(pair) {
-                routes.sni.push((name, upstream));
+            } else if let Some(pattern) = self.server_name(pair, &name) {
+                routes.sni.push((pattern, upstream));
             }
         }
         for pair in section.map("alpn") {
-            let Some(upstream) = self.pair_upstream(pair) else { continue };
+            let Some(written) = pair.node.written() else { continue };
             // RFC 7301 §3.1: 1 to 255 bytes.
             if pair.name.value.is_empty() || pair.name.value.len() > 255 {
                 self.fault(pair.name.spot, "not an ALPN protocol", "1 to 255 bytes");
             }
-            routes.alpn.push((pair.name.value.clone(), upstream));
+            routes.alpn.push((pair.name.value.clone(), self.relays_to(written, is_udp, true)));
+        }
+        for key in HELLO {
+            if let Some(node) = section.node(key)
+                && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
+            {
+                self.fault(node.spot, format!("`{key}` is empty"), "leads nowhere");
+            }
         }
         routes
     }
 
-    fn pair_upstream(&mut self, pair: &Pair) -> Option<usize> {
-        let written = pair.node.written()?;
-        Some(self.upstream_index(written))
+    /// An upstream that a listener of layer 4 names.
+    fn relays_to(&mut self, written: Written<'_>, is_udp: bool, knows_name: bool) -> usize {
+        let upstream = self.upstream_index(written);
+        if self.upstreams.contains_key(written.value) {
+            self.relays.push(Relay { upstream, spot: written.spot, is_udp, knows_name });
+        }
+        upstream
     }
 
-    fn server_name(&mut self, pair: &Pair) -> Option<HostPattern> {
-        let name = pair.name.value.trim_end_matches('.').to_ascii_lowercase();
+    fn server_name(&mut self, pair: &Pair, name: &str) -> Option<HostPattern> {
         let (pattern, host) = match name.strip_prefix("*.") {
-            Some(rest) => (HostPattern::Wildcard(rest.to_owned()), rest.to_owned()),
-            None => (HostPattern::Exact(name.clone()), name.clone()),
+            Some(rest) => (HostPattern::Wildcard(rest.to_owned()), rest),
+            None => (HostPattern::Exact(name.to_owned()), name),
         };
-        match host_name(&host) {
-            Ok(()) => Some(pattern),
-            Err(reason) => {
-                self.fault(pair.name.spot, format!("bad name `{}`", pair.name.value), reason);
-                None
-            }
-        }
+        let reason = match host_name(host) {
+            // RFC 6066 §3: literal addresses are not permitted.
+            Ok(()) if host.parse::<IpAddr>().is_ok() => "a ClientHello never names an address",
+            Ok(()) => return Some(pattern),
+            Err(reason) => reason,
+        };
+        let finding = Finding::new(pair.name.spot, format!("bad name `{}`", pair.name.value), reason);
+        let help = (name == "*").then(|| "write `default` for what matches nothing else".to_owned());
+        self.findings.push(finding.help_if(help));
+        None
     }
 
     pub(super) fn proxy_protocol(&mut self, section: &Section, trusted: &[IpNet]) -> ProxyProtocol {
@@ -126,9 +132,9 @@ impl Check<'_> {
             Some("require") => ProxyProtocol::Require,
             _ => return ProxyProtocol::Off,
         };
-        if let Some(entry) =
-            section.entry("proxy_protocol").filter(|_| trusted.is_empty() && !section.has("trusted_proxies"))
-        {
+        // Networks that are at fault have their own.
+        let nobody = trusted.is_empty() && section.list("trusted_proxies").is_empty();
+        if let Some(entry) = section.entry("proxy_protocol").filter(|_| nobody) {
             let finding =
                 Finding::new(entry.name, "`proxy_protocol` without `trusted_proxies`", "nobody's header is believed");
             self.findings.push(finding.help("write `trusted_proxies = [\"10.0.0.0/8\"]`"));
@@ -136,3 +142,62 @@ impl Check<'_> {
         wanted
     }
 }
+
+/// The keys that a mode has no use for, each with the table it stands in; `by_hello`: it has an `sni` or `alpn`.
+pub(crate) fn without_effect(mode: &str, by_hello: bool) -> Vec<(&'static str, &'static str)> {
+    let mut keys: Vec<(&str, &str)> = match mode {
+        "http" => return vec![("", "upstream"), ("", "sni"), ("", "alpn")],
+        "tls-passthrough" => vec![("", "upstream")],
+        "udp" if by_hello => vec![("", "upstream")],
+        _ => vec![("", "sni"), ("", "alpn")],
+    };
+    keys.extend(OF_REQUESTS);
+    if mode == "udp" {
+        keys.extend(OF_CONNECTIONS);
+    }
+    keys
+}
+
+fn help_of_mode(section: &Section, mode: &Mode, key: &str) -> Option<String> {
+    match (mode, key) {
+        (Mode::Http, "upstream") => {
+            Some("routes choose the upstream of a request; `mode = \"tcp\"` relays connections".to_owned())
+        }
+        (Mode::Http | Mode::Tcp { .. }, "sni" | "alpn") => {
+            Some("`mode = \"tls-passthrough\"` reads the ClientHello and chooses by it".to_owned())
+        }
+        (_, "upstream") => {
+            let name = section.text("upstream").map_or("…", |written| written.value);
+            Some(format!("write `sni = {{ default = \"{name}\" }}`"))
+        }
+        (_, "sni" | "alpn") => None,
+        (Mode::Udp(_), key) if OF_CONNECTIONS.iter().any(|(_, known)| *known == key) => None,
+        _ => Some("layer 4 relays bytes as they are; `mode = \"http\"` serves requests".to_owned()),
+    }
+}
+
+/// What chooses by a ClientHello.
+pub(crate) const HELLO: [&str; 2] = ["sni", "alpn"];
+/// What only requests need.
+const OF_REQUESTS: [(&str, &str); 11] = [
+    ("", "protocols"),
+    ("", "tls"),
+    ("", "forwarding"),
+    ("", "request_id"),
+    ("", "traceparent"),
+    ("limits", "max_header_size"),
+    ("limits", "max_headers"),
+    ("limits", "max_concurrent_streams"),
+    ("limits", "max_body"),
+    ("timeouts", "header"),
+    ("timeouts", "client_stall"),
+];
+/// What only connections have.
+const OF_CONNECTIONS: [(&str, &str); 6] = [
+    ("timeouts", "handshake"),
+    ("socket", "nodelay"),
+    ("socket", "keepalive"),
+    ("socket", "backlog"),
+    ("socket", "fast_open"),
+    ("socket", "user_timeout"),
+];

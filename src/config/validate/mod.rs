@@ -12,6 +12,7 @@ mod logs;
 mod matching;
 mod network;
 mod overlap;
+mod relayed;
 mod route;
 mod socket;
 mod upstream;
@@ -28,9 +29,12 @@ use super::source::{Sources, Spot};
 use super::suggest;
 
 use control::OwnAddress;
+use relayed::{Relay, WrittenEndpoints};
 
+pub(super) use layer4::{HELLO, without_effect};
+pub(crate) use overlap::host_text;
 pub use overlap::match_text;
-pub(super) use overlap::{host_text, path_text, value_text};
+pub(super) use overlap::{path_text, value_text};
 pub(super) use route::{ANSWERS, FORWARDING_ONLY};
 
 /// What every check needs.
@@ -47,6 +51,10 @@ pub(crate) struct Check<'a> {
     with_routes: Vec<bool>,
     /// The addresses of `[server.admin]` and `[server.observe]`.
     own: Vec<OwnAddress>,
+    /// Which upstreams layer 4 relays to.
+    relays: Vec<Relay>,
+    /// By the places of upstreams.
+    endpoints: Vec<WrittenEndpoints>,
 }
 
 /// Checks the sections of all files and makes the model. Faults go to `findings`.
@@ -64,12 +72,16 @@ pub(crate) fn validate(
         with_tls: Vec::new(),
         with_routes: Vec::new(),
         own: Vec::new(),
+        relays: Vec::new(),
+        endpoints: Vec::new(),
     };
     let server = check.server(sections);
     let named = check.unique_upstreams(sections);
     let listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
-    let upstreams = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
+    let upstreams: Vec<_> = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
+    check.relayed(&named, &upstreams, &routes);
+    check.no_circles(&listeners);
     check.presence(sections);
     Config { server, listeners, routes, upstreams, files, written: Effective::default() }
 }
@@ -136,6 +148,11 @@ impl<'a> Check<'a> {
             self.findings.push_absent(finding.help("write `[[listener]]` and below it `bind = \":8080\"`"));
         }
         let serves_requests = self.with_routes.is_empty() || self.with_routes.contains(&true);
+        let mut routes = sections.iter().flat_map(|section| section.sections("route"));
+        if let Some(first) = routes.next().filter(|_| !serves_requests) {
+            let finding = Finding::new(first.spot, "a route that no request meets", "no listener serves requests");
+            self.findings.push_absent(finding.help("listeners of layer 4 have upstreams of their own"));
+        }
         if serves_requests && !sections.iter().any(|section| section.has("route")) {
             let finding = Finding::of_file(0, "no route", format!("{words} would answer every request with 404"));
             self.findings.push_absent(finding.help("write `[[route]]` and below it `upstream = \"app\"`"));

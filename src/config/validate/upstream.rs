@@ -26,9 +26,9 @@ impl Check<'_> {
             Some("maglev") => Balance::Maglev,
             _ => Balance::RoundRobin,
         };
+        let endpoints = self.endpoints(section, tls.as_ref());
         Upstream {
             name: name.value.as_str().into(),
-            endpoints: self.endpoints(section, tls.as_ref()),
             protocol: match section.word("protocol") {
                 Some("http1") => UpstreamProtocol::Http1,
                 Some("http2") => UpstreamProtocol::Http2,
@@ -44,7 +44,8 @@ impl Check<'_> {
                 Some("v2") => SendProxyProtocol::V2,
                 _ => SendProxyProtocol::Off,
             },
-            source: self.sources(section),
+            source: self.sources(section, &endpoints),
+            endpoints,
             pool: pool(section.section("pool")),
             timeouts: timeouts(section.section("timeouts")),
             socket: self.socket(section.section("socket")),
@@ -55,6 +56,7 @@ impl Check<'_> {
     fn endpoints(&mut self, section: &Section, tls: Option<&UpstreamTls>) -> Vec<EndpointConfig> {
         let mut first: HashMap<EndpointAddress, Spot> = HashMap::new();
         let mut endpoints = Vec::new();
+        let mut spots = Vec::new();
         for node in section.list("endpoints") {
             let (written, weight) = match &node.data {
                 Data::Section(table) => (table.text("address"), table.count("weight").unwrap_or(defaults::WEIGHT)),
@@ -77,8 +79,10 @@ impl Check<'_> {
                     first.insert(address.clone(), written.spot);
                 }
             }
+            spots.push((address.clone(), written.spot));
             endpoints.push(EndpointConfig { address, weight, place: self.place(written.spot) });
         }
+        self.endpoints.push(spots);
         if let Some(node) = section.node("endpoints")
             && matches!(&node.data, Data::List(nodes) if nodes.is_empty())
         {

@@ -2,15 +2,17 @@
 
 use super::Matched;
 use super::keys::{Keys, NEW_CONNECTIONS};
+use crate::base::units::format_duration;
 use crate::config::Config;
 use crate::config::model::{
-    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Protocols,
-    TlsVersion,
+    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Mode,
+    Protocols, TlsVersion, UdpRoute,
 };
+use crate::config::summary::host_text;
 use crate::net::bind;
 
-pub(super) fn diff(before: &Config, after: &Config, lines: &mut Vec<String>) {
-    let matched = Matched::by_name(&before.listeners, &after.listeners, |listener| &listener.name);
+pub(super) fn diff(before_config: &Config, after_config: &Config, lines: &mut Vec<String>) {
+    let matched = Matched::by_name(&before_config.listeners, &after_config.listeners, |listener| &listener.name);
     for listener in matched.added {
         lines.push(format!("listener {} added: {}", listener.name, addresses(&listener.binds)));
     }
@@ -27,16 +29,20 @@ pub(super) fn diff(before: &Config, after: &Config, lines: &mut Vec<String>) {
         {
             lines.extend(binds.iter().map(|bind| format!("listener {name}: address {} {word}", bind::name(bind))));
         }
-        lines.extend(listener(before, after).line(format_args!("listener {name}")));
+        let upstreams: [&dyn Fn(usize) -> String; 2] =
+            [&|index| before_config.upstreams[index].name.to_string(), &|index| {
+                after_config.upstreams[index].name.to_string()
+            }];
+        lines.extend(listener(before, after, upstreams).line(format_args!("listener {name}")));
     }
 }
 
-fn listener(before: &Listener, after: &Listener) -> Keys {
+fn listener(before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String; 2]) -> Keys {
     let mut keys = Keys::default();
     keys.words("mode", &before.mode.as_str(), &after.mode.as_str(), |mode| (*mode).to_owned()).note(NEW_CONNECTIONS);
-    let same_mode = before.mode.as_str() == after.mode.as_str();
-    keys.changed("upstreams", same_mode && before.mode != after.mode).note(NEW_CONNECTIONS);
-    keys.changed("proxy_protocol", before.proxy_protocol != after.proxy_protocol).note(NEW_CONNECTIONS);
+    relay_keys(&mut keys, before, after, name);
+    keys.words("proxy_protocol", &before.proxy_protocol, &after.proxy_protocol, |word| word.as_str().to_owned())
+        .note(NEW_CONNECTIONS);
     keys.words("protocols", &before.protocols, &after.protocols, spoken).note(NEW_CONNECTIONS);
     match (&before.tls, &after.tls) {
         (Some(before), Some(after)) => tls_keys(&mut keys, before, after),
@@ -57,6 +63,30 @@ fn listener(before: &Listener, after: &Listener) -> Keys {
     keys.changed("request_id", before.request_id != after.request_id);
     keys.changed("traceparent", before.traceparent != after.traceparent);
     keys
+}
+
+/// Where layer 4 relays to, by the names of upstreams: their numbers are another in each configuration.
+fn relay_keys(keys: &mut Keys, before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String; 2]) {
+    let only = |mode: &Mode, name: &dyn Fn(usize) -> String| match mode {
+        Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(name(*upstream)),
+        _ => None,
+    };
+    let hello = |mode: &Mode, name: &dyn Fn(usize) -> String| match mode {
+        Mode::TlsPassthrough(routes) | Mode::Udp(UdpRoute::Quic(routes)) => {
+            let mut sni: Vec<_> = routes.sni.iter().map(|(host, to)| (host_text(host), name(*to))).collect();
+            sni.extend(routes.default.map(|to| ("default".to_owned(), name(to))));
+            sni.sort();
+            let mut alpn: Vec<_> = routes.alpn.iter().map(|(word, to)| (word.clone(), name(*to))).collect();
+            alpn.sort();
+            (sni, alpn)
+        }
+        _ => Default::default(),
+    };
+    let [name_before, name_after] = name;
+    keys.compare("upstream", &only(&before.mode, name_before), &only(&after.mode, name_after)).note(NEW_CONNECTIONS);
+    let ((sni, alpn), (new_sni, new_alpn)) = (hello(&before.mode, name_before), hello(&after.mode, name_after));
+    keys.changed("sni", sni != new_sni).note(NEW_CONNECTIONS);
+    keys.changed("alpn", alpn != new_alpn).note(NEW_CONNECTIONS);
 }
 
 fn tls_keys(keys: &mut Keys, before: &ListenerTls, after: &ListenerTls) {
@@ -115,11 +145,18 @@ fn limit_keys(keys: &mut Keys, before: &ListenerLimits, after: &ListenerLimits) 
 }
 
 fn timeout_keys(keys: &mut Keys, before: &ListenerTimeouts, after: &ListenerTimeouts) {
-    let ListenerTimeouts { handshake, header, client_stall, idle, session_idle: _, max_age } = before;
+    let ListenerTimeouts { handshake, header, client_stall, idle, session_idle, max_age } = before;
     keys.compare("timeouts.handshake", handshake, &after.handshake).note(NEW_CONNECTIONS);
     keys.compare("timeouts.header", header, &after.header).note(NEW_CONNECTIONS);
     keys.compare("timeouts.client_stall", client_stall, &after.client_stall).note(NEW_CONNECTIONS);
-    keys.compare("timeouts.idle", idle, &after.idle).note(NEW_CONNECTIONS);
+    // One key, with another default on layer 4.
+    match (*session_idle, after.session_idle) {
+        (None, None) => keys.compare("timeouts.idle", idle, &after.idle),
+        (before, after) => keys.words("timeouts.idle", &before, &after, |idle| {
+            idle.map_or_else(|| "the upstream's".to_owned(), format_duration)
+        }),
+    }
+    .note(NEW_CONNECTIONS);
     keys.compare("timeouts.max_age", max_age, &after.max_age).note(NEW_CONNECTIONS);
 }
 

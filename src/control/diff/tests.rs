@@ -149,3 +149,38 @@ fn huge_changes_are_told_in_part() {
     let names: Vec<String> = (0..9).map(|n| n.to_string()).collect();
     assert_eq!(some(names.iter().map(String::as_str)), "0, 1, 2, 3, 4, 4 more");
 }
+
+#[test]
+fn layer_4_is_told_by_the_names_of_upstreams() {
+    const RELAYS: &str = r#"
+[[listener]]
+name = "pg"
+bind = ":5432"
+mode = "tcp"
+upstream = "pg"
+[[listener]]
+name = "sni"
+bind = ":443"
+mode = "tls-passthrough"
+sni = { default = "pg", "a.example" = "pg" }
+[upstream.pg]
+endpoints = "10.0.0.5:5432"
+health = {}
+"#;
+    // Another upstream moves the numbers of the others.
+    let more = format!("{RELAYS}[upstream.aaa]\nendpoints = \"10.0.0.1:1\"\n");
+    assert_eq!(told(RELAYS, &more), ["upstream aaa added: endpoint 10.0.0.1:1"]);
+    let after = more
+        .replace("upstream = \"pg\"", "upstream = \"aaa\"\ntimeouts.idle = \"60s\"")
+        .replace("\"a.example\" = \"pg\"", "\"b.example\" = \"pg\"")
+        .replace("health = {}", "health.interval = \"7s\"\noutlier = {}\nbalance = \"maglev\"\nhash_on = \"sni\"");
+    assert_eq!(
+        told(&more, &after),
+        [
+            "listener pg: upstream pg -> aaa, timeouts.idle the upstream's -> 60s (for new connections)",
+            "listener sni: sni (for new connections)",
+            "upstream pg: balance round-robin -> maglev, hash_on client-ip -> sni, health.interval 5s -> 7s, \
+             outlier off -> on",
+        ]
+    );
+}

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use http::uri::PathAndQuery;
+
 use super::Matched;
 use super::keys::{Keys, NEW_CONNECTIONS};
 use crate::config::Config;
 use crate::config::model::{
-    EndpointAddress, EndpointConfig, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
+    EndpointAddress, EndpointConfig, Health, Outlier, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts,
+    UpstreamTls,
 };
 use crate::config::summary::endpoint_text;
 
@@ -94,15 +97,15 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
             keys.compare("tls.insecure", insecure, &after.insecure);
         }
         (before, after) => {
-            let word = |tls: &bool| if *tls { "on" } else { "off" }.to_owned();
-            keys.words("tls", &before.is_some(), &after.is_some(), word);
+            keys.words("tls", &before.is_some(), &after.is_some(), on_or_off);
         }
     }
     keys.words("balance", balance, &after.balance, |balance| balance.as_str().to_owned());
-    keys.changed("hash_on", *hash_on != after.hash_on);
-    keys.changed("health", *health != after.health);
-    keys.changed("outlier", *outlier != after.outlier);
-    keys.changed("send_proxy_protocol", *send_proxy_protocol != after.send_proxy_protocol).note(NEW_CONNECTIONS);
+    keys.words("hash_on", hash_on, &after.hash_on, ToString::to_string);
+    health_keys(&mut keys, health.as_ref(), after.health.as_ref());
+    outlier_keys(&mut keys, outlier.as_ref(), after.outlier.as_ref());
+    keys.words("send_proxy_protocol", send_proxy_protocol, &after.send_proxy_protocol, |word| word.as_str().to_owned())
+        .note(NEW_CONNECTIONS);
     keys.changed("source", *source != after.source).note(NEW_CONNECTIONS);
     let PoolLimits { max_idle_per_endpoint, idle_timeout, max_age } = pool;
     keys.compare("pool.max_idle_per_endpoint", max_idle_per_endpoint, &after.pool.max_idle_per_endpoint);
@@ -114,4 +117,35 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
     keys.compare("timeouts.stream_idle", stream_idle, &after.timeouts.stream_idle);
     keys.socket(socket, &after.socket, false);
     keys
+}
+
+fn health_keys(keys: &mut Keys, before: Option<&Health>, after: Option<&Health>) {
+    let (Some(before), Some(after)) = (before, after) else {
+        keys.words("health", &before.is_some(), &after.is_some(), on_or_off);
+        return;
+    };
+    let Health { path, host, interval, timeout, healthy_after, unhealthy_after } = before;
+    let text = |path: &Option<PathAndQuery>| path.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    keys.words("health.path", path, &after.path, text);
+    keys.words("health.host", host, &after.host, |host| host.as_deref().unwrap_or("the endpoint's").to_owned());
+    keys.compare("health.interval", interval, &after.interval);
+    keys.compare("health.timeout", timeout, &after.timeout);
+    keys.compare("health.healthy_after", healthy_after, &after.healthy_after);
+    keys.compare("health.unhealthy_after", unhealthy_after, &after.unhealthy_after);
+}
+
+fn outlier_keys(keys: &mut Keys, before: Option<&Outlier>, after: Option<&Outlier>) {
+    let (Some(before), Some(after)) = (before, after) else {
+        keys.words("outlier", &before.is_some(), &after.is_some(), on_or_off);
+        return;
+    };
+    let Outlier { consecutive_failures, eject_for, max_ejected } = before;
+    keys.compare("outlier.consecutive_failures", consecutive_failures, &after.consecutive_failures);
+    keys.compare("outlier.eject_for", eject_for, &after.eject_for);
+    keys.words("outlier.max_ejected", max_ejected, &after.max_ejected, |share| format!("{share}%"));
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what a comparison hands over")]
+fn on_or_off(is_on: &bool) -> String {
+    if *is_on { "on" } else { "off" }.to_owned()
 }
