@@ -125,9 +125,15 @@ impl Snapshot {
 
     /// Every name that this generation counts under.
     pub fn series(&self) -> HashSet<(Scope, Arc<str>)> {
-        let listeners = self.listeners.iter().map(|listener| (Scope::Listener, Arc::clone(&listener.name)));
+        let of_listener = |listener: &ListenerSpec| match listener.layer4 {
+            None => Scope::Listener,
+            Some(_) => Scope::ListenerSessions,
+        };
+        let listeners = self.listeners.iter().map(|listener| (of_listener(listener), Arc::clone(&listener.name)));
         let routes = self.routes.routes().iter().map(|route| (Scope::Route, self.series_of(route)));
-        let upstreams = self.upstreams.iter().map(|upstream| (Scope::Upstream, Arc::clone(&upstream.name)));
+        let upstreams = self.upstreams.iter().flat_map(|upstream| {
+            [Scope::Upstream, Scope::UpstreamSessions].map(|scope| (scope, Arc::clone(&upstream.name)))
+        });
         listeners.chain(routes).chain(upstreams).collect()
     }
 

@@ -1,4 +1,4 @@
-//! What is counted by listener, route and upstream: rate, errors, duration and bytes of the exchanges that ended. A
+//! What is counted by listener, route and upstream: rate, errors, duration and bytes of the exchanges and sessions that ended. A
 //! series is made when it is first used, so that a thousand routes without requests cost nothing.
 
 use std::collections::HashMap;
@@ -19,6 +19,10 @@ pub enum Scope {
     Route,
     /// The requests that were sent to an upstream.
     Upstream,
+    /// The sessions and flows of a listener of layer 4.
+    ListenerSessions,
+    /// The sessions and flows that were relayed to an upstream: apart from the requests that routes send there.
+    UpstreamSessions,
 }
 
 /// How an exchange ended, for series and logs.
@@ -133,8 +137,8 @@ impl Series {
 }
 
 impl SeriesTotals {
-    /// Exchanges that ended.
-    pub fn requests(&self) -> u64 {
+    /// Exchanges that ended; sessions and flows in their scopes.
+    pub fn ended(&self) -> u64 {
         self.ok + self.outcomes.iter().sum::<u64>()
     }
 
@@ -209,7 +213,7 @@ mod tests {
         series.ended(&ended(999, None, 1, 1));
         let totals = series.read();
         assert_eq!(totals.answers, [1, 1, 0, 0, 2]);
-        assert_eq!((totals.ok, totals.requests()), (3, 5));
+        assert_eq!((totals.ok, totals.ended()), (3, 5));
         assert_eq!((totals.outcome(Kind::ConnectionRefused), totals.outcome(Kind::ClientGone)), (1, 1));
         assert_eq!((totals.bytes_in, totals.bytes_out), (15, 200));
         assert_eq!((totals.duration.count(), totals.first_byte.count()), (5, 3));
@@ -247,7 +251,7 @@ mod tests {
         series.ended(&ended(503, Some(Kind::DestinationUnavailable), 2, 0));
         let mut totals = series.read();
         totals += &series.read();
-        assert_eq!((totals.requests(), totals.ok, totals.answers), (4, 2, [0, 2, 0, 0, 2]));
+        assert_eq!((totals.ended(), totals.ok, totals.answers), (4, 2, [0, 2, 0, 0, 2]));
         assert_eq!(totals.duration.sum, Duration::from_millis(6));
     }
 

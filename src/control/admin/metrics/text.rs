@@ -174,7 +174,7 @@ impl Page<'_> {
     fn scope(&mut self, scope: &Scoped, all: &[(&Arc<str>, &SeriesTotals)], every_kind: bool) -> fmt::Result {
         let label = scope.requests.labels[0];
         let each = || all.iter().map(|(name, series)| ([(label, &***name)], *series));
-        self.counters(&scope.requests, each().map(|(labels, series)| (labels, series.requests())))?;
+        self.counters(&scope.requests, each().map(|(labels, series)| (labels, series.ended())))?;
         let responses = each().flat_map(|([name], series)| {
             CLASSES.iter().zip(series.answers).map(move |(class, n)| ([name, ("class", *class)], n))
         });

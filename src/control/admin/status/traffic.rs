@@ -91,7 +91,7 @@ impl Traffic {
         let seen = Kind::ALL.iter().map(|kind| (kind.as_str().into(), totals.outcome(*kind)));
         outcomes.extend(seen.filter(|(_, count)| *count > 0));
         Self {
-            requests: totals.requests(),
+            requests: totals.ended(),
             answers: Answers { informational, successful, redirections, client_errors, server_errors },
             outcomes,
             duration: Hist::of(&totals.duration),
