@@ -66,7 +66,7 @@ async fn exchanges_are_counted_by_listener_route_and_upstream() {
     assert_eq!(series(&proxy, Scope::Route, "app").unwrap().ok, 2);
     assert_eq!(series(&proxy, Scope::Route, "here").unwrap().bytes_out, 2);
     assert_eq!(series(&proxy, Scope::Route, "idle"), None, "a route that nobody asked for costs nothing");
-    assert_eq!(series(&proxy, Scope::Upstream, "origin").unwrap().requests(), 2);
+    assert_eq!(series(&proxy, Scope::Upstream, "origin").unwrap().ended(), 2);
 }
 
 async fn connections_that_come_to_nothing_are_counted_at_their_endpoint() {
@@ -74,7 +74,7 @@ async fn connections_that_come_to_nothing_are_counted_at_their_endpoint() {
     let proxy = Plan::to(&[dead.address()]).start();
     let mut client = Client::connect(proxy.address(), Downstream::H1).await;
     assert_eq!(client.get("/").await.status(), 502);
-    eventually(|| series(&proxy, Scope::Upstream, "origin").is_some_and(|one| one.requests() == 1)).await;
+    eventually(|| series(&proxy, Scope::Upstream, "origin").is_some_and(|one| one.ended() == 1)).await;
     let totals = proxy.running().counters();
     assert!(totals.upstream_connect_failures >= 1);
     assert_eq!(totals.upstream_connect_failures, totals.upstream_connects);
