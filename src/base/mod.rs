@@ -3,6 +3,7 @@ pub mod addr;
 pub mod backoff;
 pub mod drain;
 pub mod error;
+pub mod ewma;
 pub mod id;
 pub mod limit;
 pub mod log_filter;

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::requests::EndpointDrain;
 use super::workers::Workers;
 use crate::snapshot::Snapshot;
+use crate::upstream::health::state::Bar;
 use crate::upstream::registry::Registry;
 
 /// What a drain names is not there.
@@ -37,7 +38,7 @@ pub fn drain(
     let meant = set.all().iter().filter(|endpoint| endpoint.is_called(&order.endpoint));
     let labels: Vec<_> = meant
         .map(|endpoint| {
-            endpoint.state.set_drained(order.drained);
+            endpoint.state.set(Bar::Drained, order.drained);
             Arc::clone(&endpoint.label)
         })
         .collect();

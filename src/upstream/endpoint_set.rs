@@ -5,22 +5,23 @@ use std::sync::Arc;
 
 use super::balance::{EndpointIndex, Selector};
 use super::endpoint::Endpoint;
+use super::health::state::why_none;
 use crate::config::model::Balance;
 
-/// The endpoints and the policy over them. Empty while no name of the upstream has resolved, or every endpoint is
-/// drained.
+/// The endpoints and the policy over them. Empty while no name of the upstream has resolved, or none of its endpoints is
+/// ready.
 pub struct EndpointSet {
     endpoints: Box<[Arc<Endpoint>]>,
-    /// With the drained ones, which no pick meets.
+    /// With those that are drained, unhealthy or ejected, which no pick meets.
     all: Box<[Arc<Endpoint>]>,
     selector: Selector,
 }
 
 impl EndpointSet {
-    /// A set in this order. Endpoints that are drained now are in it, but not to be picked.
+    /// A set in this order. Endpoints that are not ready now are in it, but not to be picked.
     pub fn new(balance: Balance, endpoints: Vec<Arc<Endpoint>>) -> Self {
         let all: Box<[_]> = endpoints.into();
-        let endpoints: Box<[_]> = all.iter().filter(|endpoint| !endpoint.state.is_drained()).cloned().collect();
+        let endpoints: Box<[_]> = all.iter().filter(|endpoint| endpoint.state.is_ready()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
         Self { endpoints, all, selector: Selector::new(balance, &weights) }
     }
@@ -30,9 +31,14 @@ impl EndpointSet {
         &self.endpoints
     }
 
-    /// The same with the drained ones among them.
+    /// The same with those that are not ready among them.
     pub fn all(&self) -> &[Arc<Endpoint>] {
         &self.all
+    }
+
+    /// Why a pick gives none: the reason that goes with [`Kind::DestinationUnavailable`](crate::base::error::Kind).
+    pub fn why_none(&self) -> &'static str {
+        why_none(self.all.iter().map(|endpoint| endpoint.state.state()))
     }
 
     /// The policy.

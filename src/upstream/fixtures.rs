@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure, Session};
+use super::endpoint::{Endpoint, Watch};
 use super::pool::Pools;
 use super::registry::Registry;
 use super::worker::WorkerUpstream;
@@ -73,6 +74,22 @@ pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) ->
             user_timeout: None,
         },
         place: place(),
+    }
+}
+
+/// An endpoint that nobody watches.
+pub(crate) fn endpoint(address: &str) -> Endpoint {
+    let address: SocketAddr = address.parse().unwrap();
+    let set = Registry::new().endpoint_set(&upstream_config("app", &[address]));
+    let endpoint = &set.endpoints()[0];
+    Endpoint {
+        label: Arc::clone(&endpoint.label),
+        address: endpoint.address.clone(),
+        server_name: None,
+        authority: endpoint.authority.clone(),
+        weight: endpoint.weight,
+        watch: Watch::default(),
+        state: Arc::clone(&endpoint.state),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod endpoint_set;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod health;
 mod http1;
 mod http2;
 pub mod pool;

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use tokio::sync::Notify;
 
 use super::Upstream;
-use super::endpoint::{Endpoint, EndpointState};
+use super::endpoint::{Endpoint, EndpointState, Outlier, Watch};
 use super::endpoint_set::EndpointSet;
 use crate::base::addr::Address;
 use crate::base::id::UpstreamId;
-use crate::config::model::{self, Bind, EndpointAddress, EndpointConfig};
+use crate::config::model::{self, Balance, Bind, EndpointAddress, EndpointConfig};
 use crate::net::bind;
 use crate::transport::tls::client::{ClientTls, ServerName};
 
@@ -22,6 +23,7 @@ use crate::transport::tls::client::{ClientTls, ServerName};
 #[derive(Default)]
 pub struct Registry {
     known: Mutex<Known>,
+    alarm: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -55,15 +57,21 @@ impl Registry {
         Arc::new(Upstream { id, name: Arc::clone(&config.name), config, tls, settings, endpoints })
     }
 
+    /// Wakes when an endpoint of any upstream has failed as often in a row as its `[outlier]` allows.
+    pub fn alarm(&self) -> &Arc<Notify> {
+        &self.alarm
+    }
+
     /// The endpoints of an upstream by what is known now.
     pub fn endpoint_set(&self, config: &model::Upstream) -> Arc<EndpointSet> {
+        let watch = self.watch(config);
         let mut known = self.known();
         known.sweep();
         let mut endpoints = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
             for address in known.addresses(&endpoint.address) {
                 let state = known.state(&config.name, &address);
-                endpoints.push(Arc::new(describe(config, endpoint, address, state)));
+                endpoints.push(Arc::new(describe(config, endpoint, address, watch.clone(), state)));
             }
         }
         Arc::new(EndpointSet::new(config.balance, endpoints))
@@ -90,6 +98,14 @@ impl Registry {
     /// Whether a name has ever resolved.
     pub fn knows(&self, host: &str) -> bool {
         self.known().answers.contains_key(host)
+    }
+
+    fn watch(&self, config: &model::Upstream) -> Watch {
+        let outlier = config.outlier.as_ref().map(|outlier| Outlier {
+            consecutive_failures: outlier.consecutive_failures,
+            alarm: Arc::clone(&self.alarm),
+        });
+        Watch { latency: config.balance == Balance::P2cEwma, outlier }
     }
 
     /// Nothing that holds the lock can leave the maps half-changed, so a poisoned lock is still good.
@@ -143,6 +159,7 @@ fn describe(
     upstream: &model::Upstream,
     config: &EndpointConfig,
     address: Address,
+    watch: Watch,
     state: Arc<EndpointState>,
 ) -> Endpoint {
     let default_port = if upstream.tls.is_some() { 443 } else { 80 };
@@ -165,6 +182,7 @@ fn describe(
         server_name: server_name.and_then(|name| ServerName::try_from(name.clone()).ok()),
         authority: HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static("localhost")),
         weight: config.weight,
+        watch,
         state,
     }
 }

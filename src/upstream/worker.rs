@@ -93,18 +93,14 @@ impl WorkerUpstream {
     /// Picks an endpoint that is not in `tried`; one that is where there is no other.
     ///
     /// # Errors
-    /// The upstream has no endpoint to pick: its names did not resolve yet, or every endpoint is drained.
+    /// The upstream has no endpoint to pick: its names did not resolve yet, or none of its endpoints is ready.
     pub fn pick(&self, tried: &[EndpointIndex]) -> Result<Pick, Error> {
         let set = self.set.borrow();
         let mut cursor = self.cursor.get();
         let picked = set.set.pick(None, &mut cursor, tried);
         self.cursor.set(cursor);
         let Some(index) = picked else {
-            let reason = match set.set.all() {
-                [] => "no name of the upstream has resolved to an address yet",
-                _ => "every endpoint of the upstream is drained",
-            };
-            return Err(Error::upstream(Kind::DestinationUnavailable, Retry::Never, reason));
+            return Err(Error::upstream(Kind::DestinationUnavailable, Retry::Never, set.set.why_none()));
         };
         let endpoint = Rc::clone(&set.endpoints[index.place()]);
         if set.counts_requests {

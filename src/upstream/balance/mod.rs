@@ -1,6 +1,7 @@
 //! Which endpoint takes a request: pure functions from weights, loads, a cursor and chance to an index. The selector is
 //! computed once per endpoint set; what moves per request is one number that each worker keeps for itself.
 
+pub mod hash;
 pub mod least_requests;
 pub mod random;
 pub mod round_robin;

@@ -178,7 +178,7 @@ impl UpstreamFacts {
         let endpoints = set.all().iter().filter(|endpoint| seen.insert(Arc::clone(&endpoint.label)));
         let endpoints = endpoints.map(|endpoint| EndpointFacts {
             label: Arc::clone(&endpoint.label),
-            is_ready: !endpoint.state.is_drained(),
+            is_ready: endpoint.state.is_ready(),
             in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
             connect_failures: endpoint.state.connect_failures(),
         });

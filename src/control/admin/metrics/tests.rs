@@ -11,6 +11,7 @@ use crate::control::compile::compile;
 use crate::snapshot::Snapshot;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::series::{Ended, Phases, Scope};
+use crate::upstream::health::state::Bar;
 use crate::upstream::registry::Registry;
 
 const CONFIG: &str = r#"
@@ -139,7 +140,7 @@ fn every_family_is_written_once_with_its_labels() {
     exchange(&workers[0], &snapshot, 0, 200, None);
     workers[1].counters.handshake(false, true);
     workers[1].beat(Duration::from_millis(2));
-    snapshot.upstreams[0].endpoints.load().all()[0].state.set_drained(true);
+    snapshot.upstreams[0].endpoints.load().all()[0].state.set(Bar::Drained, true);
     let mut facts = Facts::of_workers(&workers, &snapshot);
     let at = facts.started_at + Duration::from_millis(1_500);
     facts.last_reload = Some((at, false));

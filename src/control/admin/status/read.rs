@@ -184,7 +184,7 @@ impl EndpointStatus {
         Self {
             address: Arc::clone(&endpoint.label),
             weight: endpoint.weight,
-            state: if state.is_drained() { "drained" } else { "ready" }.into(),
+            state: state.state().as_str().into(),
             in_flight: counts_requests.then(|| state.in_flight()),
             connect_failures: state.connect_failures(),
             last_failure: state

@@ -1,0 +1,46 @@
+//! The hashes of the policies that hash: XXH3, the same on every machine and in every version, so that proxies side by
+//! side send one key to one endpoint. The keys are what clients send: who knows the addresses can find keys that meet, which
+//! gains no more than choosing an endpoint does.
+
+use std::net::IpAddr;
+
+use twox_hash::XxHash3_64;
+
+/// The hash of what is to stay with its endpoint.
+pub fn key_of(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// The hash of a client's address, without its port; an IPv4 client of a dual-stack socket hashes as what it is.
+pub fn key_of_address(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => key_of(&address.octets()),
+        IpAddr::V6(address) => key_of(&address.octets()),
+    }
+}
+
+/// As [`key_of`], another hash of the same bytes.
+pub(super) fn second_of(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(SECOND, bytes)
+}
+
+/// Any number but zero, the same for ever.
+const SECOND: u64 = 0x7469_6465;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_other_programs() {
+        // From the reference implementation: what stands here may never change.
+        assert_eq!(key_of(b""), 0x2d06_8005_38d3_94c2);
+        assert_eq!(key_of_address("10.0.0.1".parse().unwrap()), key_of(&[10, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_mapped_client_is_the_same_client() {
+        let mapped = "::ffff:192.0.2.7".parse().unwrap();
+        assert_eq!(key_of_address(mapped), key_of_address("192.0.2.7".parse().unwrap()));
+    }
+}
