@@ -23,7 +23,10 @@ impl EndpointSet {
         let all: Box<[_]> = endpoints.into();
         let endpoints: Box<[_]> = all.iter().filter(|endpoint| endpoint.state.is_ready()).cloned().collect();
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-        Self { endpoints, all, selector: Selector::new(balance, &weights) }
+        let total = all.iter().map(|endpoint| u64::from(endpoint.weight)).sum();
+        let identity = |index: EndpointIndex| endpoints[index.place()].address.to_string();
+        let selector = Selector::new(balance, &weights, total, identity);
+        Self { endpoints, all, selector }
     }
 
     /// The endpoints to pick from, in the order of the configuration and, for a name, of its addresses.
@@ -56,9 +59,10 @@ impl EndpointSet {
         self.selector.asks_for_key()
     }
 
-    /// Picks as [`Selector::pick`] does, with the loads of these endpoints.
+    /// Picks as [`Selector::pick`] does, with the loads and latencies of these endpoints.
     pub fn pick(&self, key: Option<u64>, cursor: &mut u32, tried: &[EndpointIndex]) -> Option<EndpointIndex> {
         let load = |index: EndpointIndex| self.endpoints[index.place()].state.in_flight();
-        self.selector.pick(key, cursor, || fastrand::u64(..), load, tried)
+        let latency = |index: EndpointIndex| self.endpoints[index.place()].latency();
+        self.selector.pick(key, cursor, || fastrand::u64(..), load, latency, tried)
     }
 }

@@ -61,9 +61,18 @@ impl Lots {
 
     /// Draws by weight among those not in `tried`: a retry, so it may look at every endpoint.
     fn pick_untried(&self, chance: &mut impl FnMut() -> u64, tried: &[EndpointIndex]) -> Option<EndpointIndex> {
+        self.pick_but(chance, |index| tried.contains(&index))
+    }
+
+    /// Draws by weight among those that are not passed over; looks at every endpoint.
+    pub(super) fn pick_but(
+        &self,
+        chance: &mut impl FnMut() -> u64,
+        passes_over: impl Fn(EndpointIndex) -> bool,
+    ) -> Option<EndpointIndex> {
         let untried = || {
             let all = self.weights.iter().enumerate().map(|(i, &weight)| (EndpointIndex(i as u32), u64::from(weight)));
-            all.filter(|(index, _)| !tried.contains(index))
+            all.filter(|(index, _)| !passes_over(*index))
         };
         let total: u64 = untried().map(|(_, weight)| weight).sum();
         let mut draw = ((u128::from(chance()) * u128::from(total)) >> 64) as u64;
