@@ -95,3 +95,37 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_the_same_for_ever() {
+        // Proxies of different versions side by side agree only while this holds.
+        let table = Maglev::new(&[1, 1, 1], |index| format!("10.0.0.{}:80", index.0));
+        let picks: Vec<u32> = (0..12u64).map(|n| table.pick(key_of(&n.to_le_bytes()), &[]).unwrap().0).collect();
+        assert_eq!(picks, [1, 2, 0, 1, 0, 0, 0, 1, 0, 2, 0, 1]);
+    }
+
+    #[test]
+    fn shares_are_what_the_weights_say() {
+        let weights = [1, 2, 5];
+        let table = Maglev::new(&weights, |index| index.0.to_string());
+        for (index, weight) in weights.iter().enumerate() {
+            let places = table.table.iter().filter(|owner| **owner == index as u32).count() as f64;
+            let share = f64::from(*weight) / 8.0 * PLACES as f64;
+            assert!((places - share).abs() < 8.0, "{places} for {share}");
+        }
+    }
+
+    #[test]
+    fn weights_far_apart_end_in_a_full_table() {
+        let mut weights = vec![1; 99];
+        weights.push(65_535);
+        let table = Maglev::new(&weights, |index| index.0.to_string());
+        assert!(!table.table.contains(&FREE));
+        let tried: Vec<_> = (1..100).map(EndpointIndex).collect();
+        assert_eq!(table.pick(7, &tried), Some(EndpointIndex(0)));
+    }
+}
