@@ -74,6 +74,8 @@ pub struct WorkerSnapshot {
     pub upstreams: Vec<Rc<WorkerUpstream>>,
     /// This worker's end of the access log, where there is one.
     pub logger: Option<Rc<Logger>>,
+    /// Whether an endpoint of any upstream is told of clients by a PROXY header.
+    pub tells_of_clients: bool,
     /// Where this worker's series are.
     telemetry: Arc<WorkerTelemetry>,
     /// By [`RouteId`]; a route that nobody asked for yet costs a pointer.
@@ -89,7 +91,9 @@ impl WorkerSnapshot {
         logger: Option<Rc<Logger>>,
     ) -> Self {
         let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
-        Self { snapshot, upstreams, logger, telemetry, routes }
+        let tells = |upstream: &Arc<Upstream>| upstream.config.send_proxy_protocol != model::SendProxyProtocol::Off;
+        let tells_of_clients = snapshot.upstreams.iter().any(tells);
+        Self { snapshot, upstreams, logger, tells_of_clients, telemetry, routes }
     }
 
     /// What this worker measures of a listener.

@@ -285,3 +285,6 @@ const MALFORMED_EXTENSIONS: &str = "malformed extensions";
 const MALFORMED_NAMES: &str = "a malformed list of server names";
 const MALFORMED_PROTOCOLS: &str = "a malformed list of protocols";
 const NO_NAME: &str = "a server name that is no host name";
+
+#[cfg(test)]
+mod tests;

@@ -108,8 +108,8 @@ pub fn is_reached_at(bind: &Bind, address: SocketAddr) -> bool {
     bind.is_reached_at(&EndpointAddress::Socket(address)) || every_address && is_of_this_machine(address.ip())
 }
 
-/// The kernel lets a socket have no address but ours; nothing is sent.
-fn is_of_this_machine(ip: IpAddr) -> bool {
+/// Whether a socket can be bound to `ip` here: the kernel lets it have no address but ours; nothing is sent.
+pub fn is_of_this_machine(ip: IpAddr) -> bool {
     UdpSocket::bind((ip.to_canonical(), 0)).is_ok()
 }
 

@@ -104,6 +104,17 @@ impl Socket {
         self.reset_on_close();
     }
 
+    /// Asks the kernel through `ask`; where that says `WouldBlock`, the next wait is for what comes after.
+    ///
+    /// # Errors
+    /// What `ask` says, and `WouldBlock` where nothing was known to be there.
+    pub fn try_io<R>(&self, interest: Interest, ask: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, ask),
+            Self::Unix(stream) => stream.try_io(interest, ask),
+        }
+    }
+
     /// Takes the socket out of this worker's runtime, so that another worker can have it.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //! told by us to the endpoint behind. Forms are read and written by `ppp`; the bounds, the checksum and what `ppp` takes
 //! too easily are looked after here. <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
 
+pub mod receive;
+
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -228,3 +230,6 @@ const V2_LOCAL: u8 = 0x20;
 const TLV_HEAD: usize = 3;
 /// Bytes of a CRC32c.
 const CHECKSUM: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,10 @@
 //! the kernel made of them. Runtime-free. An accepted connection inherits all of them from its listener (Linux copies
 //! the socket), so the accept path spends no system call on options; a test holds that.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -66,6 +68,54 @@ pub fn prepare_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Re
         sys::set_fast_open_connect(socket, true)?;
     }
     Ok(())
+}
+
+/// Has `socket`, which is to connect, do so from `source`. The port is left to `connect`, which finds one that is free
+/// towards the endpoint (IP_BIND_ADDRESS_NO_PORT): chosen here, it would be taken for every endpoint.
+///
+/// # Errors
+/// `AddrNotAvailable`, around [`NotOurs`]: `source` is no address of this machine. The same word from `connect` later says
+/// that every port of `source` towards the endpoint is in use. Another source may do either way.
+pub fn connect_from(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
+    // An IPv6 socket takes this option of IPv4 as well.
+    sys::set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    SockRef::from(socket).bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => io::Error::new(error.kind(), NotOurs(source)),
+        _ => error,
+    })
+}
+
+/// No interface of this machine has the address that a connection was to come from.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is no address of this machine")]
+pub struct NotOurs(pub IpAddr);
+
+/// `upstream.source` as one worker goes through it.
+#[derive(Debug, Default)]
+pub struct Sources {
+    v4: Box<[IpAddr]>,
+    v6: Box<[IpAddr]>,
+    next: Cell<usize>,
+}
+
+impl Sources {
+    /// The addresses for worker number `worker`; each begins with another one.
+    pub fn new(addresses: &[IpAddr], worker: usize) -> Self {
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv4());
+        Self { v4: v4.into(), v6: v6.into(), next: Cell::new(worker) }
+    }
+
+    /// Where to connect to `endpoint` from, in the order to be tried: every address of its family once, beginning with
+    /// the one whose turn it is. Where there is none, a single `None`: the choice is the system's.
+    pub fn turn(&self, endpoint: SocketAddr) -> impl Iterator<Item = Option<IpAddr>> {
+        let addresses = if endpoint.is_ipv4() { &self.v4 } else { &self.v6 };
+        let begin = self.next.get();
+        if !addresses.is_empty() {
+            self.next.set(begin.wrapping_add(1));
+        }
+        let count = addresses.len().max(1);
+        (0..count).map(move |step| addresses.get(begin.wrapping_add(step) % count).copied())
+    }
 }
 
 /// The backlog as `listen` takes it.
@@ -293,7 +343,7 @@ mod tests {
             let options = plain_options();
             let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &options, 1).unwrap().remove(0);
             let address = bound.local_address().clone();
-            let socket = connect(&[address], &options).await.unwrap();
+            let socket = connect(&[address], &options, &Sources::default()).await.unwrap();
             let granted = Granted::of_connection(&socket, &options).unwrap();
             assert!(!granted.nodelay && granted.keepalive.is_none() && !granted.fast_open);
             assert_eq!(granted.user_timeout, None);
@@ -307,7 +357,7 @@ mod tests {
             let bound = bind(&Bind::Address("127.0.0.1:0".parse().unwrap()), &options, 1).unwrap().remove(0);
             let address = bound.local_address().clone();
             let mut listener = bound.into_listener().unwrap();
-            let mut socket = connect(&[address], &options).await.unwrap();
+            let mut socket = connect(&[address], &options, &Sources::default()).await.unwrap();
             let granted = Granted::of_connection(&socket, &options).unwrap();
             assert_granted(&granted, &options);
             assert!(granted.fast_open);
@@ -318,6 +368,39 @@ mod tests {
             accepted.read_exact(&mut bytes).await.unwrap();
             assert_eq!(&bytes, b"hello");
         });
+    }
+
+    #[test]
+    fn sources_take_turns_within_the_family_of_the_endpoint() {
+        let addresses: Vec<IpAddr> =
+            ["127.0.0.1", "::1", "127.0.0.2", "127.0.0.3"].map(|address| address.parse().unwrap()).into();
+        let turn = |sources: &Sources, endpoint: &str| -> Vec<String> {
+            let told = |source: Option<IpAddr>| source.map_or("any".to_owned(), |source| source.to_string());
+            sources.turn(endpoint.parse().unwrap()).map(told).collect()
+        };
+        let sources = Sources::new(&addresses, 1);
+        assert_eq!(turn(&sources, "10.0.0.1:80"), ["127.0.0.2", "127.0.0.3", "127.0.0.1"]);
+        assert_eq!(turn(&sources, "10.0.0.1:80"), ["127.0.0.3", "127.0.0.1", "127.0.0.2"]);
+        assert_eq!(turn(&sources, "[2001:db8::1]:80"), ["::1"]);
+        assert_eq!(turn(&Sources::new(&addresses[..1], 0), "[::1]:80"), ["any"]);
+        assert_eq!(turn(&Sources::default(), "10.0.0.1:80"), ["any"]);
+    }
+
+    #[test]
+    fn a_source_is_bound_and_its_port_is_left_open() {
+        use socket2::{Domain, Socket, Type};
+        for (domain, source) in [(Domain::IPV4, "127.0.0.9"), (Domain::IPV6, "::1")] {
+            for kind in [Type::STREAM, Type::DGRAM] {
+                let Ok(socket) = Socket::new(domain, kind, None) else { continue };
+                connect_from(&socket, source.parse().unwrap()).unwrap();
+                let bound = socket.local_addr().unwrap().as_socket().unwrap();
+                assert_eq!((bound.ip().to_string().as_str(), bound.port()), (source, 0));
+            }
+        }
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // RFC 5737: an address for documentation is nobody's.
+        let error = connect_from(&socket, "192.0.2.1".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
 
     #[test]

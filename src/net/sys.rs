@@ -65,7 +65,7 @@ pub fn set_packet_info(socket: impl AsFd, is_ipv6: bool) -> io::Result<()> {
     }
 }
 
-fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the pointer and the length are those of `value`, which
     // outlives the call.

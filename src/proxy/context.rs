@@ -15,6 +15,8 @@ use super::rescue;
 use crate::base::template::Placeholder;
 use crate::body::exchange::{Exchange, Limits};
 use crate::body::ledger::Measured;
+use crate::config::model::SendProxyProtocol;
+use crate::net::proxy_protocol::{self, Transport};
 use crate::protocol::http::Settings;
 use crate::protocol::link::{Deadlines, Link};
 use crate::route::action::Values as RouteValues;
@@ -88,8 +90,10 @@ pub struct Connection {
     pub home: Rc<dyn Home>,
     /// Its deadlines and its exchanges.
     pub link: Rc<Link>,
-    /// The client's socket; `None` on a Unix socket.
+    /// The client's socket, as a PROXY header tells it, or else the other end; `None` on a Unix socket.
     pub remote: Option<SocketAddr>,
+    /// Its other facts, where somebody asks for them.
+    pub ends: Option<Box<Ends>>,
     /// What endpoints are told about the client.
     pub forwarded: ForwardedFor,
     /// What the handshake settled; `None` on cleartext.
@@ -98,7 +102,35 @@ pub struct Connection {
     pub spare: RefCell<Option<Rc<Exchange>>>,
 }
 
+/// What is known of a connection below HTTP: kept where a PROXY header came with it, or endpoints are told of clients.
+#[derive(Debug)]
+pub struct Ends {
+    /// The other end of our socket; `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Where the client connected to.
+    pub local: Option<SocketAddr>,
+    /// What else its PROXY header said.
+    pub tlvs: Box<[u8]>,
+}
+
 impl Connection {
+    /// The other end of our socket; `None` on a Unix socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.ends.as_ref().map_or(self.remote, |ends| ends.peer)
+    }
+
+    /// The PROXY header that tells an endpoint of the client, where endpoints are told. What a header told of its other
+    /// facts is passed on.
+    pub fn header_for_endpoint(&self, version: SendProxyProtocol) -> Option<Vec<u8>> {
+        if version == SendProxyProtocol::Off {
+            return None;
+        }
+        let (local, tlvs) = self.ends.as_ref().map_or((None, &[][..]), |ends| (ends.local, &*ends.tlvs));
+        let mut header = Vec::new();
+        proxy_protocol::write(&mut header, version, Transport::Stream, self.remote, local, tlvs);
+        Some(header)
+    }
+
     /// Begins an exchange, with the one of an earlier request where that is free again.
     pub fn begin(&self, limits: Limits) -> Rc<Exchange> {
         // The streams of HTTP/2 overlap, and each has its own end.

@@ -25,7 +25,7 @@ use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::request::Source;
 use crate::body::response::ResponseBody;
-use crate::config::model::HostHeader;
+use crate::config::model::{HostHeader, SendProxyProtocol};
 use crate::route::action::{Action, ForwardRule};
 use crate::upstream::balance::EndpointIndex;
 use crate::upstream::client::{Answer, SendFailure, Session};
@@ -148,11 +148,12 @@ async fn attempts(
         used: 0,
         replays: 0,
     };
+    let header = order.scene.connection.header_for_endpoint(order.upstream.upstream().config.send_proxy_protocol);
     let mut pick = order.upstream.pick(&tried)?;
     loop {
         let exchange = &order.scene.exchange;
         exchange.ledger().attempt(pick.label());
-        let made = order.upstream.session(&pick, state.replays > 0, exchange.clock());
+        let made = order.upstream.session(&pick, state.replays > 0, exchange.clock(), header.as_deref());
         let session = match within_total(exchange, made).await {
             Ok(session) => session,
             Err(error) if state.after_connect_failure(&error) == Decision::TryAgain => {
@@ -287,6 +288,8 @@ fn request_for(
         HostHeader::Upstream => &pick.endpoint().authority,
         HostHeader::Name(name) => name,
     };
+    // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.
+    let alone = order.upstream.upstream().config.send_proxy_protocol != SendProxyProtocol::Off;
     let uri = if http2 {
         fields.remove(HOST);
         absolute(order, host, order.target.clone())?
@@ -304,8 +307,10 @@ fn request_for(
         // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
         fields.insert(TE, HeaderValue::from_static("trailers"));
         if !http2 {
-            fields.insert(CONNECTION, HeaderValue::from_static("te"));
+            fields.insert(CONNECTION, HeaderValue::from_static(if alone { "te, close" } else { "te" }));
         }
+    } else if alone && !http2 {
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(wanted) = &order.wanted
         && !http2

@@ -111,7 +111,7 @@ fn empty(connection: &Connection, profile: &Profile) -> Record {
         version: Version::HTTP_11,
         scheme: connection.scheme(),
         client: connection.remote.map(|remote| remote.ip()),
-        peer: connection.remote,
+        peer: connection.peer(),
         listener: Arc::clone(&profile.spec.name),
         route: None,
         upstream: None,

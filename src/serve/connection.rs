@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::introduction::{self, Expected, introduction};
 use super::listeners::{ConnectionPermit, WorkerListener};
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
@@ -14,7 +15,7 @@ use crate::net::io::Socket;
 use crate::net::timer;
 use crate::protocol::http::{self, Refuse, Settled};
 use crate::protocol::link::Link;
-use crate::proxy::context::{Connection, Home, Profile};
+use crate::proxy::context::{Connection, Ends, Home, Profile};
 use crate::proxy::stack::stack;
 use crate::proxy::{record, rescue};
 use crate::snapshot::WorkerSnapshot;
@@ -27,18 +28,33 @@ pub async fn serve(
     listener: Rc<WorkerListener>,
     socket: Socket,
     remote: Option<SocketAddr>,
-    permit: ConnectionPermit,
+    mut permit: ConnectionPermit,
 ) {
-    let profile = listener.profile();
+    let (generation, profile) = listener.now();
+    let tells_of_clients = generation.tells_of_clients;
+    // An old generation is not kept for as long as the connection lives.
+    drop(generation);
+    let expected = introduction::expected(&profile, remote);
+    let (mut client, mut ends) = (remote, None);
+    if tells_of_clients || expected != Expected::Nothing {
+        // Boxed, so that an open connection does not hold the room that this took.
+        match Box::pin(introduced(&worker, &profile, &socket, remote, expected)).await {
+            Some(introduced) => (client, ends) = (introduced.0, Some(Box::new(introduced.1))),
+            None => return,
+        }
+        if expected != Expected::Nothing && !permit.admit_client(&profile.spec, client) {
+            return;
+        }
+    }
     let (channel, tls) = match &profile.spec.tls {
         None => (Channel::Plain(socket), None),
-        // Boxed, so that an open connection does not hold the room that its handshake took.
+        // Boxed for the same reason.
         Some(_) => match Box::pin(handshake(&worker, &profile, socket)).await {
             Ok((channel, accepted)) => (channel, Some(accepted)),
             Err(error) => {
                 worker.counters().handshakes_failed.add(1);
                 tracing::debug!(
-                    client.addr = remote.map(tracing::field::display),
+                    client.addr = client.map(tracing::field::display),
                     kind = error.kind().as_str(),
                     reason = error.reason(),
                     source = std::error::Error::source(&error).map(tracing::field::display),
@@ -61,16 +77,49 @@ pub async fn serve(
         Rc::new(move || draining.is_draining()),
     );
     let connection = Rc::new(Connection {
-        forwarded: profile.policy.connection(remote.map(|remote| remote.ip()), tls.is_some()),
+        forwarded: profile.policy.connection(client.map(|client| client.ip()), tls.is_some()),
         home: listener,
         link: Rc::clone(&link),
-        remote,
+        remote: client,
+        ends,
         tls,
         spare: Default::default(),
     });
     let refuse = refuse(&worker, &connection);
     http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse, stack(connection)).await;
     drop(permit);
+}
+
+/// Who the client is, and what else is known of its connection; `None`: it is to be closed, which was told already.
+async fn introduced(
+    worker: &Worker,
+    profile: &Profile,
+    socket: &Socket,
+    peer: Option<SocketAddr>,
+    expected: Expected,
+) -> Option<(Option<SocketAddr>, Ends)> {
+    let told = match expected {
+        Expected::Nothing => None,
+        expected => match introduction(profile, socket, expected).await {
+            Ok(told) => told,
+            Err(error) => {
+                // A check that only connects is no header that was refused.
+                if error.kind() != Kind::ClientGone {
+                    worker.counters().proxy_headers_refused.add(1);
+                }
+                tracing::debug!(
+                    peer.addr = peer.map(tracing::field::display),
+                    kind = error.kind().as_str(),
+                    reason = error.reason(),
+                    "closed without a client"
+                );
+                return None;
+            }
+        },
+    };
+    let told = told.unwrap_or_default();
+    let local = if told.client.is_some() { told.local } else { socket.local_address() };
+    Some((told.client.or(peer), Ends { peer, local, tlvs: told.tlvs }))
 }
 
 /// The handshake under its deadline.

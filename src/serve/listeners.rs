@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::connection;
+use super::introduction::{self, Expected};
 use super::worker::{Command, Worker};
 use crate::base::drain::{Entry, Flag};
 use crate::base::id::SocketId;
@@ -94,10 +95,23 @@ pub struct Admission {
     address: Option<AddressPermit>,
 }
 
+impl Admission {
+    /// Counts the connection for the client's address, where the listener limits that; false: it has too many already.
+    fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
+        let (Some(limits), Some(client)) = (&spec.per_address, client) else { return true };
+        self.address = limits.acquire(client.ip());
+        if self.address.is_none() {
+            worker.counters().connections_refused.add(1);
+            debug!(listener = %spec.name, client.addr = %client, "closed: its address has too many connections");
+        }
+        self.address.is_some()
+    }
+}
+
 /// What an open connection holds, given back when it is dropped. Whoever carries the connection on (an upgrade, a
 /// tunnel) carries this on: a drain waits for it.
 pub struct ConnectionPermit {
-    _admission: Admission,
+    admission: Admission,
     _under_way: Entry,
     worker: Rc<Worker>,
 }
@@ -106,7 +120,14 @@ impl ConnectionPermit {
     fn new(worker: &Rc<Worker>, admission: Admission) -> Self {
         worker.counters().connections_open.add(1);
         worker.loads().opened(worker.id());
-        Self { _admission: admission, _under_way: worker.under_way().enter(), worker: Rc::clone(worker) }
+        Self { admission, _under_way: worker.under_way().enter(), worker: Rc::clone(worker) }
+    }
+}
+
+impl ConnectionPermit {
+    /// Counts the connection for a client that was not known when it was accepted; false: it is to be closed.
+    pub(super) fn admit_client(&mut self, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
+        self.admission.admit_address(&self.worker, spec, client)
     }
 }
 
@@ -191,14 +212,12 @@ fn accepted(
     mut admission: Admission,
 ) {
     worker.counters().connections_accepted.add(1);
-    let spec = listener.spec();
-    if let (Some(limits), Some(remote)) = (&spec.per_address, remote) {
-        admission.address = limits.acquire(remote.ip());
-        if admission.address.is_none() {
-            worker.counters().connections_refused.add(1);
-            debug!(listener = %spec.name, client.addr = %remote, "closed at accept: its address has too many connections");
-            return;
-        }
+    let profile = listener.profile();
+    // Where a proxy speaks for its clients it is they who are counted, when they are known.
+    if introduction::expected(&profile, remote) == Expected::Nothing
+        && !admission.admit_address(worker, &profile.spec, remote)
+    {
+        return;
     }
     match better_worker(worker, &socket) {
         Some(other) => hand_over(worker, listener, other, socket, remote, admission),

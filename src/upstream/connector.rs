@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -17,6 +17,7 @@ use super::endpoint::Endpoint;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::UpstreamProtocol;
+use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
@@ -25,10 +26,13 @@ use crate::transport::Channel;
 pub(super) struct Connected {
     pub(super) io: Metered,
     pub(super) http2: bool,
+    /// It began with what was said of one client, and serves that one's request alone.
+    pub(super) alone: bool,
 }
 
-/// Connects within the upstream's connect timeout; `clock` is told the phases of it. Cancel-safe: a dropped call closes
-/// what it opened.
+/// Connects within the upstream's connect timeout, from the next of `sources`; `clock` is told the phases of it.
+/// `preface` goes before everything else, TLS included, where there is one. Cancel-safe: a dropped call closes what it
+/// opened.
 ///
 /// # Errors
 /// The endpoint's or its network's fault, always worth another try: nothing was sent.
@@ -37,10 +41,12 @@ pub(super) async fn connect(
     endpoint: &Endpoint,
     counters: &Arc<Counters>,
     clock: &PhaseClock,
+    sources: &Sources,
+    preface: Option<&[u8]>,
 ) -> Result<Connected, Error> {
     counters.upstream_connects.add(1);
     clock.enter(Phase::Connect, Instant::now());
-    let establishing = establish(upstream, endpoint, counters, clock);
+    let establishing = establish(upstream, endpoint, counters, clock, sources, preface);
     let connected = match timer::timeout(upstream.config.timeouts.connect, establishing).await {
         Ok(connected) => connected,
         Err(_) => {
@@ -60,8 +66,18 @@ async fn establish(
     endpoint: &Endpoint,
     counters: &Arc<Counters>,
     clock: &PhaseClock,
+    sources: &Sources,
+    preface: Option<&[u8]>,
 ) -> Result<Connected, Error> {
-    let socket = connect::connect(std::slice::from_ref(&endpoint.address), &upstream.config.socket).await?;
+    let addresses = std::slice::from_ref(&endpoint.address);
+    let mut socket = connect::connect(addresses, &upstream.config.socket, sources).await?;
+    if let Some(preface) = preface {
+        socket.write_all(preface).await.map_err(|error| {
+            let reason = "the endpoint closed the connection before it was told of the client";
+            Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason).because(error)
+        })?;
+        counters.bytes_upstream_out.add(preface.len() as u64);
+    }
     let by_choice = upstream.config.protocol == UpstreamProtocol::Http2;
     let (channel, http2) = match (&upstream.tls, &endpoint.server_name) {
         (None, _) => (Channel::Plain(socket), by_choice),
@@ -84,7 +100,7 @@ async fn establish(
     };
     endpoint.state.heard(http2);
     let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
-    Ok(Connected { io, http2 })
+    Ok(Connected { io, http2, alone: preface.is_some() })
 }
 
 /// A channel whose bytes are counted, and which remembers whether any came.

@@ -141,7 +141,7 @@ impl Caller {
     pub(crate) async fn session(&self, fresh: bool) -> Result<Session, Error> {
         let pick = self.upstream.pick(&[]).unwrap();
         let clock = PhaseClock::new(Instant::now());
-        let session = self.upstream.session(&pick, fresh, &clock).await;
+        let session = self.upstream.session(&pick, fresh, &clock, None).await;
         self.phase.set(clock.phase());
         session
     }

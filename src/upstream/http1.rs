@@ -64,6 +64,8 @@ pub struct Http1 {
 /// Starts HTTP/1.1 on a new connection and spawns the task that drives it.
 pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http1, Error> {
     let received = connected.io.received();
+    // One that serves a single request is too old for another from the beginning.
+    let expires = if connected.alone { pool.now() } else { pool.expiry() };
     let mut builder = Builder::new();
     builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
     let (sender, connection) = match builder.handshake(TokioIo::new(connected.io)).await {
@@ -75,7 +77,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         received,
         idle: Cell::new(false),
         idle_since: Cell::new(pool.now()),
-        expires: pool.expiry(),
+        expires,
         closed: Cell::new(false),
         left: RefCell::new(Left::Nothing),
         pool: Rc::clone(pool),

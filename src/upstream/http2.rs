@@ -69,6 +69,7 @@ pub struct Http2 {
 
 /// Starts HTTP/2 on a new connection and spawns the task that drives it.
 pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http2, Error> {
+    let alone = connected.alone;
     let mut builder = Builder::new(LocalTasks);
     builder
         .timer(TokioTimer::new())
@@ -88,13 +89,15 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         connection: RefCell::new(Some(connection)),
         open: Cell::new(0),
         served: Cell::new(false),
-        retired: Cell::new(false),
+        retired: Cell::new(alone),
         idle_since: Cell::new(pool.now()),
         expires: pool.expiry(),
         pool: Rc::clone(pool),
     });
     pool.connection_opened();
-    pool.share(Rc::clone(&shared));
+    if !alone {
+        pool.share(Rc::clone(&shared));
+    }
     tokio::task::spawn_local(drive(Rc::clone(&shared)));
     Ok(shared.stream())
 }

@@ -38,7 +38,8 @@ pub struct Upstream {
     pub config: Arc<model::Upstream>,
     /// `None`: cleartext.
     pub tls: Option<Arc<ClientTls>>,
-    /// Equal where the settings of pooled connections are: protocol, TLS, socket options.
+    /// Equal where the settings of pooled connections are: protocol, TLS, socket options,
+    /// where they come from and what is said first.
     pub settings: u64,
     /// Replaced when names resolve anew. Workers hold their own pointer and are told; new generations start from this.
     pub endpoints: ArcSwap<EndpointSet>,
@@ -69,6 +70,8 @@ impl Upstream {
         config.protocol.hash(&mut hasher);
         config.tls.hash(&mut hasher);
         config.socket.hash(&mut hasher);
+        config.source.hash(&mut hasher);
+        config.send_proxy_protocol.hash(&mut hasher);
         hasher.finish()
     }
 }

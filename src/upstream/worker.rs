@@ -20,6 +20,7 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::body::ledger::Measured;
 use crate::body::phase_clock::PhaseClock;
 use crate::config::model::UpstreamProtocol;
+use crate::net::socket::Sources;
 use crate::telemetry::counters::Counters;
 
 /// Connections that may be made at once to an endpoint that was never heard to speak. One at a time would make a burst of
@@ -33,6 +34,7 @@ pub struct WorkerUpstream {
     pools: Rc<Pools>,
     set: RefCell<Rc<WorkerSet>>,
     cursor: Cell<u32>,
+    sources: Sources,
     measured: Rc<Measured>,
 }
 
@@ -69,8 +71,9 @@ impl WorkerUpstream {
         let set = Rc::new(WorkerSet::new(&pools, &upstream, upstream.endpoints.load_full()));
         let (worker, workers) = pools.worker();
         let cursor = Cell::new(set.set.selector().first_cursor(worker, workers));
+        let sources = Sources::new(&upstream.config.source, worker);
         let measured = pools.measured(&upstream.name);
-        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor, measured })
+        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor, sources, measured })
     }
 
     /// The upstream.
@@ -111,12 +114,22 @@ impl WorkerUpstream {
 
     /// A session with the picked endpoint: a pooled one where there is one, unless `fresh` asks for an HTTP/1 connection
     /// that was never used. HTTP/2 sessions are shared even then, as one that failed is never handed out again. Waits for
-    /// a connection no longer than the connect timeout; `clock` is told the phases of making one. Cancel-safe.
+    /// a connection no longer than the connect timeout; `clock` is told the phases of making one. A `preface` goes before
+    /// everything else on a new connection that serves this request alone. Cancel-safe.
     ///
     /// # Errors
     /// The endpoint could not be reached: always worth another try, as nothing was sent.
-    pub async fn session(&self, pick: &Pick, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
+    pub async fn session(
+        &self,
+        pick: &Pick,
+        fresh: bool,
+        clock: &PhaseClock,
+        preface: Option<&[u8]>,
+    ) -> Result<Session, Error> {
         let endpoint = &*pick.endpoint;
+        if preface.is_some() {
+            return Box::pin(self.connect(endpoint, clock, preface)).await;
+        }
         match self.pooled(endpoint, fresh) {
             Some(session) => Ok(session),
             // Boxed: connecting needs a large future, which would lie in the future of every request.
@@ -143,7 +156,7 @@ impl WorkerUpstream {
         }
         drop(waiting);
         let attempt = connecting.attempt();
-        let session = self.connect(endpoint, clock).await;
+        let session = self.connect(endpoint, clock, None).await;
         if let Err(error) = &session {
             connecting.failed(error);
         }
@@ -152,8 +165,15 @@ impl WorkerUpstream {
         session
     }
 
-    async fn connect(&self, endpoint: &WorkerEndpoint, clock: &PhaseClock) -> Result<Session, Error> {
-        let connected = connector::connect(&self.upstream, &endpoint.endpoint, self.pools.counters(), clock).await?;
+    async fn connect(
+        &self,
+        endpoint: &WorkerEndpoint,
+        clock: &PhaseClock,
+        preface: Option<&[u8]>,
+    ) -> Result<Session, Error> {
+        let (upstream, counters) = (&self.upstream, self.pools.counters());
+        let connecting = connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface);
+        let connected = connecting.await?;
         if connected.http2 {
             Ok(Session::Http2(http2::start(connected, &endpoint.pool).await?))
         } else {

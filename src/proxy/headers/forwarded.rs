@@ -46,6 +46,11 @@ impl Policy {
         Self { x_forwarded, forwarded, trusted: Networks::new(trusted_proxies) }
     }
 
+    /// Whether what this address says of clients is believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.contains(address.to_canonical())
+    }
+
     /// Prepares a connection; `remote` is `None` on a Unix socket.
     pub fn connection(&self, remote: Option<IpAddr>, is_tls: bool) -> ForwardedFor {
         let remote = remote.map(|address| address.to_canonical());
@@ -57,7 +62,7 @@ impl Policy {
         };
         ForwardedFor {
             remote,
-            is_trusted: remote.is_some_and(|address| self.trusted.contains(address)),
+            is_trusted: remote.is_some_and(|address| self.trusts(address)),
             is_tls,
             address: remote.and_then(|address| HeaderValue::try_from(address.to_string()).ok()),
             element: format!("for={node};proto={}", if is_tls { "https" } else { "http" }).into(),
