@@ -259,6 +259,11 @@ impl Exchange {
         }
     }
 
+    /// Whether it is not the client that is waited for with its body.
+    pub fn awaits_endpoint(&self) -> bool {
+        !matches!(self.upload.get(), Upload::AwaitsClient)
+    }
+
     /// Whether the whole exchange took too long; for phases that keep their own deadline.
     pub fn poll_total_overdue(&self, cx: &mut Context<'_>) -> Poll<Error> {
         let Some(total) = self.total_until.get() else { return Poll::Pending };

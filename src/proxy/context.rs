@@ -8,6 +8,7 @@ use std::rc::Rc;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 
+use super::affinity::Asker;
 use super::headers::forwarded::{ForwardedFor, Policy};
 use super::headers::via::Via;
 use super::normalize::Normalized;
@@ -172,6 +173,12 @@ impl Facts {
     /// Whether the target is a path (RFC 9112 §3.2.1), as it is unless a client speaks to us as to a forward proxy.
     pub fn is_origin_form(&self) -> bool {
         self.target.as_str().starts_with('/')
+    }
+
+    /// What a key of it may be made of.
+    pub fn asker<'a>(&'a self, connection: &'a Connection, fields: &'a HeaderMap) -> Asker<'a> {
+        let path = self.normalized.path_of(&self.target);
+        Asker { client: self.client, sni: connection.sni(), path, fields }
     }
 
     /// What templates may ask.

@@ -18,6 +18,7 @@ use super::headers::hop_by_hop;
 use super::record;
 use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
+use super::trial::Trial;
 use super::upgrade::{self, Wanted};
 use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::RouteId;
@@ -37,6 +38,8 @@ pub struct Order {
     pub scene: Scene,
     /// The upstream that was chosen.
     pub upstream: Rc<WorkerUpstream>,
+    /// The hash of what keeps it with its endpoint, where the upstream's policy asks for one.
+    pub key: Option<u64>,
     /// Its route.
     pub route: RouteId,
     /// The method.
@@ -149,7 +152,7 @@ async fn attempts(
         replays: 0,
     };
     let header = order.scene.connection.header_for_endpoint(order.upstream.upstream().config.send_proxy_protocol);
-    let mut pick = order.upstream.pick(&tried)?;
+    let mut pick = order.upstream.pick(order.key, &tried)?;
     loop {
         let exchange = &order.scene.exchange;
         exchange.ledger().attempt(pick.label());
@@ -167,6 +170,7 @@ async fn attempts(
         let mut kept = state.may_be_sent_again(reused, http2);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
         let request = request_for(order, rule, fields, http2, &pick, source)?;
+        let trial = Trial::begin(pick.endpoint());
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
         if let Some(source) = source {
             state.body_untouched = source.is_untouched();
@@ -175,6 +179,7 @@ async fn attempts(
         let failed = match sent {
             Ok(answer) => {
                 order.scene.exchange.note_first_byte();
+                trial.answered(answer.response.status());
                 if !kept || state.after_status(answer.response.status()) == Decision::GiveUp {
                     if pick.is_counted() {
                         order.scene.exchange.hold(Some(Box::new(pick)));
@@ -191,14 +196,22 @@ async fn attempts(
                     order.fields = request.into_parts().0.headers;
                     kept = true;
                 }
-                Some(source.and_then(|source| source.take_failure()).unwrap_or(failure.error))
+                let error = source.and_then(|source| source.take_failure()).unwrap_or(failure.error);
+                Some((error, trial))
             }
         };
         let decision = match &failed {
             None => Decision::TryAgain,
-            Some(error) if kept => state.after_send_failure(error, reused),
+            Some((error, _)) if kept => state.after_send_failure(error, reused),
             Some(_) => Decision::GiveUp,
         };
+        let failed = failed.map(|(error, trial)| {
+            match decision {
+                Decision::Replay => trial.void(),
+                _ => trial.failed(&error, rule.total_timeout, order.scene.exchange.awaits_endpoint()),
+            }
+            error
+        });
         match (decision, failed) {
             (Decision::Replay, _) => {
                 state.replays += 1;
@@ -223,7 +236,7 @@ fn next_pick(
     tried.push(failed.index());
     order.scene.exchange.note_attempt_failed();
     order.scene.connection.link.load().counters().retries.add(1);
-    order.upstream.pick(tried)
+    order.upstream.pick(order.key, tried)
 }
 
 pin_project_lite::pin_project! {

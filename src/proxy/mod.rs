@@ -1,4 +1,5 @@
 //! One HTTP exchange.
+pub mod affinity;
 pub mod context;
 pub mod forward;
 pub mod headers;
@@ -7,4 +8,5 @@ pub mod record;
 pub mod rescue;
 pub mod retry;
 pub mod stack;
+pub mod trial;
 pub mod upgrade;

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tower::Service;
 use tower::util::service_fn;
 
+use super::affinity;
 use super::context::{Connection, Facts, Profile, RequestId, Values};
 use super::forward::{Order, forward};
 use super::headers::hop_by_hop;
@@ -307,6 +308,10 @@ fn to_endpoint(
         return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
     };
     scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
+    let key = match upstream.asks_for_key() {
+        true => affinity::key(&upstream.upstream().config.hash_on, &facts.asker(&scene.connection, &head.headers)),
+        false => None,
+    };
     let mut fields = std::mem::take(&mut head.headers);
     let accept = fields.get(ACCEPT).cloned();
     let seen = hop_by_hop::strip(&mut fields);
@@ -335,6 +340,7 @@ fn to_endpoint(
         .map(Wanted::new);
     Ok(Box::new(Order {
         upstream,
+        key,
         route: route.id,
         method: head.method,
         version: head.version,

@@ -57,6 +57,7 @@ pub(super) async fn connect(
     if let Err(error) = &connected {
         counters.upstream_connect_failures.add(1);
         endpoint.state.connect_failed(error.kind(), SystemTime::now());
+        endpoint.failed(error.kind());
     }
     connected
 }

@@ -66,9 +66,9 @@ impl Endpoint {
         resolved_from.is_some_and(|own| own.eq_ignore_ascii_case(host)) && own_port == port
     }
 
-    /// Whether somebody wants to know how long it takes: where not, no clock needs to be read.
-    pub fn measures_latency(&self) -> bool {
-        self.watch.latency
+    /// Whether somebody wants to know how it does: where not, no clock needs to be read.
+    pub fn is_watched(&self) -> bool {
+        self.watch.latency || self.watch.outlier.is_some()
     }
 
     /// A connection was established in this time. For what speaks no requests: to a connection that carries some, only an

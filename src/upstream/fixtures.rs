@@ -139,7 +139,7 @@ impl Caller {
     }
 
     pub(crate) async fn session(&self, fresh: bool) -> Result<Session, Error> {
-        let pick = self.upstream.pick(&[]).unwrap();
+        let pick = self.upstream.pick(None, &[]).unwrap();
         let clock = PhaseClock::new(Instant::now());
         let session = self.upstream.session(&pick, fresh, &clock, None).await;
         self.phase.set(clock.phase());

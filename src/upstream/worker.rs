@@ -93,14 +93,20 @@ impl WorkerUpstream {
         self.pools.retire_unused();
     }
 
-    /// Picks an endpoint that is not in `tried`; one that is where there is no other.
+    /// Whether `pick` asks for a key, so that one is to be made of the request.
+    pub fn asks_for_key(&self) -> bool {
+        self.set.borrow().set.asks_for_key()
+    }
+
+    /// Picks an endpoint that is not in `tried`; one that is where there is no other. `key`: the hash of what is to stay with
+    /// its endpoint.
     ///
     /// # Errors
     /// The upstream has no endpoint to pick: its names did not resolve yet, or none of its endpoints is ready.
-    pub fn pick(&self, tried: &[EndpointIndex]) -> Result<Pick, Error> {
+    pub fn pick(&self, key: Option<u64>, tried: &[EndpointIndex]) -> Result<Pick, Error> {
         let set = self.set.borrow();
         let mut cursor = self.cursor.get();
-        let picked = set.set.pick(None, &mut cursor, tried);
+        let picked = set.set.pick(key, &mut cursor, tried);
         self.cursor.set(cursor);
         let Some(index) = picked else {
             return Err(Error::upstream(Kind::DestinationUnavailable, Retry::Never, set.set.why_none()));

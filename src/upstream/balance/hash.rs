@@ -19,6 +19,14 @@ pub fn key_of_address(address: IpAddr) -> u64 {
     }
 }
 
+/// The hash of a host's name, whose case says nothing (RFC 4343 §2).
+pub fn key_of_name(name: &str) -> u64 {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return key_of(name.to_ascii_lowercase().as_bytes());
+    }
+    key_of(name.as_bytes())
+}
+
 /// As [`key_of`], another hash of the same bytes.
 pub(super) fn second_of(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(SECOND, bytes)

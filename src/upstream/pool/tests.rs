@@ -204,14 +204,14 @@ fn requests_in_flight_are_counted_only_for_who_asks() {
             let mut config = upstream_config("api", &addresses);
             config.balance = balance;
             let caller = Caller::new(config);
-            let pick = caller.upstream.pick(&[]).unwrap();
+            let pick = caller.upstream.pick(None, &[]).unwrap();
             assert_eq!(pick.endpoint().state.in_flight(), counted);
-            let other = caller.upstream.pick(&[]).unwrap();
+            let other = caller.upstream.pick(None, &[]).unwrap();
             assert_ne!(pick.index(), other.index());
             let state = Arc::clone(&pick.endpoint().state);
             drop(pick);
             assert_eq!(state.in_flight(), 0);
-            assert_eq!(caller.upstream.pick(&[EndpointIndex(0)]).unwrap().index(), EndpointIndex(1));
+            assert_eq!(caller.upstream.pick(None, &[EndpointIndex(0)]).unwrap().index(), EndpointIndex(1));
         }
     });
 }
@@ -220,7 +220,7 @@ fn requests_in_flight_are_counted_only_for_who_asks() {
 fn an_upstream_without_addresses_says_so() {
     on_worker(async {
         let caller = Caller::new(upstream_config("api", &[]));
-        assert_eq!(caller.upstream.pick(&[]).err().unwrap().kind(), Kind::DestinationUnavailable);
+        assert_eq!(caller.upstream.pick(None, &[]).err().unwrap().kind(), Kind::DestinationUnavailable);
     });
 }
 
