@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use traffic::{Answers, Hist, Traffic};
+pub use traffic::{Answers, Hist, Relayed, Traffic};
 
 /// All of it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Status {
     pub handshakes: Handshakes,
     /// Connections to endpoints.
     pub pool: Pool,
+    /// Sessions, flows and datagrams.
+    pub layer4: Layer4,
     /// The upper bounds of the buckets of every histogram here; one bucket more is for what is longer.
     pub bounds_seconds: Vec<f64>,
     /// Of all listeners together.
@@ -116,6 +118,32 @@ pub struct Handshakes {
     pub failed: u64,
 }
 
+/// Layer 4, of all workers together; since the start where nothing else is said.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Layer4 {
+    /// Connections of clients that are relayed, now.
+    pub sessions_open: u64,
+    /// Connections accepted to be relayed.
+    pub sessions: u64,
+    /// Of these, the ones of which bytes were moved inside the kernel.
+    pub sessions_spliced: u64,
+    /// Client addresses whose datagrams are relayed, now.
+    pub flows_open: u64,
+    /// Flows that began.
+    pub flows: u64,
+    /// From clients.
+    pub datagrams_in: u64,
+    /// To clients.
+    pub datagrams_out: u64,
+    /// Of either direction, not passed on.
+    pub datagrams_dropped: u64,
+    /// Connections closed for what should have been a ClientHello.
+    pub hellos_refused: u64,
+    /// Connections closed and datagrams dropped for their PROXY header.
+    pub proxy_headers_refused: u64,
+}
+
 /// Connections to endpoints since the start.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Pool {
@@ -136,14 +164,16 @@ pub struct Listener {
     pub mode: Cow<'static, str>,
     /// Where it accepts, with the ports that the system chose.
     pub addresses: Vec<String>,
-    /// What is spoken there.
+    /// What is spoken there; empty on layer 4.
     pub protocols: Vec<Cow<'static, str>>,
     /// Whether over TLS.
     pub tls: bool,
     /// `None`: only the limit of the process.
     pub max_connections: Option<u32>,
-    /// What came in there.
+    /// The requests that came in there.
     pub traffic: Traffic,
+    /// Its sessions and flows; `None` where it serves requests.
+    pub sessions: Option<Relayed>,
 }
 
 /// One route.
@@ -171,8 +201,10 @@ pub struct UpstreamStatus {
     pub balance: Cow<'static, str>,
     /// Whether over TLS.
     pub tls: bool,
-    /// What was sent there.
+    /// The requests that were sent there.
     pub traffic: Traffic,
+    /// The sessions and flows that were relayed there; `None`: there were none.
+    pub sessions: Option<Relayed>,
     /// In the order of the configuration; names as what they resolved to.
     pub endpoints: Vec<EndpointStatus>,
 }

@@ -18,6 +18,7 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) totals: Totals,
+    pub(super) requests_in_flight: u64,
     pub(super) workers: Vec<WorkerFacts>,
     pub(super) listeners: Vec<ListenerFacts>,
     /// Those that were used.
@@ -49,7 +50,9 @@ pub(super) struct WorkerFacts {
 #[derive(Debug)]
 pub(super) struct ListenerFacts {
     pub(super) name: Arc<str>,
+    /// Its sessions and flows where it is of layer 4, else its requests.
     pub(super) series: SeriesTotals,
+    pub(super) is_layer4: bool,
     /// Open and allowed, where the listener has a limit.
     pub(super) permits: Option<(u32, u32)>,
     /// The first name of each certificate, and when it ends.
@@ -60,6 +63,8 @@ pub(super) struct ListenerFacts {
 pub(super) struct UpstreamFacts {
     pub(super) name: Arc<str>,
     pub(super) series: SeriesTotals,
+    /// Where layer 4 relayed to it.
+    pub(super) sessions: Option<SeriesTotals>,
     pub(super) endpoints: Vec<EndpointFacts>,
 }
 
@@ -94,15 +99,16 @@ impl Facts {
     pub(super) fn of_workers(workers: &[Arc<WorkerTelemetry>], snapshot: &Snapshot) -> Self {
         let mut series = summed(workers);
         let mut taken = |scope, name: &Arc<str>| series.remove(&(scope, Arc::clone(name)));
-        let listeners = snapshot
-            .listeners
-            .iter()
-            .map(|listener| ListenerFacts::of(listener, taken(Scope::Listener, &listener.name).unwrap_or_default()));
+        let listeners = snapshot.listeners.iter().map(|listener| {
+            let is_layer4 = listener.config.mode.is_layer4();
+            let scope = if is_layer4 { Scope::ListenerSessions } else { Scope::Listener };
+            ListenerFacts::of(listener, is_layer4, taken(scope, &listener.name).unwrap_or_default())
+        });
         let listeners = listeners.collect();
-        let upstreams = snapshot
-            .upstreams
-            .iter()
-            .map(|upstream| UpstreamFacts::of(upstream, taken(Scope::Upstream, &upstream.name).unwrap_or_default()));
+        let upstreams = snapshot.upstreams.iter().map(|upstream| {
+            let series = taken(Scope::Upstream, &upstream.name).unwrap_or_default();
+            UpstreamFacts::of(upstream, series, taken(Scope::UpstreamSessions, &upstream.name))
+        });
         let upstreams = upstreams.collect();
         // Routes past `max_routes` share a name: the first of them takes what all have.
         let routes = snapshot.routes.routes().iter().filter_map(|route| {
@@ -111,6 +117,7 @@ impl Facts {
         });
         Self {
             totals: Counters::sum(workers.iter().map(|worker| &*worker.counters)),
+            requests_in_flight: workers.iter().map(|worker| requests_in_flight(&worker.counters)).sum(),
             workers: workers.iter().map(|worker| WorkerFacts::of(worker)).collect(),
             listeners,
             routes: routes.collect(),
@@ -126,6 +133,12 @@ impl Facts {
             process: Process::default(),
         }
     }
+}
+
+/// Requests under way on one worker. Those of layer 4 have none: what ends there is in `ended` alone.
+fn requests_in_flight(counters: &Counters) -> u64 {
+    let totals = Counters::sum([counters]);
+    totals.requests.saturating_sub(totals.ended())
 }
 
 /// What all workers counted, by name.
@@ -149,7 +162,7 @@ impl WorkerFacts {
 }
 
 impl ListenerFacts {
-    fn of(listener: &ListenerSpec, series: SeriesTotals) -> Self {
+    fn of(listener: &ListenerSpec, is_layer4: bool, series: SeriesTotals) -> Self {
         let mut certificates: Vec<(String, SystemTime)> = Vec::new();
         let store = listener.tls.as_ref().map(|tls| tls.certificates());
         for certificate in store.iter().flat_map(|store| store.certificates()) {
@@ -164,6 +177,7 @@ impl ListenerFacts {
         Self {
             name: Arc::clone(&listener.name),
             series,
+            is_layer4,
             permits: listener.limit.as_ref().map(|limit| (limit.open(), limit.max())),
             certificates,
         }
@@ -171,7 +185,7 @@ impl ListenerFacts {
 }
 
 impl UpstreamFacts {
-    fn of(upstream: &Upstream, series: SeriesTotals) -> Self {
+    fn of(upstream: &Upstream, series: SeriesTotals, sessions: Option<SeriesTotals>) -> Self {
         let set = upstream.endpoints.load();
         // A sample that stands twice would cost the whole scrape.
         let mut seen = HashSet::new();
@@ -182,6 +196,6 @@ impl UpstreamFacts {
             in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
             connect_failures: endpoint.state.connect_failures(),
         });
-        Self { name: Arc::clone(&upstream.name), series, endpoints: endpoints.collect() }
+        Self { name: Arc::clone(&upstream.name), series, sessions, endpoints: endpoints.collect() }
     }
 }

@@ -146,16 +146,86 @@ macro_rules! scoped {
     };
 }
 
+/// What is counted of sessions and flows by listener and by upstream alike.
+#[derive(Debug)]
+pub struct Relayed {
+    pub(super) ended: Family,
+    pub(super) outcomes: Family,
+    pub(super) duration: Family,
+    pub(super) received: Family,
+    pub(super) sent: Family,
+}
+
+impl Relayed {
+    fn families(&self) -> [&Family; 5] {
+        let Self { ended, outcomes, duration, received, sent } = self;
+        [ended, outcomes, duration, received, sent]
+    }
+}
+
+macro_rules! relayed {
+    ($prefix:literal, $label:literal) => {
+        Relayed {
+            ended: Family {
+                name: concat!($prefix, "_sessions_ended"),
+                kind: Kind::Counter,
+                unit: "",
+                labels: &[$label],
+                help: concat!("Sessions and flows by ", $label, ", counted when they end"),
+            },
+            outcomes: Family {
+                name: concat!($prefix, "_session_outcomes"),
+                kind: Kind::Counter,
+                unit: "",
+                labels: &[$label, "kind"],
+                help: concat!("How sessions and flows ended, by ", $label, ": ok, or what went wrong"),
+            },
+            duration: Family {
+                name: concat!($prefix, "_session_duration"),
+                kind: Kind::Histogram,
+                unit: "seconds",
+                labels: &[$label],
+                help: concat!("From accept, or the first datagram, to the end, by ", $label),
+            },
+            received: Family {
+                name: concat!($prefix, "_session_received"),
+                kind: Kind::Counter,
+                unit: "bytes",
+                labels: &[$label],
+                help: concat!("Bytes relayed from clients, by ", $label, ", counted when the session ends"),
+            },
+            sent: Family {
+                name: concat!($prefix, "_session_sent"),
+                kind: Kind::Counter,
+                unit: "bytes",
+                labels: &[$label],
+                help: concat!("Bytes relayed to clients, by ", $label, ", counted when the session ends"),
+            },
+        }
+    };
+}
+
 pub(super) static BY_LISTENER: Scoped = scoped!("tidegate", "listener");
 pub(super) static BY_ROUTE: Scoped = scoped!("tidegate_route", "route");
 pub(super) static BY_UPSTREAM: Scoped = scoped!("tidegate_upstream", "upstream");
+pub(super) static SESSIONS_BY_LISTENER: Relayed = relayed!("tidegate", "listener");
+pub(super) static SESSIONS_BY_UPSTREAM: Relayed = relayed!("tidegate_upstream", "upstream");
 
 families! {
     REQUESTS_STARTED = Counter "tidegate_requests_started" "" ["protocol"] "Requests whose head was read and accepted";
     REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests under way";
     HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "HTTP/1 heads refused as malformed, ambiguous or late; each is a request of its listener too";
     RETRIES = Counter "tidegate_retries" "" [] "Requests sent again";
-    TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests that ended because a deadline passed";
+    TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests, sessions and flows that ended because a deadline passed";
+    SESSIONS = Gauge "tidegate_sessions" "" [] "Connections of clients that are relayed on layer 4, now";
+    SESSIONS_STARTED = Counter "tidegate_sessions_started" "" [] "Connections accepted to be relayed";
+    SESSIONS_SPLICED = Counter "tidegate_sessions_spliced" "" [] "Of these, the ones of which bytes were moved inside the kernel";
+    FLOWS = Gauge "tidegate_flows" "" [] "Client addresses whose datagrams are relayed, now";
+    FLOWS_STARTED = Counter "tidegate_flows_started" "" [] "Flows that began";
+    DATAGRAMS = Counter "tidegate_datagrams" "" ["direction"] "Datagrams from clients (received) and to them (sent)";
+    DATAGRAMS_DROPPED = Counter "tidegate_datagrams_dropped" "" [] "Datagrams of either direction that were not passed on: no room, no flow, no endpoint";
+    HELLOS_REFUSED = Counter "tidegate_hellos_refused" "" [] "Connections closed since they did not begin with a ClientHello that leads somewhere";
+    PROXY_HEADERS_REFUSED = Counter "tidegate_proxy_headers_refused" "" [] "Connections closed, and datagrams dropped, for a PROXY protocol header that was missing, broken or not to be believed";
     CONNECTIONS = Gauge "tidegate_connections" "" [] "Connections of clients that are open";
     CONNECTIONS_PARKED = Gauge "tidegate_connections_parked" "" [] "Of these, the idle ones that hold little more than their socket";
     CONNECTIONS_ACCEPTED = Counter "tidegate_connections_accepted" "" [] "Connections accepted from clients";
@@ -201,7 +271,8 @@ families! {
 /// Every family, in the order they are written.
 pub fn all() -> impl Iterator<Item = &'static Family> {
     let scoped = [&BY_LISTENER, &BY_ROUTE, &BY_UPSTREAM].into_iter().flat_map(Scoped::families);
-    scoped.chain(PLAIN.iter().copied())
+    let relayed = [&SESSIONS_BY_LISTENER, &SESSIONS_BY_UPSTREAM].into_iter().flat_map(Relayed::families);
+    scoped.chain(relayed).chain(PLAIN.iter().copied())
 }
 
 #[cfg(test)]

@@ -24,6 +24,12 @@ name = "web"
 bind = ":0"
 limits.max_connections = 50
 
+[[listener]]
+name = "pg"
+bind = ":0"
+mode = "tcp"
+upstream = "app"
+
 [[route]]
 name = "api"
 path = '~ ^/a\d+'
@@ -70,6 +76,16 @@ fn exchange(worker: &WorkerTelemetry, snapshot: &Snapshot, route: usize, status:
     }
 }
 
+/// One session on a worker of layer 4.
+fn session(worker: &WorkerTelemetry, outcome: Option<Kind>) {
+    let phases = Phases { total: Duration::from_secs(7), ..Phases::default() };
+    let ended = Ended { status: 0, outcome, reason: "", phases, bytes_in: 10, bytes_out: 100 };
+    worker.counters.sessions.add(1);
+    worker.counters.outcome(outcome);
+    worker.series.series(Scope::ListenerSessions, &"pg".into()).ended(&ended);
+    worker.series.series(Scope::UpstreamSessions, &"app".into()).ended(&ended);
+}
+
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let mut samples = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -113,6 +129,35 @@ fn workers_are_summed_by_listener_route_and_upstream() {
 }
 
 #[test]
+fn sessions_are_counted_apart_from_requests() {
+    let (snapshot, workers) = (snapshot(), workers());
+    exchange(&workers[0], &snapshot, 0, 200, None);
+    workers[0].counters.requests.add(3);
+    workers[0].counters.outcome(None);
+    session(&workers[1], None);
+    session(&workers[1], Some(Kind::ConnectionRefused));
+    workers[1].counters.datagrams_in.add(5);
+    let text = write(Facts::of_workers(&workers, &snapshot));
+    let samples = samples(&text);
+    for (name, value) in [
+        ("tidegate_requests_in_flight{}", 2.0),
+        ("tidegate_upstream_requests_total{upstream=\"app\"}", 1.0),
+        ("tidegate_sessions_started_total{}", 2.0),
+        ("tidegate_datagrams_total{direction=\"received\"}", 5.0),
+        ("tidegate_sessions_ended_total{listener=\"pg\"}", 2.0),
+        ("tidegate_session_outcomes_total{listener=\"pg\",kind=\"connection_refused\"}", 1.0),
+        ("tidegate_session_outcomes_total{listener=\"pg\",kind=\"client_stall\"}", 0.0),
+        ("tidegate_session_sent_bytes_total{listener=\"pg\"}", 200.0),
+        ("tidegate_upstream_sessions_ended_total{upstream=\"app\"}", 2.0),
+        ("tidegate_upstream_session_duration_seconds_sum{upstream=\"app\"}", 14.0),
+    ] {
+        assert_eq!(samples.get(name), Some(&value), "{name}\n{text}");
+    }
+    assert!(!samples.contains_key("tidegate_requests_total{listener=\"pg\"}"));
+    assert!(!samples.contains_key("tidegate_sessions_ended_total{listener=\"web\"}"));
+}
+
+#[test]
 fn routes_past_the_limit_are_counted_together_and_unused_ones_not_at_all() {
     let (snapshot, workers) = (snapshot(), workers());
     exchange(&workers[0], &snapshot, 2, 200, None);
@@ -138,6 +183,7 @@ fn what_is_no_longer_configured_is_not_told() {
 fn every_family_is_written_once_with_its_labels() {
     let (snapshot, workers) = (snapshot(), workers());
     exchange(&workers[0], &snapshot, 0, 200, None);
+    session(&workers[1], None);
     workers[1].counters.handshake(false, true);
     workers[1].beat(Duration::from_millis(2));
     snapshot.upstreams[0].endpoints.load().all()[0].state.set(Bar::Drained, true);

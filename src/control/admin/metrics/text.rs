@@ -10,7 +10,9 @@ use prometheus_client::encoding::{
 };
 
 use super::facts::Facts;
-use super::families::{self as f, BY_LISTENER, BY_ROUTE, BY_UPSTREAM, Family, Scoped};
+use super::families::{
+    self as f, BY_LISTENER, BY_ROUTE, BY_UPSTREAM, Family, Relayed, SESSIONS_BY_LISTENER, SESSIONS_BY_UPSTREAM, Scoped,
+};
 use crate::base::error::Kind;
 use crate::telemetry::counters::Totals;
 use crate::telemetry::histogram::{BOUNDS, HistogramTotals};
@@ -35,6 +37,7 @@ impl Collector for Facts {
         let mut page = Page(encoder);
         self.write_scopes(&mut page)?;
         self.write_requests(&mut page)?;
+        self.write_layer4(&mut page)?;
         self.write_connections(&mut page)?;
         self.write_endpoints(&mut page)?;
         self.write_workers(&mut page)?;
@@ -45,23 +48,43 @@ impl Collector for Facts {
 
 impl Facts {
     fn write_scopes(&self, page: &mut Page<'_>) -> fmt::Result {
-        let listeners: Vec<_> = self.listeners.iter().map(|listener| (&listener.name, &listener.series)).collect();
+        let (layer4, http): (Vec<_>, Vec<_>) = self.listeners.iter().partition(|listener| listener.is_layer4);
+        let listeners: Vec<_> = http.into_iter().map(|listener| (&listener.name, &listener.series)).collect();
+        let layer4: Vec<_> = layer4.into_iter().map(|listener| (&listener.name, &listener.series)).collect();
         let routes: Vec<_> = self.routes.iter().map(|(name, series)| (name, series)).collect();
         let upstreams: Vec<_> = self.upstreams.iter().map(|upstream| (&upstream.name, &upstream.series)).collect();
         // Listeners are few, so that every kind can stand there from the beginning: a rate sees the first error too.
         page.scope(&BY_LISTENER, &listeners, true)?;
         page.scope(&BY_ROUTE, &routes, false)?;
-        page.scope(&BY_UPSTREAM, &upstreams, false)
+        page.scope(&BY_UPSTREAM, &upstreams, false)?;
+        let relayed = self.upstreams.iter().filter_map(|upstream| Some((&upstream.name, upstream.sessions.as_ref()?)));
+        let relayed: Vec<_> = relayed.collect();
+        page.relayed(&SESSIONS_BY_LISTENER, &layer4, true)?;
+        page.relayed(&SESSIONS_BY_UPSTREAM, &relayed, false)
     }
 
     fn write_requests(&self, page: &mut Page<'_>) -> fmt::Result {
         let totals = &self.totals;
         let by_protocol = [("http1", totals.requests_http1), ("http2", totals.requests_http2)];
         page.counters(&f::REQUESTS_STARTED, by_protocol.map(|(protocol, n)| ([("protocol", protocol)], n)))?;
-        page.gauge(&f::REQUESTS_IN_FLIGHT, totals.requests.saturating_sub(totals.ended()))?;
+        page.gauge(&f::REQUESTS_IN_FLIGHT, self.requests_in_flight)?;
         page.counter(&f::HEADS_REFUSED, totals.heads_refused)?;
         page.counter(&f::RETRIES, totals.retries)?;
         page.counters(&f::TIMEOUTS, TIMEOUTS.map(|kind| ([("kind", kind.as_str())], totals.outcome(kind))))
+    }
+
+    fn write_layer4(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        page.gauge(&f::SESSIONS, totals.sessions_open)?;
+        page.counter(&f::SESSIONS_STARTED, totals.sessions)?;
+        page.counter(&f::SESSIONS_SPLICED, totals.sessions_spliced)?;
+        page.gauge(&f::FLOWS, totals.flows_open)?;
+        page.counter(&f::FLOWS_STARTED, totals.flows)?;
+        let datagrams = [("received", totals.datagrams_in), ("sent", totals.datagrams_out)];
+        page.counters(&f::DATAGRAMS, datagrams.map(|(way, n)| ([("direction", way)], n)))?;
+        page.counter(&f::DATAGRAMS_DROPPED, totals.datagrams_dropped)?;
+        page.counter(&f::HELLOS_REFUSED, totals.hellos_refused)?;
+        page.counter(&f::PROXY_HEADERS_REFUSED, totals.proxy_headers_refused)
     }
 
     fn write_connections(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -179,16 +202,33 @@ impl Page<'_> {
             CLASSES.iter().zip(series.answers).map(move |(class, n)| ([name, ("class", *class)], n))
         });
         self.counters(&scope.responses, responses)?;
-        let outcomes = each().flat_map(|([name], series)| {
-            let failed = Kind::ALL.iter().map(|kind| (kind.as_str(), series.outcome(*kind)));
-            let failed = failed.filter(move |(_, n)| every_kind || *n > 0);
-            std::iter::once(("ok", series.ok)).chain(failed).map(move |(kind, n)| ([name, ("kind", kind)], n))
-        });
-        self.counters(&scope.outcomes, outcomes)?;
+        self.outcomes(&scope.outcomes, all, every_kind)?;
         self.histograms(&scope.duration, each().map(|(labels, series)| (labels, &series.duration)))?;
         self.histograms(&scope.first_byte, each().map(|(labels, series)| (labels, &series.first_byte)))?;
         self.counters(&scope.request_bytes, each().map(|(labels, series)| (labels, series.bytes_in)))?;
         self.counters(&scope.response_bytes, each().map(|(labels, series)| (labels, series.bytes_out)))
+    }
+
+    /// What is counted alike of sessions and flows by listener and upstream.
+    fn relayed(&mut self, relayed: &Relayed, all: &[(&Arc<str>, &SeriesTotals)], every_kind: bool) -> fmt::Result {
+        let label = relayed.ended.labels[0];
+        let each = || all.iter().map(|(name, series)| ([(label, &***name)], *series));
+        self.counters(&relayed.ended, each().map(|(labels, series)| (labels, series.ended())))?;
+        self.outcomes(&relayed.outcomes, all, every_kind)?;
+        self.histograms(&relayed.duration, each().map(|(labels, series)| (labels, &series.duration)))?;
+        self.counters(&relayed.received, each().map(|(labels, series)| (labels, series.bytes_in)))?;
+        self.counters(&relayed.sent, each().map(|(labels, series)| (labels, series.bytes_out)))
+    }
+
+    fn outcomes(&mut self, family: &Family, all: &[(&Arc<str>, &SeriesTotals)], every_kind: bool) -> fmt::Result {
+        let label = family.labels[0];
+        let outcomes = all.iter().flat_map(|(name, series)| {
+            let failed = Kind::ALL.iter().map(|kind| (kind.as_str(), series.outcome(*kind)));
+            let failed = failed.filter(move |(_, n)| every_kind || *n > 0);
+            let every = std::iter::once(("ok", series.ok)).chain(failed);
+            every.map(move |(kind, n)| ([(label, &***name), ("kind", kind)], n))
+        });
+        self.counters(family, outcomes)
     }
 
     fn counter(&mut self, family: &Family, value: impl EncodeCounterValue) -> fmt::Result {

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::traffic::Counted;
 use super::{
-    CertificateStatus, Connections, EndpointStatus, Handshakes, Hist, LastFailure, Listener, Pool, RecentError, Reload,
-    Route, Status, UpstreamStatus, Worker,
+    CertificateStatus, Connections, EndpointStatus, Handshakes, Hist, LastFailure, Layer4, Listener, Pool, RecentError,
+    Reload, Route, Status, UpstreamStatus, Worker,
 };
 use crate::config::model::{self, RouteAction, UpstreamProtocol};
 use crate::config::{Config, match_text};
@@ -42,6 +42,7 @@ impl Status {
             handshakes: Handshakes::of(&totals),
             pool: Pool { connects: totals.upstream_connects, reuses: totals.upstream_reuses, retries: totals.retries },
             bounds_seconds: BOUNDS.iter().map(|bound| bound.as_secs_f64()).collect(),
+            layer4: Layer4::of(&totals),
             traffic: counted.all_of(Scope::Listener),
             listeners: snapshot.listeners.iter().map(|spec| Listener::of(spec, view, &counted)).collect(),
             routes: routes(&snapshot, &config, &counted),
@@ -101,19 +102,38 @@ impl Handshakes {
     }
 }
 
+impl Layer4 {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            sessions_open: totals.sessions_open,
+            sessions: totals.sessions,
+            sessions_spliced: totals.sessions_spliced,
+            flows_open: totals.flows_open,
+            flows: totals.flows,
+            datagrams_in: totals.datagrams_in,
+            datagrams_out: totals.datagrams_out,
+            datagrams_dropped: totals.datagrams_dropped,
+            hellos_refused: totals.hellos_refused,
+            proxy_headers_refused: totals.proxy_headers_refused,
+        }
+    }
+}
+
 impl Listener {
     fn of(spec: &ListenerSpec, view: &View, counted: &Counted) -> Self {
         let addresses = view.addresses();
         let own = addresses.iter().filter(|(name, _)| *name == spec.name);
-        let spoken = [(spec.config.protocols.http1, "http1"), (spec.config.protocols.http2, "http2")];
+        let (config, is_layer4) = (&spec.config, spec.config.mode.is_layer4());
+        let spoken = [(config.protocols.http1, "http1"), (config.protocols.http2, "http2")];
         Self {
             name: Arc::clone(&spec.name),
-            mode: "http".into(),
+            mode: config.mode.as_str().into(),
             addresses: own.map(|(_, address)| address.to_string()).collect(),
-            protocols: spoken.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.into()).collect(),
+            protocols: spoken.into_iter().filter(|(on, _)| *on && !is_layer4).map(|(_, name)| name.into()).collect(),
             tls: spec.tls.is_some(),
-            max_connections: spec.config.limits.max_connections,
+            max_connections: config.limits.max_connections,
             traffic: counted.of(Scope::Listener, &spec.name),
+            sessions: is_layer4.then(|| counted.sessions_of(Scope::ListenerSessions, &spec.name).unwrap_or_default()),
         }
     }
 }
@@ -173,6 +193,7 @@ impl UpstreamStatus {
             balance: balance.into(),
             tls: upstream.tls.is_some(),
             traffic: counted.of(Scope::Upstream, &upstream.name),
+            sessions: counted.sessions_of(Scope::UpstreamSessions, &upstream.name),
             endpoints: set.all().iter().map(|endpoint| EndpointStatus::of(endpoint, counts)).collect(),
         }
     }

@@ -30,6 +30,21 @@ pub struct Traffic {
     pub bytes_out: u64,
 }
 
+/// What was counted of the sessions and flows of a listener or an upstream since it was first configured.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Relayed {
+    /// Those that ended.
+    pub ended: u64,
+    /// How they ended: `ok`, and each kind of error that was seen.
+    pub outcomes: BTreeMap<Cow<'static, str>, u64>,
+    /// From accept, or the first datagram, to the end.
+    pub duration: Hist,
+    /// From clients.
+    pub bytes_in: u64,
+    /// To clients.
+    pub bytes_out: u64,
+}
+
 /// Answers by the class of their status.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Answers {
@@ -77,6 +92,11 @@ impl Counted {
         Traffic::of(self.0.get(&(scope, Arc::clone(name))).unwrap_or(&SeriesTotals::default()))
     }
 
+    /// `None`: nothing was relayed under this name.
+    pub(super) fn sessions_of(&self, scope: Scope, name: &Arc<str>) -> Option<Relayed> {
+        self.0.get(&(scope, Arc::clone(name))).map(Relayed::of)
+    }
+
     pub(super) fn all_of(&self, scope: Scope) -> Traffic {
         let mut all = SeriesTotals::default();
         self.0.iter().filter(|((of, _), _)| *of == scope).for_each(|(_, totals)| all += totals);
@@ -87,19 +107,35 @@ impl Counted {
 impl Traffic {
     fn of(totals: &SeriesTotals) -> Self {
         let [informational, successful, redirections, client_errors, server_errors] = totals.answers;
-        let mut outcomes = BTreeMap::from([("ok".into(), totals.ok)]);
-        let seen = Kind::ALL.iter().map(|kind| (kind.as_str().into(), totals.outcome(*kind)));
-        outcomes.extend(seen.filter(|(_, count)| *count > 0));
         Self {
             requests: totals.ended(),
             answers: Answers { informational, successful, redirections, client_errors, server_errors },
-            outcomes,
+            outcomes: outcomes(totals),
             duration: Hist::of(&totals.duration),
             first_byte: Hist::of(&totals.first_byte),
             bytes_in: totals.bytes_in,
             bytes_out: totals.bytes_out,
         }
     }
+}
+
+impl Relayed {
+    fn of(totals: &SeriesTotals) -> Self {
+        Self {
+            ended: totals.ended(),
+            outcomes: outcomes(totals),
+            duration: Hist::of(&totals.duration),
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+        }
+    }
+}
+
+fn outcomes(totals: &SeriesTotals) -> BTreeMap<Cow<'static, str>, u64> {
+    let mut outcomes = BTreeMap::from([("ok".into(), totals.ok)]);
+    let seen = Kind::ALL.iter().map(|kind| (kind.as_str().into(), totals.outcome(*kind)));
+    outcomes.extend(seen.filter(|(_, count)| *count > 0));
+    outcomes
 }
 
 impl Hist {
