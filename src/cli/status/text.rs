@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::base::units::format_duration;
 use crate::cli::terminal::Palette;
 use crate::control::admin::status::{
-    CertificateStatus, EndpointStatus, Listener, RecentError, Reload, Route, Status, Traffic, UpstreamStatus,
+    CertificateStatus, EndpointStatus, Layer4, Listener, RecentError, Relayed, Reload, Route, Status, Traffic,
+    UpstreamStatus,
 };
 use crate::telemetry::calendar;
 
@@ -64,7 +65,25 @@ fn head(status: &Status, colours: Palette) -> String {
         connections.open,
         connections.max,
         connections.parked,
-    )
+    ) + &layer4(&status.layer4)
+}
+
+/// Sessions and flows, where there were any.
+fn layer4(layer4: &Layer4) -> String {
+    let Layer4 { sessions_open, sessions, flows_open, flows, datagrams_dropped, .. } = layer4;
+    let mut text = String::new();
+    if *sessions > 0 {
+        text += &format!("  {sessions_open} sessions open, {sessions} since the start\n");
+    }
+    if *flows > 0 {
+        text += &format!("  {flows_open} flows open, {flows} since the start, {datagrams_dropped} datagrams dropped\n");
+    }
+    for (count, what) in [(layer4.hellos_refused, "ClientHellos"), (layer4.proxy_headers_refused, "PROXY headers")] {
+        if count > 0 {
+            text += &format!("  {count} {what} refused\n");
+        }
+    }
+    text
 }
 
 fn last_reload(reload: &Reload, ago: &impl Fn(&str) -> String, colours: Palette) -> String {
@@ -76,14 +95,12 @@ fn last_reload(reload: &Reload, ago: &impl Fn(&str) -> String, colours: Palette)
 }
 
 fn listener(listener: &Listener) -> Vec<String> {
-    let security = if listener.tls { "TLS" } else { "cleartext" };
-    vec![
-        listener.name.to_string(),
-        listener.addresses.join(" "),
-        listener.protocols.join(" "),
-        security.to_owned(),
-        traffic(&listener.traffic),
-    ]
+    let (spoken, security, counted) = match &listener.sessions {
+        None if listener.tls => (listener.protocols.join(" "), "TLS", traffic(&listener.traffic)),
+        None => (listener.protocols.join(" "), "cleartext", traffic(&listener.traffic)),
+        Some(sessions) => (listener.mode.to_string(), "relayed", relayed(sessions)),
+    };
+    vec![listener.name.to_string(), listener.addresses.join(" "), spoken, security.to_owned(), counted]
 }
 
 fn route(route: &Route) -> Vec<String> {
@@ -94,7 +111,12 @@ fn upstreams(out: &mut String, upstreams: &[UpstreamStatus], ago: &impl Fn(&str)
     let line = |upstream: &UpstreamStatus| {
         let security = if upstream.tls { "TLS" } else { "cleartext" };
         let facts = [&*upstream.name, &upstream.protocol, &upstream.balance, security];
-        facts.iter().map(ToString::to_string).chain([traffic(&upstream.traffic)]).collect::<Vec<_>>()
+        let counted = match &upstream.sessions {
+            None => traffic(&upstream.traffic),
+            Some(sessions) if upstream.traffic.requests == 0 => relayed(sessions),
+            Some(sessions) => format!("{}; {}", traffic(&upstream.traffic), relayed(sessions)),
+        };
+        facts.iter().map(ToString::to_string).chain([counted]).collect::<Vec<_>>()
     };
     let lines = aligned(&upstreams.iter().map(line).collect::<Vec<_>>());
     if !lines.is_empty() {
@@ -154,6 +176,13 @@ fn traffic(traffic: &Traffic) -> String {
         text += &format!(", {errors} ended in an error");
     }
     text
+}
+
+fn relayed(relayed: &Relayed) -> String {
+    let Relayed { ended, outcomes, .. } = relayed;
+    let errors: u64 = outcomes.iter().filter(|(kind, _)| *kind != "ok").map(|(_, count)| count).sum();
+    let more = if errors > 0 { format!(", {errors} of them in an error") } else { String::new() };
+    format!("{ended} sessions ended{more}")
 }
 
 fn section(out: &mut String, title: &str, colours: Palette, rows: Vec<Vec<String>>) {
