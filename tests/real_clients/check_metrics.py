@@ -25,7 +25,7 @@ def promtool(*words, stdin=None):
 
 def start_gate(world):
     """A Tidegate that has something to tell of everything: TLS, limits, endpoints that are counted, one that is dead."""
-    web, secure, observe = free_ports(3)
+    web, secure, observe, relayed = free_ports(4)
     f = world.folder
     gate = Tidegate(world, "metrics", f"""
 [server]
@@ -42,6 +42,12 @@ limits.max_connections = 100
 name = "secure"
 bind = "127.0.0.1:{secure}"
 tls.certificates = [{{ cert = "{f}/localhost.pem", key = "{f}/localhost.key" }}]
+
+[[listener]]
+name = "relayed"
+bind = "127.0.0.1:{relayed}"
+mode = "tcp"
+upstream = "app"
 
 [[route]]
 name = "app"
@@ -63,8 +69,8 @@ balance = "least-requests"
 
 [upstream.dead]
 endpoints = ["127.0.0.1:{world.dead}"]
-""", [web, secure, observe])
-    gate.web, gate.secure, gate.observe = web, secure, observe
+""", [web, secure, observe, relayed])
+    gate.web, gate.secure, gate.observe, gate.relayed = web, secure, observe, relayed
     world.extra.append(gate)
     return gate
 
@@ -190,6 +196,8 @@ def prometheus_counts_what_was_sent_and_the_dashboard_finds_its_metrics(world):
     ask(gate.web, "/word", 5)
     for _ in range(3):
         world.curl(f"https://localhost:{gate.secure}/small", "--http2")
+    for _ in range(4):
+        ask(gate.relayed, "/small", 2)
     good = gate.path.read_text()
     gate.reload()
     until(5, lambda: expect("tidegate_generation{} 2" in scrape(gate), "the reload is not counted"))
@@ -211,6 +219,10 @@ def prometheus_counts_what_was_sent_and_the_dashboard_finds_its_metrics(world):
         'tidegate_upstream_request_duration_seconds_count{upstream="app"}': 53,
         'tidegate_upstream_request_duration_seconds_bucket{upstream="app", le="60.0"}': 53,
         'sum(tidegate_tls_handshakes_total{version="1.3"})': 3,
+        "tidegate_sessions_started_total": 4,
+        'tidegate_sessions_ended_total{listener="relayed"}': 4,
+        'tidegate_session_outcomes_total{listener="relayed", kind="ok"}': 4,
+        'tidegate_upstream_session_duration_seconds_count{upstream="app"}': 4,
         "tidegate_last_reload_successful": 0,
         "tidegate_generation": 2,
         'sum(tidegate_route_response_body_bytes_total{route="app"})': 53 * 1020,
