@@ -374,9 +374,19 @@ impl Session {
         self.flows[from.place()].held
     }
 
+    /// Whether the socket's readiness is reported.
+    pub fn is_watched(&self, side: Side) -> bool {
+        self.ends[side.place()].watched
+    }
+
     /// Whether bytes went through a pipe.
     pub fn is_spliced(&self) -> bool {
         self.spliced
+    }
+
+    /// Who was read from last.
+    pub fn last_heard(&self) -> Side {
+        self.first.other()
     }
 
     /// Whether one side has ended its bytes.

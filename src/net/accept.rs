@@ -168,7 +168,7 @@ async fn woken() {
 }
 
 /// An error of the connection that was to be accepted, not of the listener: accept(2), "Error handling".
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied | TimedOut)
         || matches!(

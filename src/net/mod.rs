@@ -2,6 +2,7 @@
 pub mod accept;
 pub mod bind;
 pub mod connect;
+pub mod connecting;
 pub mod datagram;
 pub mod handoff;
 pub mod inherited;

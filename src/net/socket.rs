@@ -139,7 +139,7 @@ fn prepare(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
 }
 
 /// Out of descriptors or of memory: no fault of the address, and over when something else is closed.
-pub(super) fn is_exhausted(error: &io::Error) -> bool {
+pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
