@@ -16,7 +16,8 @@ use super::Upstream;
 use super::endpoint::Endpoint;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::phase_clock::{Phase, PhaseClock};
-use crate::config::model::UpstreamProtocol;
+use crate::config::model::{SocketOptions, UpstreamProtocol};
+use crate::net::io::Socket;
 use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
@@ -70,18 +71,40 @@ async fn establish(
     sources: &Sources,
     preface: Option<&[u8]>,
 ) -> Result<Connected, Error> {
-    let addresses = std::slice::from_ref(&endpoint.address);
-    let mut socket = connect::connect(addresses, &upstream.config.socket, sources).await?;
+    let socket = socket(endpoint, &upstream.config.socket, sources, preface).await?;
+    counters.bytes_upstream_out.add(preface.map_or(0, |preface| preface.len() as u64));
+    let (channel, http2) = channel(upstream, endpoint, socket, clock).await?;
+    endpoint.state.heard(http2);
+    let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
+    Ok(Connected { io, http2, alone: preface.is_some() })
+}
+
+/// A connected socket on which `preface` was sent.
+pub(super) async fn socket(
+    endpoint: &Endpoint,
+    options: &SocketOptions,
+    sources: &Sources,
+    preface: Option<&[u8]>,
+) -> Result<Socket, Error> {
+    let mut socket = connect::connect(std::slice::from_ref(&endpoint.address), options, sources).await?;
     if let Some(preface) = preface {
         socket.write_all(preface).await.map_err(|error| {
             let reason = "the endpoint closed the connection before it was told of the client";
             Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason).because(error)
         })?;
-        counters.bytes_upstream_out.add(preface.len() as u64);
     }
-    let by_choice = upstream.config.protocol == UpstreamProtocol::Http2;
-    let (channel, http2) = match (&upstream.tls, &endpoint.server_name) {
-        (None, _) => (Channel::Plain(socket), by_choice),
+    Ok(socket)
+}
+
+/// What is spoken over the socket: TLS where configured, and whether it is HTTP/2 that follows.
+pub(super) async fn channel(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    socket: Socket,
+    clock: &PhaseClock,
+) -> Result<(Channel, bool), Error> {
+    match (&upstream.tls, &endpoint.server_name) {
+        (None, _) => Ok((Channel::Plain(socket), upstream.config.protocol == UpstreamProtocol::Http2)),
         (Some(tls), Some(name)) => {
             clock.enter(Phase::Tls, Instant::now());
             let channel = Channel::Client(tls.connect(socket, name).await?);
@@ -95,13 +118,10 @@ async fn establish(
                     return Err(Error::upstream(Kind::TlsProtocolError, Retry::Always, reason));
                 }
             };
-            (channel, http2)
+            Ok((channel, http2))
         }
-        (Some(_), None) => return Err(Error::internal("the endpoint has no name that TLS could verify")),
-    };
-    endpoint.state.heard(http2);
-    let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
-    Ok(Connected { io, http2, alone: preface.is_some() })
+        (Some(_), None) => Err(Error::internal("the endpoint has no name that TLS could verify")),
+    }
 }
 
 /// A channel whose bytes are counted, and which remembers whether any came.

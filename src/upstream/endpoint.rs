@@ -1,12 +1,13 @@
 //! One endpoint: where it is, its weight, and what all workers and generations know of it together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use super::health::standing::Standing;
 use super::health::state::{Bar, Bars, State};
 use crate::base::addr::Address;
 use crate::base::error::Kind;
@@ -167,6 +168,8 @@ pub struct EndpointState {
     last_connect_failure: AtomicU64,
     /// The number of its [`Kind`].
     last_failure_kind: AtomicU8,
+    /// The control thread's; no worker touches it.
+    standing: Mutex<Standing>,
 }
 
 /// What an endpoint was last heard to speak.
@@ -192,6 +195,7 @@ impl Default for EndpointState {
             connect_failures: AtomicU64::default(),
             last_connect_failure: AtomicU64::default(),
             last_failure_kind: AtomicU8::default(),
+            standing: Mutex::default(),
         }
     }
 }
@@ -252,6 +256,12 @@ impl EndpointState {
     /// Takes it out of the picks of the sets that are made from now on, or lifts that; says whether that changed anything.
     pub fn set(&self, bar: Bar, up: bool) -> bool {
         self.bars.set(bar, up)
+    }
+
+    /// What checks and ejections hold of it. For the control thread and whoever shows it: never on a request's way.
+    pub fn standing(&self) -> MutexGuard<'_, Standing> {
+        // Whole at every step, so a poisoned lock is still good.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Failures since the last thing that went well, over all workers; counted where `[outlier]` is configured.

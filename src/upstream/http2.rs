@@ -221,7 +221,7 @@ impl Http2 {
 
 /// Runs what hyper spawns for a connection on the worker that owns it.
 #[derive(Clone, Copy, Debug)]
-struct LocalTasks;
+pub(super) struct LocalTasks;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
     fn execute(&self, future: F) {

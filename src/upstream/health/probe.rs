@@ -1,0 +1,143 @@
+//! One active check of one endpoint: a TCP connection, or a GET over the upstream's own transport. The deadline is the caller's.
+
+use std::error::Error as _;
+use std::fmt;
+use std::future::Future;
+
+use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::base::error::{Error, Kind};
+use crate::body::Body;
+use crate::body::phase_clock::PhaseClock;
+use crate::config::model::{self, SendProxyProtocol, SocketOptions};
+use crate::net::proxy_protocol::{self, Transport};
+use crate::net::socket::Sources;
+use crate::upstream::Upstream;
+use crate::upstream::connector;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::http2::LocalTasks;
+
+/// Why an endpoint is not well.
+#[derive(Debug)]
+pub enum Unwell {
+    /// It answered, but not with 200 to 399.
+    Status(StatusCode),
+    /// It could not be asked, or gave no answer.
+    Failed(Error),
+}
+
+impl fmt::Display for Unwell {
+    /// For people: with the cause where the kind of error does not say it all.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "answered {}", status.as_u16()),
+            Self::Failed(error) => {
+                f.write_str(error.reason())?;
+                let tells = matches!(
+                    error.kind(),
+                    Kind::TlsCertificateError
+                        | Kind::TlsProtocolError
+                        | Kind::TlsAlertReceived
+                        | Kind::HttpProtocolError
+                );
+                match error.source().filter(|_| tells) {
+                    Some(cause) => write!(f, ": {cause}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Asks an endpoint once. Cancel-safe: dropped, it closes what it opened.
+///
+/// # Errors
+/// Why it is not well.
+pub async fn probe(upstream: &Upstream, endpoint: &Endpoint, health: &model::Health) -> Result<(), Unwell> {
+    let sources = Sources::new(&upstream.config.source, fastrand::usize(..1 << 16));
+    // A connection that waits for its first data, as with TCP_FASTOPEN_CONNECT, would say nothing of the endpoint.
+    let options = SocketOptions { fast_open: false, ..upstream.config.socket.clone() };
+    let header = header(upstream.config.send_proxy_protocol);
+    let socket = connector::socket(endpoint, &options, &sources, header.as_deref()).await.map_err(Unwell::Failed)?;
+    let Some(path) = &health.path else { return Ok(()) };
+    let clock = PhaseClock::new(Instant::now());
+    let (channel, http2) = connector::channel(upstream, endpoint, socket, &clock).await.map_err(Unwell::Failed)?;
+    let asked = match http2 {
+        false => {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(channel)).await.map_err(no_answer)?;
+            driven(connection, sender.send_request(request(upstream, endpoint, health, path, false)?)).await
+        }
+        true => {
+            let (mut sender, connection) =
+                http2::handshake(LocalTasks, TokioIo::new(channel)).await.map_err(no_answer)?;
+            driven(connection, sender.send_request(request(upstream, endpoint, health, path, true)?)).await
+        }
+    };
+    let status = asked.map_err(no_answer)?.status();
+    // The head says it; nobody waits for the body.
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(Unwell::Status(status)) }
+}
+
+/// What `send_proxy_protocol` puts before everything else: that nobody is spoken for.
+fn header(version: SendProxyProtocol) -> Option<Vec<u8>> {
+    let mut header = Vec::new();
+    match version {
+        SendProxyProtocol::Off => return None,
+        version => proxy_protocol::write(&mut header, version, Transport::Stream, None, None, &[]),
+    }
+    Some(header)
+}
+
+fn request(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    health: &model::Health,
+    path: &PathAndQuery,
+    http2: bool,
+) -> Result<Request<Body>, Unwell> {
+    let host = match &health.host {
+        Some(host) => HeaderValue::from_str(host).unwrap_or_else(|_| endpoint.authority.clone()),
+        None => endpoint.authority.clone(),
+    };
+    let mut request = Request::new(Body::Empty);
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(OURSELVES));
+    if http2 {
+        let scheme = if upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path.clone()).build();
+        *request.uri_mut() = uri.map_err(|error| {
+            Unwell::Failed(Error::internal("the host of the check does not fit a request").because(error))
+        })?;
+    } else {
+        *request.uri_mut() = Uri::from(path.clone());
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(request)
+}
+
+/// An exchange, with the connection that has to move for it.
+async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    tokio::pin!(connection, exchange);
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        // What it still has to say, the exchange has been told.
+        _ = &mut connection => exchange.await,
+    }
+}
+
+fn no_answer(error: hyper::Error) -> Unwell {
+    let (kind, reason) = match error.is_parse() {
+        true => (Kind::HttpProtocolError, "the answer is not valid HTTP"),
+        false => (Kind::ConnectionTerminated, "the endpoint closed the connection before it answered"),
+    };
+    Unwell::Failed(Error::upstream(kind, crate::base::error::Retry::Always, reason).because(error))
+}
+
+/// Who asks, for the endpoint's own log.
+const OURSELVES: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"), " (health check)");

@@ -1,0 +1,37 @@
+//! What is held of an endpoint beside its state: written by the control thread, read by whoever shows it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::active::Verdict;
+use super::outlier::Ejection;
+
+/// Kept with the endpoint's state across generations.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// By active checks.
+    pub verdict: Verdict,
+    /// The last of them; `None`: it was not checked yet.
+    pub last_check: Option<LastCheck>,
+    /// Checks since the start that went well.
+    pub checks_passed: u64,
+    /// Checks since the start that did not.
+    pub checks_failed: u64,
+    /// By real traffic.
+    pub ejection: Ejection,
+    /// When it will be let in again, for people; `None`: it is not ejected.
+    pub ejected_until: Option<SystemTime>,
+    /// Ejections since the start.
+    pub ejections: u64,
+}
+
+/// How a check went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastCheck {
+    /// When it ended.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed; `None`: it went well.
+    pub failure: Option<Arc<str>>,
+}
