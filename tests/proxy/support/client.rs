@@ -1,7 +1,10 @@
 //! Clients: what stands in front of the proxy. Requests are written the same for every protocol; the client puts the
 //! authority where its protocol has it.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -10,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, r
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsConnector;
@@ -43,8 +46,14 @@ pub struct Reply {
 impl Client {
     /// Connects, over TLS as [`SITE`].
     pub async fn connect(address: SocketAddr, speaks: Downstream) -> Self {
+        Self::connect_saying(b"", address, speaks).await
+    }
+
+    /// The same, with `preface` in one segment before the first bytes.
+    pub async fn connect_saying(preface: &[u8], address: SocketAddr, speaks: Downstream) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
+        let socket = Saying { socket, preface: preface.to_vec() };
         match speaks {
             Downstream::H1 => Self::over(socket, false, Scheme::HTTP).await,
             Downstream::H2 => Self::over(socket, true, Scheme::HTTP).await,
@@ -121,6 +130,40 @@ impl Client {
     /// Breaks the connection off: whatever is under way on it is not finished.
     pub fn vanish(self) {
         self.driver.abort();
+    }
+}
+
+/// A socket that says something before what is written to it.
+struct Saying {
+    socket: TcpStream,
+    preface: Vec<u8>,
+}
+
+impl AsyncRead for Saying {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Saying {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let length = self.preface.len();
+        if length == 0 {
+            return Pin::new(&mut self.socket).poll_write(cx, bytes);
+        }
+        let all = [&self.preface, bytes].concat();
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &all))?;
+        assert_eq!(written, all.len(), "a new socket has room");
+        self.preface.clear();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

@@ -13,7 +13,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
@@ -28,6 +28,8 @@ use super::raw::Raw;
 pub struct Seen {
     pub uri: Uri,
     pub headers: HeaderMap,
+    /// The PROXY header that its connection began with, where the origin reads one.
+    pub told: Vec<u8>,
 }
 
 /// An origin that speaks HTTP.
@@ -43,6 +45,14 @@ impl Origin {
     where
         F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
     {
+        Self::start_told(false, speaks, behaviour).await
+    }
+
+    /// The same; `told`: every connection begins with a PROXY header.
+    pub async fn start_told<F>(told: bool, speaks: Upstream, behaviour: F) -> Self
+    where
+        F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let origin = Self { address, seen: Rc::default(), connections: Rc::default() };
@@ -52,7 +62,7 @@ impl Origin {
             while let Ok((socket, _)) = listener.accept().await {
                 socket.set_nodelay(true).unwrap();
                 connections.set(connections.get() + 1);
-                spawn_local(serve(speaks, socket, Rc::clone(&service)));
+                spawn_local(serve(told, speaks, socket, Rc::clone(&service)));
             }
         });
         origin
@@ -85,30 +95,49 @@ struct Service<F> {
     seen: Rc<RefCell<Vec<Seen>>>,
 }
 
-async fn serve<F>(speaks: Upstream, socket: TcpStream, service: Rc<Service<F>>)
+async fn serve<F>(told: bool, speaks: Upstream, mut socket: TcpStream, service: Rc<Service<F>>)
 where
     F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
 {
+    let told = if told { proxy_header(&mut socket).await.unwrap() } else { Vec::new() };
     match speaks {
-        Upstream::Http1 => http(false, socket, service).await,
-        Upstream::Http2 => http(true, socket, service).await,
+        Upstream::Http1 => http(false, told, socket, service).await,
+        Upstream::Http2 => http(true, told, socket, service).await,
         Upstream::Http2Tls => {
             let acceptor = TlsAcceptor::from(certificates::origin_config(&[b"h2"]));
             if let Ok(stream) = acceptor.accept(socket).await {
-                http(true, stream, service).await;
+                http(true, told, stream, service).await;
             }
         }
     }
 }
 
-async fn http<F>(http2: bool, io: impl AsyncRead + AsyncWrite + Unpin + 'static, service: Rc<Service<F>>)
+/// Reads a PROXY header of either version, by its form alone.
+pub async fn proxy_header(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut header = vec![stream.read_u8().await?];
+    if header[0] == b'P' {
+        while header.last() != Some(&b'\n') {
+            header.push(stream.read_u8().await?);
+        }
+        return Ok(header);
+    }
+    header.resize(16, 0);
+    stream.read_exact(&mut header[1..]).await?;
+    let length = u16::from_be_bytes([header[14], header[15]]);
+    header.resize(16 + usize::from(length), 0);
+    stream.read_exact(&mut header[16..]).await?;
+    Ok(header)
+}
+
+async fn http<F>(http2: bool, told: Vec<u8>, io: impl AsyncRead + AsyncWrite + Unpin + 'static, service: Rc<Service<F>>)
 where
     F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
 {
     let io = TokioIo::new(io);
     let service = service_fn(move |request: Request<Incoming>| {
         let service = Rc::clone(&service);
-        service.seen.borrow_mut().push(Seen { uri: request.uri().clone(), headers: request.headers().clone() });
+        let seen = Seen { uri: request.uri().clone(), headers: request.headers().clone(), told: told.clone() };
+        service.seen.borrow_mut().push(seen);
         async move { Ok::<_, Infallible>((service.behaviour)(request).await) }
     });
     // How a connection ends is what the tests look at from the other side.

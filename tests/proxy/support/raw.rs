@@ -72,6 +72,11 @@ impl Raw {
         Self { stream: Box::pin(stream), ahead: Vec::new() }
     }
 
+    /// The address of the other side.
+    pub fn peer(&self) -> SocketAddr {
+        self.stream.socket().peer_addr().unwrap()
+    }
+
     /// Writes; that the other side is gone already is found out by reading.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
@@ -93,7 +98,7 @@ impl Raw {
     }
 
     /// Everything up to and including `end`; `None` where the connection ends before.
-    async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+    pub async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self.ahead.windows(end.len()).position(|window| window == end) {
                 return Some(self.ahead.drain(..at + end.len()).collect());
