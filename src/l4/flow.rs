@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::life::Admission;
 use super::timer::{Tick, Wheel};
-use crate::base::limit::{AddressPermit, Limit, PerAddress, Permit};
+use crate::base::limit::{Limit, PerAddress};
 
 /// Whose a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub struct Key {
     pub client: SocketAddr,
     /// The address of ours that the client sends to, and has its answers from; `None`: the socket has only one.
     pub local: Option<IpAddr>,
+    /// The client that a proxy at the address `client` tells of, where it tells of several.
+    pub told: Option<SocketAddr>,
 }
 
 /// The flows of one listening socket.
@@ -227,14 +230,6 @@ pub struct Gate<'a> {
     pub process: &'a Arc<Limit>,
 }
 
-/// What a flow took from the limits, given back when it is dropped.
-#[derive(Debug)]
-pub struct Admission {
-    _listener: Option<Permit>,
-    _address: Option<AddressPermit>,
-    _process: Permit,
-}
-
 /// The limit that keeps a client from a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
@@ -252,11 +247,11 @@ impl Gate<'_> {
     /// # Errors
     /// The first limit that is reached.
     pub fn admit(&self, client: IpAddr) -> Result<Admission, Full> {
-        Ok(Admission {
-            _address: self.per_address.map(|limit| limit.acquire(client).ok_or(Full::Address)).transpose()?,
-            _listener: self.listener.map(|limit| limit.acquire().ok_or(Full::Listener)).transpose()?,
-            _process: self.process.acquire().ok_or(Full::Process)?,
-        })
+        let address = self.per_address.map(|limit| limit.acquire(client).ok_or(Full::Address)).transpose()?;
+        let listener = self.listener.map(|limit| limit.acquire().ok_or(Full::Listener)).transpose()?;
+        let mut admission = Admission::new(self.process.acquire().ok_or(Full::Process)?, listener);
+        admission.address = address.map(Box::new);
+        Ok(admission)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::SessionRecord;
 use crate::telemetry::recent::Place;
 use crate::telemetry::series::{Ended, Phases};
+use crate::upstream::balance::EndpointIndex;
 use crate::upstream::balance::hash::{key_of, key_of_address};
 use crate::upstream::endpoint::Endpoint;
 
@@ -229,6 +230,11 @@ impl Target {
     /// None was picked: a fault of ours.
     pub fn endpoint(&self) -> Result<&Arc<Endpoint>, Error> {
         self.pick.as_ref().map(Pick::endpoint).ok_or_else(|| Error::internal("an upstream without an endpoint"))
+    }
+
+    /// The endpoint's place among those it was picked from.
+    pub fn index(&self) -> Option<EndpointIndex> {
+        self.pick.as_ref().map(Pick::index)
     }
 
     /// Notes that a connection to the endpoint came to nothing.

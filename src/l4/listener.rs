@@ -1,6 +1,7 @@
 //! A listener of layer 4 as one worker has it in one generation. Sessions and flows keep the one that they began with:
 //! a reload changes nothing for those that are open.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,17 @@ impl L4Listener {
     /// The upstream of this number.
     pub fn upstream(&self, id: UpstreamId) -> Option<&Rc<L4Upstream>> {
         self.upstreams.get(id.0 as usize)
+    }
+
+    /// The upstream of this name.
+    pub fn upstream_named(&self, name: &str) -> Option<&Rc<L4Upstream>> {
+        self.upstreams.iter().find(|upstream| **upstream.name() == *name)
+    }
+
+    /// Whether what `peer` tells of its clients is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.config().trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
     /// The silence that ends a session with this upstream.

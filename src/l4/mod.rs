@@ -14,5 +14,6 @@ pub mod sni;
 mod tcp;
 pub mod timer;
 pub mod token;
+mod udp;
 pub mod upstreams;
 pub mod worker;

@@ -3,14 +3,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::body::ledger::Measured;
 use crate::config::model;
-use crate::net::connecting;
 use crate::net::socket::Sources;
+use crate::net::{connecting, datagram};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::series::Scope;
 use crate::upstream::Upstream;
@@ -74,6 +75,16 @@ impl L4Upstream {
         self.set.borrow().asks_for_key()
     }
 
+    /// Whether there is an endpoint to pick.
+    pub fn has_any(&self) -> bool {
+        !self.set.borrow().endpoints().is_empty()
+    }
+
+    /// Whether `endpoint` is still one of them, well or not.
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        self.set.borrow().all().iter().any(|known| Arc::ptr_eq(&known.state, &endpoint.state))
+    }
+
     /// Why a pick gives none.
     pub fn why_none(&self) -> &'static str {
         self.set.borrow().why_none()
@@ -101,6 +112,14 @@ impl L4Upstream {
     /// It cannot be begun, or failed at once.
     pub fn begin(&self, endpoint: &Endpoint) -> io::Result<OwnedFd> {
         connecting::begin(&endpoint.address, &self.config().socket, &self.sources)
+    }
+
+    /// A socket for datagrams to `address` alone, from the source whose turn it is.
+    ///
+    /// # Errors
+    /// No way leads there, or nothing is left to get there with.
+    pub fn connect_datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        datagram::connect(address, &self.sources, &self.config().socket)
     }
 }
 

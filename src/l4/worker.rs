@@ -20,6 +20,7 @@ use super::listener::L4Listener;
 use super::session::{Readiness, Side};
 use super::tcp::Tcp;
 use super::token::Source;
+use super::udp::Udp;
 use super::upstreams::L4Upstream;
 use crate::base::id::SocketId;
 use crate::net::bind::BoundSocket;
@@ -44,6 +45,8 @@ struct Worker {
     /// Ends of access logs that are no longer in force, while sessions write to them.
     retired: Vec<Rc<Logger>>,
     tcp: Tcp,
+    /// Made with the first socket for datagrams.
+    udp: Option<Udp>,
     leaving: Leaving,
     beat: Instant,
 }
@@ -100,6 +103,7 @@ impl Worker {
             logger: None,
             retired: Vec::new(),
             tcp,
+            udp: None,
             leaving: Leaving::Stays,
             beat: now + BEAT,
         }
@@ -123,8 +127,10 @@ impl Worker {
             self.carry_out();
             self.accept(now);
             self.tcp.take_turns(self.poll.registry(), now);
+            let more = self.udp.as_mut().is_some_and(|udp| udp.turn(self.poll.registry(), now));
             let next = self.expire(now);
-            wait = if self.tcp.has_turns() { Some(Duration::ZERO) } else { Some(next.saturating_duration_since(now)) };
+            let again = more || self.tcp.has_turns();
+            wait = Some(if again { Duration::ZERO } else { next.saturating_duration_since(now) });
         }
         debug!(worker = self.setup.id, "worker leaves");
     }
@@ -132,7 +138,10 @@ impl Worker {
     fn is_done(&self) -> bool {
         match self.leaving {
             Leaving::Stays => false,
-            Leaving::WhenEmpty => self.acceptors.is_empty() && self.tcp.is_empty(),
+            Leaving::WhenEmpty => {
+                let has_flows = self.udp.as_ref().is_some_and(|udp| !udp.is_empty());
+                self.acceptors.is_empty() && self.tcp.is_empty() && !has_flows
+            }
             Leaving::Now => true,
         }
     }
@@ -147,7 +156,13 @@ impl Worker {
                 }
                 return;
             }
-            _ => return,
+            Some(source @ (Source::Datagrams(_) | Source::Flow(_))) => {
+                if let Some(udp) = &mut self.udp {
+                    udp.ready(self.poll.registry(), source, now);
+                }
+                return;
+            }
+            Some(Source::Orders) | None => return,
         };
         let readiness = Readiness {
             readable: event.is_readable(),
@@ -167,10 +182,16 @@ impl Worker {
                 Command::Drain => {
                     self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.drain());
                     self.places.clear();
+                    if let Some(udp) = &mut self.udp {
+                        udp.sockets().into_iter().for_each(|id| udp.drain(id));
+                    }
                     self.leaving = Leaving::WhenEmpty;
                 }
                 Command::Cut => {
                     self.tcp.cut(Instant::now());
+                    if let Some(udp) = &mut self.udp {
+                        udp.cut(Instant::now());
+                    }
                     self.leaving = Leaving::Now;
                 }
                 Command::Stop => self.leaving = Leaving::Now,
@@ -178,9 +199,12 @@ impl Worker {
         }
     }
 
-    fn set_endpoints(&self, upstream: &str, set: &Arc<EndpointSet>) {
+    fn set_endpoints(&mut self, upstream: &str, set: &Arc<EndpointSet>) {
         if let Some(known) = self.upstreams.iter().find(|known| **known.name() == *upstream) {
             known.set_endpoints(Arc::clone(set));
+        }
+        if let Some(udp) = &mut self.udp {
+            udp.endpoints_changed();
         }
     }
 
@@ -213,7 +237,8 @@ impl Worker {
         }
         let listening = self.acceptors.iter().filter_map(|(_, acceptor)| acceptor.wakes(now));
         let logs = self.logger.iter().chain(&self.retired).filter_map(|logger| logger.flush_due(now));
-        listening.chain(logs).chain(sessions).fold(self.beat, Instant::min)
+        let flows = self.udp.as_mut().and_then(|udp| udp.expire(now));
+        listening.chain(logs).chain(sessions).chain(flows).fold(self.beat, Instant::min)
     }
 
     fn apply(&mut self, apply: Apply) {
@@ -241,12 +266,21 @@ impl Worker {
     fn listen(&mut self, listening: Vec<Listening>) -> Vec<(SocketId, io::Error)> {
         let mut failed = Vec::new();
         let mut before = std::mem::take(&mut self.places);
+        let mut datagrams_before = self.udp.as_ref().map(Udp::sockets).unwrap_or_default();
         for Listening { id, spec, socket } in listening {
             let telemetry = &self.setup.telemetry;
             let spec = ListenerSpec::clone(&spec);
+            let is_udp = spec.config.mode.is_udp();
             let Some(listener) = L4Listener::new(spec, &self.upstreams, telemetry, self.logger.as_ref()) else {
                 continue;
             };
+            if is_udp {
+                datagrams_before.retain(|known| *known != id);
+                if let Err(error) = self.take_datagrams(id, listener, socket) {
+                    failed.push((id, error));
+                }
+                continue;
+            }
             if let Some(place) = before.remove(&id) {
                 self.acceptors[place].renew(Rc::clone(&listener));
                 self.places.insert(id, place);
@@ -261,7 +295,34 @@ impl Worker {
         for place in before.into_values() {
             self.acceptors[place].drain();
         }
+        if let Some(udp) = &mut self.udp {
+            datagrams_before.into_iter().for_each(|id| udp.drain(id));
+            udp.endpoints_changed();
+        }
         failed
+    }
+
+    fn take_datagrams(
+        &mut self,
+        id: SocketId,
+        listener: Rc<L4Listener>,
+        socket: Option<(BoundSocket, Arc<()>)>,
+    ) -> io::Result<()> {
+        let udp = match &mut self.udp {
+            Some(udp) => udp,
+            none => {
+                let setup = &self.setup;
+                let (telemetry, limit) = (Arc::clone(&setup.telemetry), Arc::clone(&setup.process_limit));
+                none.insert(Udp::new(telemetry, limit, Instant::now())?)
+            }
+        };
+        match socket {
+            Some((socket, open)) => udp.listen(self.poll.registry(), id, listener, socket, open),
+            None => {
+                udp.renew(id, listener);
+                Ok(())
+            }
+        }
     }
 
     fn listen_on(&mut self, listener: Rc<L4Listener>, socket: BoundSocket, open: Arc<()>) -> io::Result<usize> {

@@ -1,5 +1,5 @@
-//! Datagrams in batches: memory that many are received into at once, as the kernel put them together (recvmmsg, GRO), and
-//! sockets connected to one endpoint. Sending is [`sys::send_batch`]. Runtime-free.
+//! Datagrams in batches: memory that many are received into at once, as the kernel put them together (recvmmsg, GRO),
+//! what becomes of those that are sent, sockets connected to one endpoint. Runtime-free.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{socket, sys};
+use super::socket::{self, Sources};
+use super::sys::{self, Outgoing};
 use crate::config::model::SocketOptions;
 
 /// Messages that an [`Inbox`] has room for.
@@ -80,21 +81,104 @@ impl Inbox {
     }
 }
 
-impl<'a> Message<'a> {
+impl<'a> Outgoing<'a> {
     /// How many datagrams it is. An empty one is one.
-    pub fn count(&self) -> usize {
-        self.bytes.len().div_ceil(self.segment).max(1)
+    pub fn count(&self) -> u64 {
+        self.bytes.len().div_ceil(self.size()).max(1) as u64
     }
 
     /// Each datagram.
     pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let (bytes, segment) = (self.bytes, self.segment);
-        (0..self.count()).map(move |nth| &bytes[nth * segment..((nth + 1) * segment).min(bytes.len())])
+        let (bytes, size) = (self.bytes, self.size());
+        (0..self.count() as usize).map(move |nth| &bytes[nth * size..((nth + 1) * size).min(bytes.len())])
     }
 
-    /// The size to cut it by when it is sent on; `None`: it is one datagram.
-    pub fn cut(&self) -> Option<u16> {
-        (self.bytes.len() > self.segment).then_some(self.segment as u16)
+    fn size(&self) -> usize {
+        self.segment.map_or(self.bytes.len(), usize::from).max(1)
+    }
+}
+
+impl<'a> Message<'a> {
+    /// The same, to be sent on through a connected socket.
+    pub fn outgoing(&self) -> Outgoing<'a> {
+        let segment = (self.bytes.len() > self.segment).then_some(self.segment as u16);
+        Outgoing { to: None, from: None, segment, bytes: self.bytes }
+    }
+}
+
+/// What became of a batch of messages.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams that it did not take: no room, too long for the way, forbidden.
+    pub dropped: u64,
+    /// What a connected socket was told by ICMP, which ends a batch.
+    pub error: Option<io::Error>,
+    /// Messages before that; the others were not tried.
+    pub tried: usize,
+}
+
+/// Sends what the kernel takes at once, and drops the rest.
+pub fn deliver(socket: impl AsFd, batch: &[Outgoing<'_>]) -> Delivery {
+    let mut delivery = Delivery::default();
+    while let Some(message) = batch.get(delivery.tried) {
+        match sys::send_batch(&socket, &batch[delivery.tried..]) {
+            // Of what is not empty it takes one at least.
+            Ok(sent) => {
+                for message in &batch[delivery.tried..delivery.tried + sent] {
+                    delivery.took(message);
+                }
+                delivery.tried += sent.max(1);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The others would not fit either.
+                delivery.dropped += batch[delivery.tried..].iter().map(Outgoing::count).sum::<u64>();
+                delivery.tried = batch.len();
+            }
+            Err(error) if message.to.is_none() && is_told_by_icmp(&error) => {
+                delivery.error = Some(error);
+                return delivery;
+            }
+            Err(_) => {
+                if message.segment.is_some() {
+                    // The way is too narrow for a segment, or the card cannot cut.
+                    delivery.one_by_one(&socket, message);
+                } else {
+                    delivery.dropped += 1;
+                }
+                delivery.tried += 1;
+            }
+        }
+    }
+    delivery
+}
+
+/// Whether an error of a connected socket says that datagrams do not reach its other end.
+pub fn is_told_by_icmp(error: &io::Error) -> bool {
+    use io::ErrorKind as Is;
+    matches!(
+        error.kind(),
+        Is::ConnectionRefused | Is::ConnectionReset | Is::HostUnreachable | Is::NetworkUnreachable | Is::NetworkDown
+    ) || matches!(error.raw_os_error(), Some(libc::EHOSTDOWN | libc::ENOPROTOOPT | libc::EPROTO | libc::ENONET))
+}
+
+impl Delivery {
+    fn took(&mut self, message: &Outgoing<'_>) {
+        self.datagrams += message.count();
+        self.bytes += message.bytes.len() as u64;
+    }
+
+    fn one_by_one(&mut self, socket: &impl AsFd, message: &Outgoing<'_>) {
+        for bytes in message.datagrams() {
+            let one = Outgoing { segment: None, bytes, ..*message };
+            match sys::send_batch(socket, &[one]) {
+                Ok(_) => self.took(&one),
+                Err(_) => self.dropped += 1,
+            }
+        }
     }
 }
 
@@ -110,15 +194,30 @@ pub fn prepare_listening(socket: impl AsFd, local: SocketAddr) -> io::Result<()>
 }
 
 /// A nonblocking socket that exchanges datagrams with `endpoint` alone, so that what ICMP tells of it becomes an error of
-/// the socket, from the address `source`, where one is given.
+/// the socket, from the source whose turn it is.
 ///
 /// # Errors
-/// Out of descriptors or ports, no way there, or `source` is none of our addresses.
-pub fn connect(endpoint: SocketAddr, source: Option<IpAddr>, options: &SocketOptions) -> io::Result<UdpSocket> {
+/// Out of descriptors, no way there; `AddrNotAvailable`: no source has a free port, or none is an address of ours.
+pub fn connect(endpoint: SocketAddr, sources: &Sources, options: &SocketOptions) -> io::Result<UdpSocket> {
+    let mut failure = None;
+    for source in sources.turn(endpoint) {
+        match connect_from(source, endpoint, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => failure = Some(error),
+            // As a UDP socket says that it finds no free port.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                failure = Some(io::ErrorKind::AddrNotAvailable.into());
+            }
+            connected => return connected,
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+fn connect_from(source: Option<IpAddr>, endpoint: SocketAddr, options: &SocketOptions) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(endpoint), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket::prepare_datagrams(&socket, options)?;
     if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket::connect_from(&socket, source)?;
     }
     socket.connect(&endpoint.into())?;
     Ok(socket.into())
@@ -129,7 +228,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::net::sys::{Outgoing, send_batch};
+    use crate::net::sys::send_batch;
     use crate::net::testing::plain_options;
 
     fn receive(inbox: &mut Inbox, socket: &UdpSocket, kept: usize) -> io::Result<usize> {
@@ -170,9 +269,10 @@ mod tests {
             let count = receive(&mut inbox, &socket, place).unwrap();
             for message in (place..place + count).map(|place| inbox.message(place)) {
                 assert_eq!(message.from, client.local_addr().unwrap());
-                assert_eq!(message.count(), message.datagrams().count());
-                lengths.extend(message.datagrams().map(<[u8]>::len));
-                for (nth, datagram) in message.datagrams().enumerate().filter(|_| message.cut().is_some()) {
+                let sent = message.outgoing();
+                assert_eq!(sent.count(), sent.datagrams().count() as u64);
+                lengths.extend(sent.datagrams().map(<[u8]>::len));
+                for (nth, datagram) in sent.datagrams().enumerate().filter(|_| sent.segment.is_some()) {
                     assert!(datagram.iter().all(|byte| usize::from(*byte) == nth));
                 }
             }
@@ -208,13 +308,60 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_does_not_take_is_dropped_and_the_rest_is_not() {
+        let (sender, receiver) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let to = |bytes: &'static [u8], segment| Outgoing {
+            to: Some(receiver.local_addr().unwrap()),
+            segment,
+            ..Outgoing { bytes, ..Outgoing::NOTHING }
+        };
+        let long: &'static [u8] = Box::leak(vec![7; 65_530].into_boxed_slice());
+        // The first is too long for the kernel to cut at once, and is cut here.
+        let batch = [to(long, Some(60_000)), to(long, None), to(b"last", None)];
+        let delivery = deliver(&sender, &batch);
+        assert_eq!((delivery.datagrams, delivery.dropped, delivery.tried), (3, 1, 3));
+        assert_eq!(delivery.bytes, 65_534);
+        let mut bytes = vec![0; 65_536];
+        let lengths: Vec<_> = (0..3).map(|_| receiver.recv(&mut bytes).unwrap()).collect();
+        assert_eq!(lengths, [60_000, 5530, 4]);
+    }
+
+    #[test]
+    fn a_batch_ends_at_what_icmp_told() {
+        let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let socket = connect(gone, &Sources::new(&[], 0), &plain_options()).unwrap();
+        let batch = [Outgoing { bytes: b"x", ..Outgoing::NOTHING }; 3];
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            let delivery = deliver(&socket, &batch);
+            assert_eq!(delivery.dropped, 0);
+            if let Some(error) = delivery.error {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+                assert_eq!(delivery.datagrams, delivery.tried as u64);
+                return;
+            }
+        }
+        panic!("nobody was told");
+    }
+
+    #[test]
     fn an_endpoint_that_is_not_there_is_an_error_of_the_socket() {
         let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let source = Some("127.0.0.7".parse().unwrap());
-        let socket = connect(gone, source, &plain_options()).unwrap();
-        assert_eq!(socket.local_addr().unwrap().ip(), source.unwrap());
+        let socket = connect(gone, &Sources::new(&[], 0), &plain_options()).unwrap();
         socket.send(b"anybody?").unwrap();
         let error = receive(&mut Inbox::new().unwrap(), &socket, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn flows_leave_from_the_sources_in_turn_and_pass_over_what_is_not_ours() {
+        let endpoint = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let sources = ["127.0.0.7", "192.0.2.1", "127.0.0.8"].map(|source| source.parse().unwrap());
+        let sources = Sources::new(&sources, 0);
+        let from = || connect(endpoint, &sources, &plain_options()).unwrap().local_addr().unwrap().ip().to_string();
+        assert_eq!([from(), from(), from(), from()], ["127.0.0.7", "127.0.0.8", "127.0.0.8", "127.0.0.7"]);
+        let foreign = Sources::new(&["192.0.2.1".parse().unwrap()], 0);
+        let error = connect(endpoint, &foreign, &plain_options()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

@@ -97,6 +97,11 @@ pub struct Outgoing<'a> {
     pub bytes: &'a [u8],
 }
 
+impl Outgoing<'_> {
+    /// No bytes to nobody.
+    pub const NOTHING: Self = Self { to: None, from: None, segment: None, bytes: &[] };
+}
+
 /// The most that one call of [`send_batch`] sends.
 pub const SEND_BATCH: usize = 32;
 

@@ -74,7 +74,7 @@ impl Simulation {
             false => ([0, 0, 0, 0, 0, 0xffff, 0x0a00, self.rng.u16(0..6)], self.rng.u16(1..9)).into(),
         };
         let local = self.rng.bool().then(|| IpAddr::from([127, 0, 0, self.rng.u8(1..3)]));
-        Key { group, client, local }
+        Key { group, client, local, told: None }
     }
 
     fn datagram(&mut self) {
@@ -264,7 +264,7 @@ fn a_flow_ends_when_it_is_due_and_everything_it_took_is_given_back() {
 }
 
 fn key(port: u16, group: GroupId) -> Key {
-    Key { group, client: ([192, 0, 2, 1], port).into(), local: None }
+    Key { group, client: ([192, 0, 2, 1], port).into(), local: None, told: None }
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn what_a_refused_client_took_is_given_back() {
     let gate = Gate { listener: Some(&listener), per_address: Some(&per_address), process: &process };
     let ip = IpAddr::from([192, 0, 2, 1]);
     let held = gate.admit(ip).unwrap();
-    assert_eq!(gate.admit(ip).unwrap_err(), Full::Process);
+    assert_eq!(gate.admit(ip).err(), Some(Full::Process));
     assert_eq!((listener.open(), per_address.open(ip), process.open()), (1, 1, 1));
     drop(held);
     assert_eq!((listener.open(), per_address.open(ip), process.open()), (0, 0, 0));

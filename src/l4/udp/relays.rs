@@ -1,0 +1,423 @@
+//! The flows of a worker and the sockets that their clients send to: which flow a datagram belongs to, whether one begins,
+//! and how each ends.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry};
+use tracing::{debug, warn};
+
+use super::outbox::Outbox;
+use super::relay::{self, Relay};
+use crate::base::addr::{Address, canonical};
+use crate::base::error::{Error, Kind};
+use crate::base::id::SocketId;
+use crate::base::limit::Limit;
+use crate::config::model::ProxyProtocol;
+use crate::l4::flow::{Expiry, FlowId, Flows, Full, Gate, GroupId, Key, Times};
+use crate::l4::life::{Ending, Life, Target};
+use crate::l4::listener::L4Listener;
+use crate::l4::timer::Tick;
+use crate::l4::token::Source;
+use crate::net::bind::BoundSocket;
+use crate::net::datagram::{Delivery, Inbox, ROOM, prepare_listening};
+use crate::net::proxy_protocol::{self, Header, Reading};
+use crate::net::sys::Outgoing;
+use crate::route::l4::Layer4;
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::counters::Counters;
+use crate::upstream::balance::EndpointIndex;
+
+/// Sockets and flows.
+pub(super) struct Relays {
+    telemetry: Arc<WorkerTelemetry>,
+    process_limit: Arc<Limit>,
+    sockets: BTreeMap<GroupId, Socket>,
+    flows: Flows<Relay>,
+    /// What a datagram and the header before it are put together in.
+    scratch: Vec<u8>,
+}
+
+/// A socket that takes datagrams from clients.
+struct Socket {
+    id: SocketId,
+    listener: Rc<L4Listener>,
+    socket: UdpSocket,
+    local: SocketAddr,
+    draining: bool,
+    /// When it was last said that a limit keeps clients from flows.
+    full_told: Option<Instant>,
+    _open: Arc<()>,
+}
+
+/// What time it is, in both measures.
+#[derive(Clone, Copy)]
+pub(super) struct Clock {
+    now: Instant,
+    tick: Tick,
+}
+
+/// The silence that ends a flow once its socket drains: an exchange that is under way is not silent for so long.
+const DRAIN_IDLE: Duration = Duration::from_secs(3);
+/// How often one socket of one worker says that a limit is reached.
+const FULL_TOLD_INTERVAL: Duration = Duration::from_secs(10);
+/// Flows that are ended at a time, before others have their turn.
+const ENDED_AT_ONCE: usize = 256;
+
+impl Relays {
+    pub(super) fn new(telemetry: Arc<WorkerTelemetry>, process_limit: Arc<Limit>, now: Instant) -> Self {
+        let flows = Flows::new(now);
+        Self { telemetry, process_limit, sockets: BTreeMap::new(), flows, scratch: Vec::new() }
+    }
+
+    pub(super) fn clock(&self, now: Instant) -> Clock {
+        Clock { now, tick: self.flows.tick(now) }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.telemetry.counters
+    }
+
+    pub(super) fn listen(
+        &mut self,
+        registry: &Registry,
+        id: SocketId,
+        listener: Rc<L4Listener>,
+        bound: BoundSocket,
+        open: Arc<()>,
+    ) -> io::Result<()> {
+        let Address::Socket(local) = *bound.local_address() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let socket = bound.into_udp()?;
+        prepare_listening(&socket, local)?;
+        let mut socket = UdpSocket::from_std(socket);
+        let group = self.flows.open_group(times(&listener));
+        if let Err(error) = registry.register(&mut socket, Source::Datagrams(group.0).token(), Interest::READABLE) {
+            self.flows.close_group(group);
+            return Err(error);
+        }
+        let socket = Socket { id, listener, socket, local, draining: false, full_told: None, _open: open };
+        self.sockets.insert(group, socket);
+        Ok(())
+    }
+
+    pub(super) fn renew(&mut self, id: SocketId, listener: Rc<L4Listener>) -> bool {
+        let Some((group, socket)) = self.sockets.iter_mut().find(|(_, socket)| socket.id == id && !socket.draining)
+        else {
+            return false;
+        };
+        self.flows.set_times(*group, times(&listener));
+        socket.listener = listener;
+        true
+    }
+
+    pub(super) fn listening(&self) -> Vec<SocketId> {
+        self.sockets.values().filter(|socket| !socket.draining).map(|socket| socket.id).collect()
+    }
+
+    pub(super) fn drain(&mut self, id: SocketId) {
+        let Some((group, socket)) = self.sockets.iter_mut().find(|(_, socket)| socket.id == id) else { return };
+        let group = *group;
+        socket.draining = true;
+        let Times { idle, max_age } = times(&socket.listener);
+        self.flows.set_times(group, Times { idle: idle.min(DRAIN_IDLE), max_age });
+        self.close_drained(group);
+    }
+
+    pub(super) fn leave_what_is_gone(&mut self) {
+        let ids: Vec<_> = self.flows.all().collect();
+        for id in ids {
+            let Some(group) = self.flows.key(id).map(|key| key.group) else { continue };
+            let (Some(socket), Some(relay)) = (self.sockets.get(&group), self.flows.get_mut(id)) else { continue };
+            let Some(target) = &relay.life.target else { continue };
+            // By name: the upstream is another value in each generation.
+            let now = socket.listener.upstream_named(target.upstream().name());
+            relay.is_gone = !target.endpoint().is_ok_and(|endpoint| now.is_some_and(|now| now.has(endpoint)));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    pub(super) fn cut(&mut self, clock: Clock) {
+        let ids: Vec<_> = self.flows.all().collect();
+        for id in ids {
+            self.end(id, Some((Kind::ConnectionTerminated, "the proxy left before the flow had ended")), clock);
+        }
+        self.sockets.clear();
+    }
+
+    /// The socket of a group.
+    pub(super) fn socket(&self, group: GroupId) -> Option<&UdpSocket> {
+        Some(&self.sockets.get(&group)?.socket)
+    }
+
+    /// The group of a flow, and the socket to its endpoint.
+    pub(super) fn endpoint_of(&self, id: FlowId) -> Option<(GroupId, &UdpSocket)> {
+        Some((self.flows.key(id)?.group, &self.flows.get(id)?.socket))
+    }
+
+    /// Passes on the first `count` messages of `inbox`, which clients sent to a socket.
+    pub(super) fn arrived(&mut self, registry: &Registry, group: GroupId, inbox: &Inbox, count: usize, clock: Clock) {
+        let Some(socket) = self.sockets.get(&group) else { return };
+        let listener = Rc::clone(&socket.listener);
+        let batch: [Outgoing<'_>; ROOM] =
+            std::array::from_fn(|at| if at < count { inbox.message(at).outgoing() } else { Outgoing::NOTHING });
+        let counters = &self.telemetry.counters;
+        counters.datagrams_in.add(batch[..count].iter().map(Outgoing::count).sum());
+        counters.bytes_downstream_in.add(batch.iter().map(|message| message.bytes.len() as u64).sum());
+        let mut begin = 0;
+        while begin < count {
+            let first = inbox.message(begin);
+            let is_other = |at: &usize| (inbox.message(*at).from, inbox.message(*at).to) != (first.from, first.to);
+            let end = (begin + 1..count).find(is_other).unwrap_or(count);
+            let local = first.to.filter(|ip| !ip.to_canonical().is_multicast() && !is_broadcast(*ip));
+            let key = Key { group, client: first.from, local, told: None };
+            match listener.config().proxy_protocol {
+                ProxyProtocol::Off => self.pass_on(registry, &listener, key, None, &batch[begin..end], clock),
+                _ => self.read_headers(registry, &listener, key, &batch[begin..end], clock),
+            }
+            begin = end;
+        }
+    }
+
+    /// Each datagram may tell of a client of its own.
+    fn read_headers(
+        &mut self,
+        registry: &Registry,
+        listener: &Rc<L4Listener>,
+        key: Key,
+        batch: &[Outgoing<'_>],
+        clock: Clock,
+    ) {
+        let is_trusted = listener.trusts(key.client.ip());
+        let is_required = listener.config().proxy_protocol == ProxyProtocol::Require;
+        for bytes in batch.iter().flat_map(Outgoing::datagrams) {
+            let header = match proxy_protocol::read(bytes) {
+                Reading::Header(header) if is_trusted => Some(header),
+                // Without one it belongs to the flow of its sender, where that began with one.
+                Reading::Absent | Reading::Incomplete if is_trusted && self.flows.find(&key).is_some() => None,
+                // Optional and from somebody not trusted: whatever it begins with is the client's own.
+                _ if !is_required && !is_trusted => None,
+                Reading::Absent | Reading::Incomplete if !is_required => None,
+                _ => {
+                    self.counters().proxy_headers_refused.add(1);
+                    self.counters().datagrams_dropped.add(1);
+                    continue;
+                }
+            };
+            let behind = Outgoing { bytes: &bytes[header.map_or(0, |header| header.length)..], ..Outgoing::NOTHING };
+            let key = self.key_of_told(key, header.and_then(|header| header.client));
+            self.pass_on(registry, listener, key, header, &[behind], clock);
+        }
+    }
+
+    /// The first client that a proxy tells of has the flow of the proxy's address, so that datagrams without a header find it;
+    /// further ones have flows of their own beside it.
+    fn key_of_told(&self, key: Key, told: Option<SocketAddr>) -> Key {
+        let Some(told) = told else { return key };
+        let own = Key { told: Some(told), ..key };
+        let first = self.flows.find(&key).and_then(|id| self.flows.get(id));
+        match first {
+            Some(relay) if relay.life.client() != Some(told) => own,
+            None if self.flows.find(&own).is_some() => own,
+            _ => key,
+        }
+    }
+
+    /// Sends a client's datagrams to its endpoint.
+    fn pass_on(
+        &mut self,
+        registry: &Registry,
+        listener: &Rc<L4Listener>,
+        key: Key,
+        header: Option<Header<'_>>,
+        batch: &[Outgoing<'_>],
+        clock: Clock,
+    ) {
+        let mut known = self.flows.find(&key);
+        if let Some(id) = known
+            && self.flows.get(id).is_some_and(Relay::is_to_move)
+        {
+            self.end(id, None, clock);
+            known = None;
+        }
+        let begun = known.or_else(|| self.begin(registry, listener, key, header, None, clock));
+        let Some(id) = begun else { return self.drop(batch) };
+        let delivery = self.send(id, batch, clock);
+        let Some(error) = delivery.error else { return };
+        // An answer to what was sent before; these datagrams are as good as new.
+        let batch = &batch[delivery.tried..];
+        let not = self.flows.get(id).and_then(Relay::index);
+        self.failed(id, &error, clock);
+        let Some(id) = self.begin(registry, listener, key, header, not, clock) else { return self.drop(batch) };
+        let delivery = self.send(id, batch, clock);
+        if let Some(error) = delivery.error {
+            self.drop(&batch[delivery.tried..]);
+            self.failed(id, &error, clock);
+        }
+    }
+
+    fn send(&mut self, id: FlowId, batch: &[Outgoing<'_>], clock: Clock) -> Delivery {
+        self.flows.touch(id, clock.tick);
+        let Some(relay) = self.flows.get_mut(id) else { return Delivery::default() };
+        let delivery = relay.send(batch, &mut self.scratch);
+        self.telemetry.counters.bytes_upstream_out.add(delivery.bytes);
+        self.telemetry.counters.datagrams_dropped.add(delivery.dropped);
+        delivery
+    }
+
+    fn drop(&self, batch: &[Outgoing<'_>]) {
+        self.counters().datagrams_dropped.add(batch.iter().map(Outgoing::count).sum());
+    }
+
+    /// Begins a flow; `not` is the endpoint that it is not to lead to, where there is another.
+    fn begin(
+        &mut self,
+        registry: &Registry,
+        listener: &Rc<L4Listener>,
+        key: Key,
+        header: Option<Header<'_>>,
+        not: Option<EndpointIndex>,
+        clock: Clock,
+    ) -> Option<FlowId> {
+        let socket = self.sockets.get_mut(&key.group)?;
+        if socket.draining {
+            return None;
+        }
+        let peer = canonical(key.client);
+        let spec = &listener.spec;
+        let gate = Gate {
+            listener: spec.limit.as_ref(),
+            per_address: spec.per_address.as_ref(),
+            process: &self.process_limit,
+        };
+        let admission = match gate.admit(header.and_then(|header| header.client).unwrap_or(peer).ip()) {
+            Ok(admission) => admission,
+            Err(full) => {
+                socket.tell_full(full, peer, clock.now);
+                return None;
+            }
+        };
+        let mut life = Life::new(Rc::clone(listener), Some(peer), admission, clock.now);
+        if let Some(header) = header {
+            let told = life.told();
+            told.client = header.client;
+            told.local = header.local;
+            told.tlvs = header.tlvs.into();
+        }
+        let upstream = match &*listener.way {
+            Layer4::To(upstream) => listener.upstream(*upstream)?,
+            Layer4::ByHello(_) => return None,
+        };
+        let local = canonical(SocketAddr::new(key.local.unwrap_or(socket.local.ip()), socket.local.port()));
+        let telemetry = &self.telemetry;
+        let opened = self.flows.open(key, clock.now, |id| {
+            let mut relay = Relay::begin(life, upstream, not, local, telemetry)?;
+            match relay.watch(registry, id) {
+                Ok(()) => Ok(relay),
+                Err(error) => Err((Box::new(relay.life), Error::internal("a socket cannot be watched").because(error))),
+            }
+        });
+        match opened {
+            Ok(id) => {
+                telemetry.counters.flows.add(1);
+                telemetry.counters.flows_open.add(1);
+                Some(id)
+            }
+            Err((mut life, error)) => {
+                debug!(listener = %listener.spec.name, client.addr = %peer, %error, "no flow");
+                life.target.get_or_insert_with(|| Target::new(Rc::clone(upstream)));
+                let (outcome, reason) = (Some(error.kind()), error.reason());
+                life.tell(Ending { outcome, reason, bytes_in: 0, bytes_out: 0 }, telemetry, clock.now);
+                None
+            }
+        }
+    }
+
+    /// Hands on `count` messages of a flow's endpoint, which were received behind those that are in `outbox`.
+    pub(super) fn answered(&mut self, id: FlowId, outbox: &mut Outbox, count: usize, clock: Clock) {
+        let Some(key) = self.flows.key(id).copied() else { return };
+        let bytes = outbox.add(&key, count);
+        self.telemetry.counters.bytes_upstream_in.add(bytes);
+        self.flows.touch(id, clock.tick);
+        if let Some(relay) = self.flows.get_mut(id) {
+            relay.answered(bytes, clock.now);
+        }
+    }
+
+    /// The endpoint of a flow sends many datagrams at once.
+    pub(super) fn put_together(&mut self, id: FlowId) {
+        if let Some(relay) = self.flows.get_mut(id) {
+            relay.put_together();
+        }
+    }
+
+    /// Ends a flow whose endpoint cannot be reached; errors of single datagrams end nothing.
+    pub(super) fn failed(&mut self, id: FlowId, error: &io::Error, clock: Clock) {
+        let Some((kind, reason)) = relay::fault(error) else { return };
+        if let Some(target) = self.flows.get(id).and_then(|relay| relay.life.target.as_ref()) {
+            target.failed(kind);
+        }
+        self.end(id, Some((kind, reason)), clock);
+    }
+
+    /// Ends flows whose time is up, not all at once.
+    pub(super) fn expire(&mut self, clock: Clock) -> Option<Instant> {
+        for _ in 0..ENDED_AT_ONCE {
+            let Some((id, expiry)) = self.flows.expired(clock.tick) else { break };
+            let outcome = match expiry {
+                Expiry::Idle => None,
+                Expiry::Age => Some((Kind::ExchangeTimeout, "the flow reached `max_age`")),
+            };
+            self.end(id, outcome, clock);
+        }
+        self.flows.next_deadline()
+    }
+
+    fn end(&mut self, id: FlowId, outcome: Option<(Kind, &'static str)>, clock: Clock) {
+        let Some((key, _, relay)) = self.flows.end(id) else { return };
+        self.telemetry.counters.flows_open.sub(1);
+        relay.end(outcome, &self.telemetry, clock.now);
+        self.close_drained(key.group);
+    }
+
+    fn close_drained(&mut self, group: GroupId) {
+        if self.flows.count(group) == 0 && self.sockets.get(&group).is_some_and(|socket| socket.draining) {
+            self.sockets.remove(&group);
+            self.flows.close_group(group);
+        }
+    }
+}
+
+impl Socket {
+    /// An operator must know why clients are not served, but not at every one of them.
+    fn tell_full(&mut self, full: Full, client: SocketAddr, now: Instant) {
+        let listener = &self.listener.spec.name;
+        let limit = match full {
+            Full::Listener => "max_connections",
+            Full::Process => "the descriptor limit",
+            Full::Address => {
+                return debug!(%listener, client.addr = %client, "dropped: its address has too many flows");
+            }
+        };
+        if self.full_told.is_none_or(|last| now.saturating_duration_since(last) >= FULL_TOLD_INTERVAL) {
+            self.full_told = Some(now);
+            warn!(%listener, limit, "full: datagrams of new clients are dropped");
+        }
+    }
+}
+
+fn times(listener: &L4Listener) -> Times {
+    let timeouts = &listener.config().timeouts;
+    Times { idle: timeouts.idle, max_age: timeouts.max_age }
+}
+
+fn is_broadcast(ip: IpAddr) -> bool {
+    matches!(ip.to_canonical(), IpAddr::V4(ip) if ip.is_broadcast())
+}
