@@ -128,9 +128,11 @@ impl Running {
         Counters::sum(self.view.workers().iter().map(|worker| &*worker.counters))
     }
 
-    /// What each worker tells of itself.
+    /// What each worker that runs tells of itself, those of layer 4 behind the others.
     pub fn worker_telemetry(&self) -> &[Arc<WorkerTelemetry>] {
-        self.view.workers()
+        let workers = self.view.workers();
+        let running = workers.iter().take_while(|worker| worker.has_begun()).count();
+        &workers[..running]
     }
 
     /// What the control thread counted.

@@ -13,6 +13,7 @@ use crate::body::ledger::Measured;
 use crate::config::model;
 use crate::net::bind::BoundSocket;
 use crate::route::action::Route;
+use crate::route::l4::Layer4;
 use crate::route::table::Table;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::{AccessLog, Logger};
@@ -49,6 +50,8 @@ pub struct ListenerSpec {
     pub config: Arc<model::Listener>,
     /// Where TLS ends here. Tickets stay valid from one generation to the next.
     pub tls: Option<Arc<ServerTls>>,
+    /// With a mode of layer 4: where its connections or datagrams go.
+    pub layer4: Option<Arc<Layer4>>,
     /// Its `max_connections`, where one is written; the count stays across generations. The process has a limit of
     /// its own beside it.
     pub limit: Option<Arc<Limit>>,

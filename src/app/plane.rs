@@ -237,6 +237,7 @@ impl Plane {
             ExitReason::DrainTimeout { .. } => {
                 // The connections reach the same deadline a little later and reset what is unfinished. The end of the
                 // process would close it cleanly, and an answer without a length would look complete.
+                self.control.workers().cut();
                 let _ = tokio::time::timeout(CUT_TIMEOUT, self.control.workers().all_left()).await;
                 ExitReason::DrainTimeout { connections }
             }

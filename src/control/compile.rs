@@ -13,6 +13,7 @@ use crate::base::limit::{Limit, PerAddress};
 use crate::config::model::EndpointAddress;
 use crate::config::{Config, Faults, Place, model};
 use crate::net::bind;
+use crate::route::l4::Layer4;
 use crate::route::table::Table;
 use crate::snapshot::{ListenerSpec, Snapshot};
 use crate::telemetry::access_log::AccessLog;
@@ -119,6 +120,7 @@ fn listener(
         tls,
         limit,
         per_address,
+        layer4: Layer4::compile(&config.mode).map(Arc::new),
     }))
 }
 

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod discovery;
 pub mod endpoint_drain;
 pub mod files;
+mod layer4;
 pub mod limits;
 pub mod privileges;
 mod refused;

@@ -17,8 +17,8 @@ use super::files::Files;
 use super::limits;
 pub use super::refused::Refused;
 use super::requests::{EndpointDrain, Trigger};
-use super::sockets::{Changes, ListeningSockets};
-use super::workers::{Shares, Workers};
+use super::sockets::{Changes, ListeningSockets, Shares};
+use super::workers::Workers;
 use crate::base::addr::Address;
 use crate::base::id::Generation;
 use crate::base::limit::Limit;
@@ -192,6 +192,9 @@ impl Control {
         let access_log = self.access_logs.prepare(config.server.access_log.as_ref())?;
         self.sockets.let_go(config).await;
         let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
+        if config.listeners.iter().any(|listener| listener.mode.is_layer4()) {
+            self.workers.start_layer4(&self.snapshot).await?;
+        }
 
         // Nothing from here on fails.
         next.access_log = access_log.log();

@@ -3,23 +3,26 @@
 //! member of a SO_REUSEPORT group resets what waits in its queue. A reload plans first, which may fail, and commits
 //! then, which may not.
 
-use std::fs;
+mod file;
+mod shares;
+
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::workers::Shares;
 use crate::base::addr::Address;
 use crate::base::id::SocketId;
 use crate::config::model::{Bind, Config, Listener, Protocols, SocketOptions};
 use crate::net::bind::{self, BindError, BoundSocket};
 use crate::net::inherited::InheritedSocket;
 use crate::snapshot::{ListenerSpec, Listening, Snapshot};
+
+pub(super) use file::SocketFile;
+use shares::Plane;
+pub use shares::Shares;
 
 /// Every bound address.
 pub struct ListeningSockets {
@@ -28,7 +31,7 @@ pub struct ListeningSockets {
     next_id: u32,
     /// What goes, for as long as a worker still empties its queue: it would look like another process to whoever asks
     /// whether the address is free.
-    going: Vec<(Bind, Weak<()>)>,
+    going: Vec<(Key, Weak<()>)>,
     /// Kept open for as long as the process lives, since a later generation may want one again and nobody can be asked
     /// for it a second time. With each, whether the log says already that nobody wants it.
     inherited: Vec<(InheritedSocket, bool)>,
@@ -44,6 +47,8 @@ struct Bound {
     members: Vec<BoundSocket>,
     /// For a Unix socket: the file that is ours to remove.
     file: Option<SocketFile>,
+    /// Whose workers accept there.
+    plane: Plane,
     /// What the workers have not been given yet; empty once they have.
     to_give: Vec<BoundSocket>,
     /// Held by every worker for as long as its socket is open.
@@ -58,6 +63,8 @@ struct Bound {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     bind: Bind,
+    /// UDP has ports of its own.
+    is_udp: bool,
     /// With port 0 every use is a socket of its own: the listener's name and which of its addresses.
     picked_for: Option<(Arc<str>, usize)>,
 }
@@ -69,7 +76,12 @@ pub struct Plan {
 }
 
 enum Entry {
-    Kept { place: usize, listener: usize },
+    /// With descriptors for the workers of the other plane, where the listener has gone over to it.
+    Kept {
+        place: usize,
+        listener: usize,
+        moved: Vec<BoundSocket>,
+    },
     New(Box<Bound>),
 }
 
@@ -108,10 +120,8 @@ impl ListeningSockets {
         let mut errors: Vec<_> = wanted
             .iter()
             .zip(&heirs)
-            .filter(|((_, _, key), heir)| {
-                heir.is_none() && self.place_of(key).is_none() && !self.holds_port_of(&key.bind)
-            })
-            .filter_map(|((_, _, key), _)| bind::ensure_free(&key.bind).err())
+            .filter(|((_, _, key), heir)| heir.is_none() && self.place_of(key).is_none() && !self.holds_port_of(key))
+            .filter_map(|((_, _, key), _)| key.ensure_free().err())
             .collect();
         if !errors.is_empty() {
             return Err(errors);
@@ -119,8 +129,11 @@ impl ListeningSockets {
         let mut entries = Vec::with_capacity(wanted.len());
         for ((listener, config, key), heir) in wanted.into_iter().zip(heirs) {
             match self.place_of(&key) {
-                Some(place) => entries.push(Entry::Kept { place, listener }),
-                None => match self.open(key, listener, &config.socket, heir) {
+                Some(place) => match self.bound[place].moved_to(Plane::of(config)) {
+                    Ok(moved) => entries.push(Entry::Kept { place, listener, moved }),
+                    Err(error) => errors.push(error),
+                },
+                None => match self.open(key, listener, config, heir) {
                     Ok(bound) => entries.push(Entry::New(Box::new(bound))),
                     Err(error) => errors.push(error),
                 },
@@ -140,12 +153,16 @@ impl ListeningSockets {
                     changes.opened += 1;
                     self.bound.push(*bound);
                 }
-                Entry::Kept { place, listener } => {
+                Entry::Kept { place, listener, moved } => {
                     // Two listeners never have the same key, so a place is taken once.
                     if let Some(mut bound) = before[place].take() {
                         changes.kept += 1;
                         bound.listener = listener;
-                        bound.change_options(&snapshot.listeners[listener].config.socket);
+                        let config = &snapshot.listeners[listener].config;
+                        bound.change_options(&config.socket);
+                        if !moved.is_empty() {
+                            (bound.to_give, bound.plane, bound.is_logged) = (moved, Plane::of(config), false);
+                        }
                         self.bound.push(bound);
                     }
                 }
@@ -154,7 +171,7 @@ impl ListeningSockets {
         changes.closed = before.iter().flatten().count();
         self.going.retain(|(_, open)| open.strong_count() > 0);
         for bound in before.into_iter().flatten() {
-            self.going.push((bound.key.bind.clone(), Arc::downgrade(&bound.open)));
+            self.going.push((bound.key.clone(), Arc::downgrade(&bound.open)));
             bound.close();
         }
         (self.shares(snapshot), changes)
@@ -195,8 +212,9 @@ impl ListeningSockets {
                 }
             }
         };
-        find(&|socket, _, key| socket.is_at(&key.bind));
-        find(&|socket, listener, _| socket.name() == &*listener.name);
+        // What is handed over listens: no socket of datagrams is among them.
+        find(&|socket, _, key| !key.is_udp && socket.is_at(&key.bind));
+        find(&|socket, listener, key| !key.is_udp && socket.name() == &*listener.name);
         for ((socket, is_told), is_taken) in self.inherited.iter_mut().zip(taken) {
             if !is_taken && !*is_told {
                 let (address, name) = (socket.local_address(), socket.name());
@@ -207,18 +225,14 @@ impl ListeningSockets {
         heirs
     }
 
-    fn open(
-        &mut self,
-        key: Key,
-        listener: usize,
-        options: &SocketOptions,
-        heir: Option<usize>,
-    ) -> Result<Bound, BindError> {
+    fn open(&mut self, key: Key, listener: usize, config: &Listener, heir: Option<usize>) -> Result<Bound, BindError> {
+        let options = &config.socket;
         let inherited = heir.map(|heir| &self.inherited[heir].0);
         let to_give = match inherited {
             Some(socket) => socket
                 .members(options, self.workers)
                 .map_err(|source| BindError { address: bind::name(&key.bind), source })?,
+            None if key.is_udp => bind::bind_datagram(&key.bind, options, self.workers)?,
             None => bind::bind(&key.bind, options, self.workers)?,
         };
         let file = match &key.bind {
@@ -231,8 +245,8 @@ impl ListeningSockets {
         let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
         let id = SocketId(self.next_id);
         self.next_id += 1;
-        let (options, open) = (options.clone(), Arc::new(()));
-        Ok(Bound { id, key, listener, options, members, file, to_give, open, is_logged: false, inherited })
+        let (options, open, plane) = (options.clone(), Arc::new(()), Plane::of(config));
+        Ok(Bound { id, key, listener, options, members, file, plane, to_give, open, is_logged: false, inherited })
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {
@@ -241,32 +255,28 @@ impl ListeningSockets {
 
     /// Whether one of our own sockets has the port, which then is no sign of another process: `:80` and
     /// `127.0.0.1:80` may stand side by side.
-    fn holds_port_of(&self, wanted: &Bind) -> bool {
-        let mut bound = self.bound.iter().map(|bound| &bound.key.bind);
-        port(wanted).is_some_and(|wanted| bound.any(|bind| port(bind) == Some(wanted))) || self.is_going(wanted)
+    fn holds_port_of(&self, wanted: &Key) -> bool {
+        self.bound.iter().any(|bound| bound.key.shares_port_with(wanted)) || self.is_going(wanted)
     }
 
-    fn is_going(&self, wanted: &Bind) -> bool {
-        let mut going = self.going.iter().filter(|(_, open)| open.strong_count() > 0);
-        port(wanted).is_some_and(|wanted| going.any(|(bind, _)| port(bind) == Some(wanted)))
+    fn is_going(&self, wanted: &Key) -> bool {
+        self.going.iter().any(|(key, open)| open.strong_count() > 0 && key.shares_port_with(wanted))
     }
 
     /// Waits until the workers have closed what goes, where `config` wants the address again, at most for a moment: the
     /// sockets would share its connections, and those at the old one meet the generation that it belonged to.
     pub async fn let_go(&self, config: &Config) {
         let until = Instant::now() + LET_GO;
-        while Instant::now() < until
-            && config.listeners.iter().flat_map(|one| &one.binds).any(|bind| self.is_going(bind))
-        {
+        while Instant::now() < until && config.listeners.iter().flat_map(keys).any(|key| self.is_going(&key)) {
             sleep(Duration::from_millis(1)).await;
         }
     }
 
     fn shares(&mut self, snapshot: &Snapshot) -> Shares {
-        let mut shares: Shares = (0..self.workers).map(|_| Vec::with_capacity(self.bound.len())).collect();
+        let mut shares = Shares::new(self.workers);
         for bound in &mut self.bound {
             let mut given = std::mem::take(&mut bound.to_give).into_iter();
-            for share in &mut shares {
+            for share in shares.of(bound.plane) {
                 let spec = Arc::clone(&snapshot.listeners[bound.listener]);
                 let socket = given.next().map(|socket| (socket, Arc::clone(&bound.open)));
                 share.push(Listening { id: bound.id, spec, socket });
@@ -276,7 +286,27 @@ impl ListeningSockets {
     }
 }
 
+impl Key {
+    fn shares_port_with(&self, other: &Self) -> bool {
+        let port_of = |key: &Self| Some((port(&key.bind)?, key.is_udp));
+        port_of(self).is_some_and(|own| port_of(other) == Some(own))
+    }
+
+    fn ensure_free(&self) -> Result<(), BindError> {
+        if self.is_udp { bind::ensure_datagram_free(&self.bind) } else { bind::ensure_free(&self.bind) }
+    }
+}
+
 impl Bound {
+    /// Descriptors for the workers of another plane; none where it is theirs already.
+    fn moved_to(&self, plane: Plane) -> Result<Vec<BoundSocket>, BindError> {
+        if self.plane == plane {
+            return Ok(Vec::new());
+        }
+        let members = self.members.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
+        members.map_err(|source| BindError { address: bind::name(&self.key.bind), source })
+    }
+
     fn change_options(&mut self, wanted: &SocketOptions) {
         if self.options == *wanted {
             return;
@@ -304,7 +334,7 @@ impl Bound {
         info!(
             listener = %spec.name,
             address = %member.local_address(),
-            protocols = protocols(spec.config.protocols, spec.tls.is_some()),
+            protocols = spoken(spec),
             sockets = self.members.len(),
             inherited = self.inherited.as_deref(),
             granted,
@@ -328,12 +358,15 @@ fn keys(listener: &Listener) -> impl Iterator<Item = Key> {
     listener.binds.iter().enumerate().map(|(nth, bind)| {
         let picks =
             matches!(bind, Bind::AnyAddress(0)) || matches!(bind, Bind::Address(address) if address.port() == 0);
-        Key { bind: bind.clone(), picked_for: picks.then(|| (Arc::clone(&listener.name), nth)) }
+        let is_udp = listener.mode.is_udp();
+        Key { bind: bind.clone(), is_udp, picked_for: picks.then(|| (Arc::clone(&listener.name), nth)) }
     })
 }
 
-fn protocols(spoken: Protocols, tls: bool) -> &'static str {
-    match (spoken.http1, spoken.http2, tls) {
+fn spoken(spec: &ListenerSpec) -> &'static str {
+    let Protocols { http1, http2 } = spec.config.protocols;
+    match (http1, http2, spec.tls.is_some()) {
+        _ if spec.config.mode.is_layer4() => spec.config.mode.as_str(),
         (true, true, true) => "http1, http2 over tls",
         (true, false, true) => "http1 over tls",
         (_, _, true) => "http2 over tls",
@@ -341,32 +374,6 @@ fn protocols(spoken: Protocols, tls: bool) -> &'static str {
         (true, false, false) => "http1",
         (_, _, false) => "http2",
     }
-}
-
-/// The file of a Unix socket, removed when dropped unless another process has put its own there since.
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        Some(Self { path: path.to_owned(), identity: identity(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path) == Some(self.identity) {
-            // Left behind, it is taken for stale at the next start.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -409,10 +416,52 @@ mod tests {
         let mut sockets = ListeningSockets::new(3);
         let config = parse(&listener("web", "127.0.0.1:0", ""));
         let (shares, _) = put(&mut sockets, &config);
-        assert!(shares.iter().all(|share| share.len() == 1 && share[0].socket.is_some()));
+        assert!(shares.http.iter().all(|share| share.len() == 1 && share[0].socket.is_some()));
         let (shares, changes) = put(&mut sockets, &config);
-        assert!(shares.iter().all(|share| share.len() == 1 && share[0].socket.is_none()));
+        assert!(shares.http.iter().all(|share| share.len() == 1 && share[0].socket.is_none()));
         assert_eq!(changes, Changes { kept: 1, opened: 0, closed: 0 });
+    }
+
+    fn free_address() -> String {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    }
+
+    fn relay(name: &str, bind: &str, mode: &str) -> String {
+        format!(
+            "[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\nmode = \"{mode}\"\nupstream = \"to-{name}\"\n[upstream.to-{name}]\nendpoints = [\"127.0.0.1:9\"]\n"
+        )
+    }
+
+    #[test]
+    fn each_plane_gets_what_is_its_own() {
+        let mut sockets = ListeningSockets::new(2);
+        let config = [listener("web", "127.0.0.1:0", ""), relay("db", "127.0.0.1:0", "tcp")].concat();
+        let (shares, _) = put(&mut sockets, &parse(&config));
+        let names = |share: &[Listening]| share.iter().map(|one| one.spec.name.to_string()).collect::<Vec<_>>();
+        assert!(shares.http.iter().all(|share| names(share) == ["web"]));
+        assert!(shares.layer4.iter().all(|share| names(share) == ["db"] && share[0].socket.is_some()));
+    }
+
+    #[test]
+    fn a_socket_goes_over_to_the_other_plane_without_being_closed() {
+        let mut sockets = ListeningSockets::new(2);
+        let bind = free_address();
+        let (_shares, _) = put(&mut sockets, &parse(&listener("web", &bind, "")));
+        let (first, changes) = put(&mut sockets, &parse(&relay("web", &bind, "tcp")));
+        assert_eq!((changes.kept, changes.opened, changes.closed), (1, 0, 0));
+        assert!(first.http.iter().all(Vec::is_empty));
+        assert!(first.layer4.iter().all(|share| share[0].socket.is_some()));
+        let (again, _) = put(&mut sockets, &parse(&relay("web", &bind, "tcp")));
+        assert!(again.layer4.iter().all(|share| share[0].socket.is_none()));
+    }
+
+    #[test]
+    fn tcp_and_udp_may_have_the_same_port() {
+        let mut sockets = ListeningSockets::new(1);
+        let bind = free_address();
+        let both = [relay("dns", &bind, "tcp"), relay("dns-udp", &bind, "udp")].concat();
+        let (shares, changes) = put(&mut sockets, &parse(&both));
+        assert_eq!((shares.layer4[0].len(), changes.opened), (2, 2));
     }
 
     #[test]
@@ -423,8 +472,8 @@ mod tests {
         let (shares, _) = put(&mut sockets, &parse(&listener("one", &bind, "")));
         let (again, changes) = put(&mut sockets, &parse(&listener("two", &bind, "")));
         assert_eq!(changes.kept, 1);
-        assert_eq!(shares[0][0].id, again[0][0].id);
-        assert_eq!(&*again[0][0].spec.name, "two");
+        assert_eq!(shares.http[0][0].id, again.http[0][0].id);
+        assert_eq!(&*again.http[0][0].spec.name, "two");
     }
 
     #[test]
@@ -538,7 +587,7 @@ mod tests {
         ]);
         let both = listener("local", &format!("127.0.0.1:{at_port}"), "") + &listener("public", ":443", "");
         let (shares, changes) = put(&mut sockets, &parse(&both));
-        assert_eq!((changes.opened, shares[1].len()), (2, 2));
+        assert_eq!((changes.opened, shares.http[1].len()), (2, 2));
         let ports: Vec<_> = sockets.bound.iter().map(|bound| bound.members[0].local_address().to_string()).collect();
         assert_eq!(ports, [format!("127.0.0.1:{at_port}"), format!("127.0.0.1:{named_port}")]);
         assert_eq!(sockets.inherited.iter().map(|(_, is_told)| *is_told).collect::<Vec<_>>(), [false, true, false]);
@@ -559,7 +608,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         let (shares, changes) = put(&mut sockets, &config);
         assert_eq!(changes.opened, 1);
-        assert!(shares[0][0].socket.is_some());
+        assert!(shares.http[0][0].socket.is_some());
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Supervision {
 
 /// The first worker that has shown no heartbeat for longer than `patience`.
 fn hung(workers: &[Arc<WorkerTelemetry>], patience: Duration) -> Option<usize> {
-    workers.iter().position(|worker| worker.since_heartbeat() > patience)
+    workers.iter().position(|worker| worker.has_begun() && worker.since_heartbeat() > patience)
 }
 
 /// A socket to speak from, and the address: a path, or a name in the abstract namespace behind an `@`.

@@ -10,4 +10,4 @@ pub mod series;
 pub mod trace_context;
 mod worker;
 
-pub use worker::WorkerTelemetry;
+pub use worker::{Plane, WorkerTelemetry};

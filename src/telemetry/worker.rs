@@ -1,6 +1,7 @@
 //! What one worker tells of itself: made by the control thread, written by the worker, read by whoever asks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::counters::{Cell64, Counters};
@@ -22,18 +23,37 @@ pub struct WorkerTelemetry {
     pub lag: Histogram,
     /// When it last showed that it runs, in milliseconds since it was made; once a second.
     pub heartbeat: Cell64,
+    /// What it carries.
+    pub plane: Plane,
+    has_begun: AtomicBool,
     began: Instant,
 }
 
+/// What a worker carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plane {
+    /// Requests.
+    Http,
+    /// Sessions and flows.
+    Layer4,
+}
+
 impl WorkerTelemetry {
-    /// Of a worker that begins now.
+    /// Of a worker that serves requests.
     pub fn new() -> Self {
+        Self::of(Plane::Http)
+    }
+
+    /// Of a worker of this plane.
+    pub fn of(plane: Plane) -> Self {
         Self {
             counters: Arc::default(),
             series: SeriesBook::default(),
             recent: Recent::default(),
             lag: Histogram::default(),
             heartbeat: Cell64::default(),
+            plane,
+            has_begun: AtomicBool::new(false),
             began: Instant::now(),
         }
     }
@@ -46,7 +66,13 @@ impl WorkerTelemetry {
 
     /// Notes that the worker has begun to run. Only the worker may call it.
     pub fn beat_first(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
         self.heartbeat.set(self.began.elapsed().as_millis() as u64);
+    }
+
+    /// Whether the worker runs at all: those of layer 4 begin when a listener first needs them.
+    pub fn has_begun(&self) -> bool {
+        self.plane == Plane::Http || self.has_begun.load(Ordering::Relaxed)
     }
 
     /// How long ago the worker last showed that it runs, to a millisecond. More than a few seconds: it is stuck.

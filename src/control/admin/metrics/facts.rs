@@ -118,7 +118,7 @@ impl Facts {
         Self {
             totals: Counters::sum(workers.iter().map(|worker| &*worker.counters)),
             requests_in_flight: workers.iter().map(|worker| requests_in_flight(&worker.counters)).sum(),
-            workers: workers.iter().map(|worker| WorkerFacts::of(worker)).collect(),
+            workers: workers.iter().filter(|worker| worker.has_begun()).map(|worker| WorkerFacts::of(worker)).collect(),
             listeners,
             routes: routes.collect(),
             upstreams,

@@ -37,7 +37,12 @@ impl Status {
             state: if view.is_draining() { "draining" } else { "ready" }.into(),
             generation: snapshot.generation.0,
             last_reload: view.last_reload().map(|last| Reload::of(&last, snapshot.generation.0)),
-            workers: workers.iter().enumerate().map(|(id, worker)| Worker::of(id, worker)).collect(),
+            workers: workers
+                .iter()
+                .filter(|worker| worker.has_begun())
+                .enumerate()
+                .map(|(id, worker)| Worker::of(id, worker))
+                .collect(),
             connections: Connections::of(&totals, view.process_limit().max()),
             handshakes: Handshakes::of(&totals),
             pool: Pool { connects: totals.upstream_connects, reuses: totals.upstream_reuses, retries: totals.retries },
