@@ -29,7 +29,8 @@ fn a_session_lives_through_a_reload_that_keeps_its_listener() {
 fn a_session_outlives_its_listener() {
     let echo = Endpoint::echo();
     let text = relay(&[echo.address], "", "");
-    let other = format!("{text}\n[[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\nmode = \"tcp\"\nupstream = \"to\"\n");
+    let other =
+        format!("{text}\n[[listener]]\nname = \"other\"\nbind = \"127.0.0.1:0\"\nmode = \"tcp\"\nupstream = \"to\"\n");
     let proxy = start(&other);
     let address = proxy.address("other");
     let mut session = proxy.connect("other");
@@ -55,7 +56,8 @@ fn a_reload_brings_the_first_listener_of_layer_4() {
 fn a_listener_goes_over_from_requests_to_sessions_at_the_same_address() {
     let echo = Endpoint::echo();
     let bind = nobody();
-    let http = format!("[[listener]]\nname = \"relay\"\nbind = \"{bind}\"\n[[route]]\nrespond = {{ body = \"http\" }}\n");
+    let http =
+        format!("[[listener]]\nname = \"relay\"\nbind = \"{bind}\"\n[[route]]\nrespond = {{ body = \"http\" }}\n");
     let proxy = start(&http);
     let mut web = proxy.connect("relay");
     web.write_all(b"GET / HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
