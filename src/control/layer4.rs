@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::base::id::SocketId;
 use crate::base::limit::Limit;
-use crate::l4::command::{Apply, Command, Orders, Setup};
+use crate::l4::command::{Apply, Command, Failures, Orders, Setup};
 use crate::l4::worker;
 use crate::snapshot::{Listening, Snapshot};
 use crate::telemetry::WorkerTelemetry;
@@ -108,9 +108,7 @@ impl Drop for Layer4 {
     }
 }
 
-type Failed = Vec<(SocketId, io::Error)>;
-
-fn application(snapshot: &Arc<Snapshot>, listening: Vec<Listening>) -> (Apply, oneshot::Receiver<Failed>) {
+fn application(snapshot: &Arc<Snapshot>, listening: Vec<Listening>) -> (Apply, oneshot::Receiver<Failures>) {
     let (applied, done) = oneshot::channel();
     // Nobody waits for it when the control thread is gone.
     let applied = Box::new(move |failed| drop(applied.send(failed)));

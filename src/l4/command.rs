@@ -38,8 +38,11 @@ pub struct Apply {
     /// Every bound address that is wanted; what is not here goes, and its sessions end by themselves.
     pub listening: Vec<Listening>,
     /// Called when it is in force, with what could not be listened on.
-    pub applied: Box<dyn FnOnce(Vec<(SocketId, io::Error)>) + Send>,
+    pub applied: Box<dyn FnOnce(Failures) + Send>,
 }
+
+/// Sockets that a worker cannot watch.
+pub type Failures = Vec<(SocketId, io::Error)>;
 
 /// What a worker is made of; crosses into its thread.
 pub struct Setup {

@@ -55,7 +55,7 @@ fn a_reload_brings_the_first_listener_of_layer_4() {
 #[test]
 fn a_listener_goes_over_from_requests_to_sessions_at_the_same_address() {
     let echo = Endpoint::echo();
-    let bind = nobody();
+    let bind = free();
     let http =
         format!("[[listener]]\nname = \"relay\"\nbind = \"{bind}\"\n[[route]]\nrespond = {{ body = \"http\" }}\n");
     let proxy = start(&http);

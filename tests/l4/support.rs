@@ -145,7 +145,17 @@ impl Endpoint {
     }
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, and nobody will while the tests run: the port is taken.
 pub fn nobody() -> SocketAddr {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let taken = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&taken, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = SocketAddr::try_from(getsockname(&taken).unwrap()).unwrap();
+    std::mem::forget(taken);
+    address
+}
+
+/// An address that is free now.
+pub fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
