@@ -12,6 +12,7 @@ use crate::config;
 use crate::l4::upstreams::L4Upstream;
 use crate::net::bind::bind_datagram;
 use crate::net::proxy_protocol::{self, Reading, Transport};
+use crate::route::l4::Layer4;
 use crate::snapshot::ListenerSpec;
 use crate::telemetry::counters::{Counters, Totals};
 use crate::upstream::health::state::Bar;
@@ -75,6 +76,7 @@ impl Proxy {
             id: ListenerId(0),
             name: Arc::clone(&config.name),
             tls: None,
+            layer4: Layer4::compile(&config.mode).map(Arc::new),
             limit: limits.max_connections.map(|max| Arc::new(Limit::new(max))),
             per_address: limits.max_connections_per_ip.map(|max| Arc::new(PerAddress::new(max))),
             config: Arc::new(config),
