@@ -17,7 +17,7 @@ const EMPTY_WORDS: [&str; 9] =
 /// Terms of a specification that hold such a word.
 const TERMS: [&str; 1] = ["common_name"];
 /// Paths of other crates and the rooms (or files) that wrap them; tests may use them anywhere.
-const WRAPPED: [(&str, &[&str]); 14] = [
+const WRAPPED: [(&str, &[&str]); 18] = [
     ("rustls", &["transport", "cli"]),
     ("tokio_rustls", &["transport"]),
     ("rustls_pki_types", &["transport", "cli"]),
@@ -26,6 +26,10 @@ const WRAPPED: [(&str, &[&str]); 14] = [
     ("rcgen", &["transport"]),
     ("quinn", &["transport", "http3", "protocol"]),
     ("mio", &["l4"]),
+    ("quinn_udp", &["net"]),
+    ("ppp", &["net"]),
+    ("crc32c", &["net"]),
+    ("twox_hash", &["upstream"]),
     ("socket2", &["net"]),
     ("hickory_resolver", &["control"]),
     ("notify", &["control"]),
