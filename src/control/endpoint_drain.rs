@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::health::spare_the_last;
 use super::requests::EndpointDrain;
 use super::workers::Workers;
 use crate::snapshot::Snapshot;
@@ -45,6 +47,7 @@ pub fn drain(
     if labels.is_empty() {
         return Err(Unknown::Endpoint);
     }
+    spare_the_last(upstream, Instant::now());
     let set = registry.endpoint_set(&upstream.config);
     upstream.endpoints.store(Arc::clone(&set));
     workers.set_endpoints(&upstream.name, &set);
@@ -54,7 +57,7 @@ pub fn drain(
         false => info!(upstream = %upstream.name, endpoints, left, "endpoint back in the picks"),
     }
     if left == 0 {
-        warn!(upstream = %upstream.name, "every endpoint is drained: requests to it are answered with 503");
+        warn!(upstream = %upstream.name, "requests to it are answered with 503: {}", set.why_none());
     }
     Ok(labels)
 }

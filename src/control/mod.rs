@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod endpoint_drain;
 pub mod files;
 mod layer4;
+pub mod health;
 pub mod limits;
 pub mod privileges;
 mod refused;

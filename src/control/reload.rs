@@ -11,9 +11,10 @@ use super::access_log::AccessLogs;
 use super::cert_watch;
 use super::compile::{compile, own_listeners};
 use super::diff::{diff, shorten};
-use super::discovery::{Discovery, SystemResolver};
+use super::discovery::{Change, Discovery, SystemResolver};
 use super::endpoint_drain::{self, Unknown};
 use super::files::Files;
+use super::health::{Health, Network};
 use super::limits;
 pub use super::refused::Refused;
 use super::requests::{EndpointDrain, Trigger};
@@ -37,6 +38,7 @@ pub struct Control {
     sockets: ListeningSockets,
     workers: Workers,
     discovery: Discovery<SystemResolver>,
+    health: Health<Network>,
     access_logs: AccessLogs,
     counters: Arc<ControlCounters>,
     files: Files,
@@ -101,6 +103,9 @@ impl Prepared {
         let mut files = Files::default();
         counters.generation.add(1);
         files.put_in_force(&config);
+        let mut health = Health::new(Arc::clone(&registry), Network);
+        // Nothing is out yet that could come in by it.
+        health.replace(&snapshot.upstreams);
         let mut control = Control {
             registry,
             config,
@@ -108,6 +113,7 @@ impl Prepared {
             sockets,
             workers,
             discovery,
+            health,
             access_logs,
             counters,
             files,
@@ -212,6 +218,8 @@ impl Control {
             error!(worker, socket = id.0, %error, "a worker cannot accept on one of its sockets");
         }
         let before = std::mem::replace(&mut self.snapshot, next);
+        let healed = self.health.replace(&self.snapshot.upstreams);
+        self.tell(healed);
         enforce_limits(&before, &self.snapshot);
         self.workers.retain_series(&self.snapshot.series());
         let changes = account(&before, &self.snapshot, diff(&self.config, config));
@@ -230,16 +238,17 @@ impl Control {
         })
     }
 
-    /// Tells the workers what names resolve to and what certificates became, until something happens that is not for
+    /// Tells the workers what names resolve to, which endpoints are well and what certificates became, until something happens that is not for
     /// the control alone to settle. Cancel-safe.
     pub async fn watch(&mut self) -> Event {
         loop {
             tokio::select! {
                 changes = self.discovery.changed() => {
-                    for change in changes {
-                        self.workers.set_endpoints(&change.upstream.name, &change.endpoints);
-                    }
+                    self.tell(changes);
+                    let healed = self.health.replace(&self.snapshot.upstreams);
+                    self.tell(healed);
                 }
+                changes = self.health.changed() => self.tell(changes),
                 changed = self.files.changed() => {
                     if changed.configuration {
                         return Event::FilesChanged;
@@ -248,6 +257,12 @@ impl Control {
                 }
                 left = self.workers.next_left() => return Event::WorkerLeft(left),
             }
+        }
+    }
+
+    fn tell(&self, changes: Vec<Change>) {
+        for change in changes {
+            self.workers.set_endpoints(&change.upstream.name, &change.endpoints);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Ejection: an endpoint that failed real traffic several times in a row is out for a while, longer each time that it fails again
 //! soon after (sans-io). Whether it may be ejected at all depends on who would be left.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Times in a row past which an ejection lasts no longer.
 const MAX_TIMES: u32 = 10;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::active::Verdict;
 use super::outlier::Ejection;
 
@@ -23,6 +25,19 @@ pub struct Standing {
     pub ejected_until: Option<SystemTime>,
     /// Ejections since the start.
     pub ejections: u64,
+    /// When it was last told that it fails and stays in.
+    told_spared: Option<Instant>,
+}
+
+impl Standing {
+    /// Whether it is time to tell that the endpoint fails and stays in; not again before `pause` is over.
+    pub fn tells_that_it_is_spared(&mut self, now: Instant, pause: Duration) -> bool {
+        let is_time = self.told_spared.is_none_or(|told| now >= told + pause);
+        if is_time {
+            self.told_spared = Some(now);
+        }
+        is_time
+    }
 }
 
 /// How a check went.
