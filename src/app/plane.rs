@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config};
 use crate::control::admin::OwnListeners;
+use crate::control::capacity;
 use crate::control::privileges;
 use crate::control::reload::{Control, Event, Refused, Report};
 use crate::control::requests::{Request, Requests, Trigger};
@@ -50,6 +51,7 @@ impl Plane {
         if let Some(path) = options.config_path.as_deref().filter(|_| config.server.watch) {
             control.note(&config::read(path));
         }
+        capacity::warn_of_shortages(&config);
         let view = Arc::new(View::new(&mut control, config));
         let mut own = own;
         own.commit(planned, &view, &orders)?;

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config;
+use crate::control::capacity;
 
+use super::doctor::{how_to_keep, table};
 use super::run::{find_configuration, no_configuration};
+use super::terminal::Palette;
 use super::{Exit, serving, terminal};
 
 /// Arguments of `tidegate check`.
@@ -25,7 +28,7 @@ impl Check {
         };
         match config::load(&path).and_then(|config| serving::compile(&config).map(|()| config)) {
             Ok(config) => {
-                terminal::print(&config::summary(&config));
+                terminal::print(&(config::summary(&config) + &shortages(&config)));
                 Exit::Done
             }
             Err(faults) => {
@@ -34,4 +37,14 @@ impl Check {
             }
         }
     }
+}
+
+/// What this system grants less of than the file asks for; nothing where all is well.
+fn shortages(config: &config::Config) -> String {
+    let findings = capacity::shortages(config);
+    if findings.is_empty() {
+        return String::new();
+    }
+    let title = Palette::stdout().bold("this system grants less than that");
+    format!("\n{title}\n{}{}", table(&findings, Palette::stdout()), how_to_keep(&findings))
 }

@@ -1,6 +1,7 @@
 //! What changes over time; a thread and a runtime of its own.
 pub mod access_log;
 pub mod admin;
+pub mod capacity;
 pub mod cert_watch;
 pub mod compile;
 pub mod diff;

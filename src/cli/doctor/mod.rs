@@ -1,23 +1,21 @@
 //! `tidegate doctor`: what this system grants beside what a configuration asks of it, and what to set where that is less.
-//! [`facts`] reads the system, [`checks`] judges without any I/O, this file prints.
+//! `control::capacity` reads and judges the system, [`checks`] the rest, this file prints.
 
 mod checks;
-mod facts;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::base::id::Generation;
 use crate::config::{self, Config};
+use crate::control::capacity::{Facts, Finding, Verdict};
 use crate::control::compile;
 use crate::upstream::registry::Registry;
 
 use self::checks::CertificateFact;
-use self::facts::Facts;
 use super::run::{find_configuration, no_configuration};
 use super::terminal::Palette;
 use super::{Exit, serving, terminal};
@@ -38,32 +36,6 @@ pub struct Doctor {
     json: bool,
 }
 
-/// How a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    /// As it should be.
-    Ok,
-    /// It works, less well than the configuration asks for.
-    Warn,
-    /// Something that the configuration asks for will not be.
-    Bad,
-}
-
-/// One line of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    verdict: Verdict,
-    /// What was looked at.
-    what: &'static str,
-    /// What there is.
-    found: String,
-    /// What the configuration asks for.
-    wanted: String,
-    /// What to type or to write; empty where all is well.
-    fix: String,
-}
-
 impl Doctor {
     /// Prints the table. 1 where something is bad.
     pub fn run(self) -> Exit {
@@ -82,7 +54,7 @@ impl Doctor {
                 return Exit::Fault;
             }
         };
-        terminal::print(&if self.json { json(&findings) } else { table(&findings, Palette::stdout()) });
+        terminal::print(&if self.json { json(&findings) } else { summed(&findings, Palette::stdout()) });
         if findings.iter().any(|finding| finding.verdict == Verdict::Bad) { Exit::Fault } else { Exit::Done }
     }
 }
@@ -102,7 +74,26 @@ fn json(findings: &[Finding]) -> String {
     serde_json::to_string_pretty(findings).unwrap_or_default() + "\n"
 }
 
-fn table(findings: &[Finding], colours: Palette) -> String {
+/// The table, how many there are of each, and how a setting stays.
+fn summed(findings: &[Finding], colours: Palette) -> String {
+    let mut out = table(findings, colours);
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let (warned, bad) = (count(Verdict::Warn), count(Verdict::Bad));
+    let _ = writeln!(out, "\n{} ok, {warned} to look at, {bad} bad", count(Verdict::Ok));
+    out + how_to_keep(findings)
+}
+
+/// A setting of the kernel is gone with the next boot.
+pub(super) fn how_to_keep(findings: &[Finding]) -> &'static str {
+    if findings.iter().any(|finding| finding.fix.contains("sysctl -w")) {
+        "sysctl -w holds until the next boot; a line `name = value` in /etc/sysctl.d/90-tidegate.conf stays.\n"
+    } else {
+        ""
+    }
+}
+
+/// A line for each, with what to do below it.
+pub(super) fn table(findings: &[Finding], colours: Palette) -> String {
     let width = |text: fn(&Finding) -> &str| findings.iter().map(|one| text(one).chars().count()).max().unwrap_or(0);
     let (what, found) = (width(|one| one.what), width(|one| &one.found).min(WIDEST));
     let mut out = String::new();
@@ -118,14 +109,6 @@ fn table(findings: &[Finding], colours: Palette) -> String {
             let _ = writeln!(out, "      {}", colours.bold(line));
         }
     }
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (warned, bad) = (count(Verdict::Warn), count(Verdict::Bad));
-    let _ = writeln!(out, "\n{} ok, {warned} to look at, {bad} bad", count(Verdict::Ok));
-    if findings.iter().any(|finding| finding.fix.contains("sysctl -w")) {
-        out.push_str(
-            "sysctl -w holds until the next boot; a line `name = value` in /etc/sysctl.d/90-tidegate.conf stays.\n",
-        );
-    }
     out
 }
 
@@ -137,13 +120,13 @@ mod tests {
 
     fn finding(verdict: Verdict, fix: &str) -> Finding {
         let (found, wanted) = ("128".to_owned(), "at least 4096".to_owned());
-        Finding { verdict, what: "net.core.somaxconn", found, wanted, fix: fix.to_owned() }
+        Finding { verdict, what: "net.core.somaxconn", found, wanted, fix: fix.to_owned(), is_asked: true }
     }
 
     #[test]
     fn the_table_says_what_to_type() {
         let findings = [finding(Verdict::Ok, ""), finding(Verdict::Warn, "sysctl -w net.core.somaxconn=4096")];
-        let text = table(&findings, Palette::plain());
+        let text = summed(&findings, Palette::plain());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "ok    net.core.somaxconn  128  at least 4096");
         assert_eq!(lines[1], "warn  net.core.somaxconn  128  at least 4096");

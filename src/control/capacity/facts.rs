@@ -5,20 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// What was read.
+/// What was read; `None`: it could not be.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Facts {
+pub struct Facts {
     /// Descriptors a process may have at most; `Some(None)`: unlimited.
     pub descriptors: Option<Option<u64>>,
+    /// What a backlog is capped at.
     pub somaxconn: Option<u64>,
+    /// Handshakes under way that a socket remembers without cookies.
     pub max_syn_backlog: Option<u64>,
+    /// Whether handshakes go on without a place in the queue.
     pub syncookies: Option<bool>,
+    /// The largest receive buffer that may be asked for, bytes.
     pub rmem_max: Option<u64>,
+    /// The largest send buffer that may be asked for, bytes.
     pub wmem_max: Option<u64>,
     /// First and last port of our ends of connections.
     pub local_ports: Option<(u16, u16)>,
     /// Bit 1: for connections we make, bit 2: for those we accept.
     pub fast_open: Option<u64>,
+    /// What a process's limit on descriptors can be raised to.
+    pub nr_open: Option<u64>,
+    /// Descriptors of all processes together.
+    pub file_max: Option<u64>,
     /// Connections the packet filter can follow; `None`: it follows none.
     pub conntrack_max: Option<u64>,
     /// Processors that the affinity mask allows.
@@ -33,7 +42,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Reads what is below `root`; limits are those of process `pid`, or of this one.
-    pub(super) fn read(root: &Path, pid: Option<u32>) -> Self {
+    pub fn read(root: &Path, pid: Option<u32>) -> Self {
         let process = root.join("proc").join(pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string()));
         let sysctl = |name: &str| number(&root.join("proc/sys").join(name));
         let (cpu_limit, memory_limit) = cgroup_limits(root, &process);
@@ -49,6 +58,8 @@ impl Facts {
                 Some((ports.next()??, ports.next()??))
             }),
             fast_open: sysctl("net/ipv4/tcp_fastopen"),
+            nr_open: sysctl("fs/nr_open"),
+            file_max: sysctl("fs/file-max"),
             conntrack_max: sysctl("net/netfilter/nf_conntrack_max"),
             processors: text(&process.join("status")).as_deref().and_then(processors),
             cpu_limit,

@@ -1,0 +1,108 @@
+//! What a configuration may come to at a time: connections, sessions and flows with the descriptors and ports they take.
+
+use super::Facts;
+use crate::config::Config;
+use crate::config::model::{Bind, EndpointAddress, Listener, Mode, RouteAction, SocketOptions, Upstream};
+use crate::control::limits::{RESERVED_DESCRIPTORS, connections_within};
+
+/// What a configuration asks for.
+#[derive(Debug)]
+pub struct Demand {
+    /// The sum of `max_connections`, flows counted in; `None`: no listener has one.
+    pub written: Option<u64>,
+    /// Whether every listener has one, so that there cannot be more.
+    pub is_bounded: bool,
+    /// Descriptors that these need: two for a connection or session, one for a flow, the listening sockets, and what the
+    /// process keeps for itself.
+    pub descriptors: u64,
+    /// Connections, sessions and flows that can be open at a time.
+    pub connections: u64,
+    /// Of these, the ones of layer 4, as far as they are written.
+    pub relayed: u64,
+    /// The largest; `None`: no listener for connections over TCP.
+    pub backlog: Option<u32>,
+    /// The largest, bytes.
+    pub recv_buffer: Option<u32>,
+    /// The largest, bytes.
+    pub send_buffer: Option<u32>,
+}
+
+impl Demand {
+    /// Adds up what is written; `facts` say how many connections the descriptors allow where nothing is.
+    pub fn of(config: &Config, facts: &Facts) -> Self {
+        let each = |listener: &Listener| listener.limits.max_connections.map(u64::from);
+        let sum = |of: &dyn Fn(&Listener) -> bool| -> u64 {
+            config.listeners.iter().filter(|listener| of(listener)).filter_map(each).sum()
+        };
+        let (written, flows) = (sum(&|_| true), sum(&|listener| listener.mode.is_udp()));
+        let is_bounded = config.listeners.iter().all(|listener| listener.limits.max_connections.is_some());
+        let has_any = config.listeners.iter().any(|listener| listener.limits.max_connections.is_some());
+        let possible = u64::from(connections_within(facts.descriptors.flatten()));
+        let sockets = || {
+            let upstreams = config.upstreams.iter().map(|upstream| &upstream.socket);
+            config.listeners.iter().map(|listener| &listener.socket).chain(upstreams)
+        };
+        let largest = |size: fn(&SocketOptions) -> Option<u32>| sockets().filter_map(size).max();
+        // Each worker has one for each address, and the control thread keeps a second descriptor of it.
+        let listening = config.listeners.iter().map(|one| one.binds.len()).sum::<usize>() * config.server.workers * 2;
+        Self {
+            written: has_any.then_some(written),
+            is_bounded,
+            descriptors: (written - flows) * 2 + flows + listening as u64 + RESERVED_DESCRIPTORS,
+            connections: if is_bounded { written.min(possible) } else { possible },
+            relayed: sum(&|listener| listener.mode.is_layer4()),
+            backlog: config.listeners.iter().filter(|one| is_tcp(one)).map(|one| one.socket.backlog).max(),
+            recv_buffer: largest(|socket| socket.recv_buffer),
+            send_buffer: largest(|socket| socket.send_buffer),
+        }
+    }
+}
+
+/// Connections or flows to one upstream at a time, as far as they are written, and what they can be spread over.
+pub(super) struct Spread<'a> {
+    pub(super) upstream: &'a Upstream,
+    pub(super) needed: u64,
+    /// Not over Unix sockets; a name may stand for more.
+    pub(super) endpoints: u64,
+    /// Addresses to connect from.
+    pub(super) sources: u64,
+}
+
+/// One for each upstream that is reached over ports and used by listeners with a written limit.
+pub(super) fn spreads(config: &Config) -> Vec<Spread<'_>> {
+    let written = |listener: &Listener| listener.limits.max_connections.map_or(0, u64::from);
+    let of_routes = used_by_routes(config);
+    let http = || config.listeners.iter().filter(|listener| matches!(listener.mode, Mode::Http));
+    let spreads = config.upstreams.iter().enumerate().filter_map(|(index, upstream)| {
+        let relaying = config.listeners.iter().filter(|listener| listener.mode.upstreams().contains(&index));
+        let requests: u64 = if of_routes[index] { http().map(written).sum() } else { 0 };
+        Some(Spread {
+            upstream,
+            needed: relaying.map(written).sum::<u64>() + requests,
+            endpoints: endpoints_of(upstream)?,
+            sources: upstream.source.len().max(1) as u64,
+        })
+    });
+    spreads.filter(|spread| spread.needed > 0).collect()
+}
+
+/// Which upstreams routes send requests to.
+fn used_by_routes(config: &Config) -> Vec<bool> {
+    let mut used = vec![false; config.upstreams.len()];
+    for route in &config.routes {
+        if let RouteAction::Forward(forward) = &route.action {
+            forward.upstreams.iter().for_each(|(upstream, _)| used[*upstream] = true);
+        }
+    }
+    used
+}
+
+/// How many endpoints over IP an upstream has.
+pub(super) fn endpoints_of(upstream: &Upstream) -> Option<u64> {
+    let over_ip = upstream.endpoints.iter().filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Unix(_)));
+    Some(over_ip.count() as u64).filter(|count| *count > 0)
+}
+
+fn is_tcp(listener: &Listener) -> bool {
+    !listener.mode.is_udp() && listener.binds.iter().any(|bind| !matches!(bind, Bind::Unix(_)))
+}
