@@ -2,6 +2,7 @@
 //! Datagrams are received and sent in batches, and never kept: what a socket does not take at once is dropped and counted.
 //! Driven by the event loop, which says what is ready and what time it is.
 
+mod arrival;
 mod outbox;
 mod relay;
 mod relays;
