@@ -148,6 +148,10 @@ fn upstream(
             }
         },
     };
+    for source in config.source.iter().filter(|source| !bind::is_of_this_machine(**source)) {
+        // No fault: the address may come later, and the file may be checked elsewhere.
+        warn!(upstream = %config.name, %source, "a `source` that is no address of this machine: nothing connects from it");
+    }
     Some(registry.upstream(UpstreamId(id), Arc::new(config.clone()), tls))
 }
 

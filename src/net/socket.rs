@@ -101,7 +101,8 @@ pub struct Sources {
 impl Sources {
     /// The addresses for worker number `worker`; each begins with another one.
     pub fn new(addresses: &[IpAddr], worker: usize) -> Self {
-        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv4());
+        let (v4, v6): (Vec<_>, Vec<_>) =
+            addresses.iter().map(IpAddr::to_canonical).partition(|address| address.is_ipv4());
         Self { v4: v4.into(), v6: v6.into(), next: Cell::new(worker) }
     }
 
@@ -373,7 +374,7 @@ mod tests {
     #[test]
     fn sources_take_turns_within_the_family_of_the_endpoint() {
         let addresses: Vec<IpAddr> =
-            ["127.0.0.1", "::1", "127.0.0.2", "127.0.0.3"].map(|address| address.parse().unwrap()).into();
+            ["127.0.0.1", "::1", "::ffff:127.0.0.2", "127.0.0.3"].map(|address| address.parse().unwrap()).into();
         let turn = |sources: &Sources, endpoint: &str| -> Vec<String> {
             let told = |source: Option<IpAddr>| source.map_or("any".to_owned(), |source| source.to_string());
             sources.turn(endpoint.parse().unwrap()).map(told).collect()

@@ -126,7 +126,7 @@ impl Check<'_> {
         None
     }
 
-    pub(super) fn proxy_protocol(&mut self, section: &Section, trusted: &[IpNet]) -> ProxyProtocol {
+    pub(super) fn proxy_protocol(&mut self, section: &Section, trusted: &[IpNet], binds: &[Bind]) -> ProxyProtocol {
         let wanted = match section.word("proxy_protocol") {
             Some("optional") => ProxyProtocol::Optional,
             Some("require") => ProxyProtocol::Require,
@@ -134,6 +134,8 @@ impl Check<'_> {
         };
         // Networks that are at fault have their own.
         let nobody = trusted.is_empty() && section.list("trusted_proxies").is_empty();
+        // Whom the permissions of a file let in is believed.
+        let nobody = nobody && !binds.iter().all(|bind| matches!(bind, Bind::Unix(_)));
         if let Some(entry) = section.entry("proxy_protocol").filter(|_| nobody) {
             let finding =
                 Finding::new(entry.name, "`proxy_protocol` without `trusted_proxies`", "nobody's header is believed");

@@ -60,7 +60,7 @@ impl Check<'_> {
         let mode = self.mode(section);
         self.fits_mode(section, &mode, &binds);
         let trusted_proxies = self.networks(section, "trusted_proxies");
-        let proxy_protocol = self.proxy_protocol(section, &trusted_proxies);
+        let proxy_protocol = self.proxy_protocol(section, &trusted_proxies, &binds);
         Listener {
             name,
             binds,
