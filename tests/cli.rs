@@ -156,8 +156,12 @@ fn doctor_says_what_to_set() {
     // That is no fault of the file.
     let (code, out, err) = tidegate(&["check", "greedy.toml"], folder.path());
     assert_eq!(code, 0, "{err}");
-    let (_, short) = out.split_once("\nthis system grants less than that\nbad   descriptors (hard limit)  ").expect(&out);
-    assert!(short.contains("for 4000000000 connections (max_connections)\n") && short.contains("LimitNOFILE="), "{out}");
+    let (_, short) =
+        out.split_once("\nthis system grants less than that\nbad   descriptors (hard limit)  ").expect(&out);
+    assert!(
+        short.contains("for 4000000000 connections (max_connections)\n") && short.contains("LimitNOFILE="),
+        "{out}"
+    );
     let (code, _, err) = tidegate(&["doctor", "--config", "missing.toml"], folder.path());
     assert_eq!(code, 1, "{err}");
 }

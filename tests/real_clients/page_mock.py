@@ -177,6 +177,15 @@ class Process:
             self.advance()
             return self.status()
 
+    def health(self, upstream, i):
+        """An endpoint in each state, and what is known of it."""
+        failure = "answered 503" if (upstream, i) == ("search", 2) else None
+        check = {"at": stamp(self.clock - 3), "took_seconds": 0.0012, "failure": failure, "passed": 4000, "failed": 9 if failure else 0}
+        ejected = (upstream, i) == ("api", 2)
+        outlier = {"failures_in_a_row": 0, "ejected_until": stamp(self.clock + 24) if ejected else None, "ejections": 2 if ejected else 0}
+        state = "drained" if (upstream, i) == ("api", 3) else "unhealthy" if failure else "ejected" if ejected else "ready"
+        return {"state": state, "check": check, "outlier": outlier}
+
     def status(self):
         total, busy = self.traffic.json(), self.scene != "empty"
         listeners = [("web", ["0.0.0.0:80", "[::]:80"], False), ("secure", ["0.0.0.0:443", "[::]:443"], True), ("internal", ["127.0.0.1:8081"], False)]
@@ -203,9 +212,9 @@ class Process:
             ] if busy else [],
             "upstreams": [
                 {"name": n, "protocol": "auto", "balance": "round-robin", "tls": n == "api", "traffic": t.json(), "endpoints": [
-                    {"address": f"10.0.{k % 250}.{i}:8080", "weight": i % 2 + 1, "state": "drained" if n == "api" and i == 3 else "ready",
+                    {"address": f"10.0.{k % 250}.{i}:8080", "weight": i % 2 + 1, **self.health(n, i), "latency_seconds": None,
                      "in_flight": 3 * i, "connect_failures": 12 if n == "search" and i == 2 else 0,
-                     "last_failure": stamp(self.clock - 71) if n == "search" and i == 2 else None} for i in range(1, 2 + len(n) % 4)
+                     "last_failure": {"kind": "connection_refused", "at": stamp(self.clock - 71)} if n == "search" and i == 2 else None} for i in range(1, 2 + len(n) % 4)
                 ]} for k, (n, t) in enumerate(self.upstreams.items())
             ] if busy else [],
             "certificates": [

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::base::units::format_duration;
 use crate::cli::terminal::Palette;
 use crate::control::admin::status::{
-    CertificateStatus, EndpointStatus, Layer4, Listener, RecentError, Relayed, Reload, Route, Status, Traffic,
-    UpstreamStatus,
+    CertificateStatus, EndpointCheck, EndpointStatus, Layer4, Listener, RecentError, Relayed, Reload, Route, Status,
+    Traffic, UpstreamStatus,
 };
 use crate::telemetry::calendar;
 
@@ -140,6 +140,20 @@ fn endpoint(endpoint: &EndpointStatus, ago: &impl Fn(&str) -> String) -> Vec<Str
     if endpoint.weight != 1 {
         facts.push(format!("weight {}", endpoint.weight));
     }
+    match &endpoint.check {
+        Some(EndpointCheck { failure: Some(reason), at, .. }) => facts.push(format!("check {}: {reason}", ago(at))),
+        Some(EndpointCheck { at, .. }) => facts.push(format!("check {} passed", ago(at))),
+        None => {}
+    }
+    if let Some(outlier) = &endpoint.outlier {
+        facts.extend(outlier.ejected_until.as_deref().map(|until| format!("ejected until {until}")));
+        match outlier.ejections {
+            0 => {}
+            1 => facts.push("ejected once".to_owned()),
+            often => facts.push(format!("ejected {often} times")),
+        }
+    }
+    facts.extend(endpoint.latency_seconds.map(|latency| format!("{:.1} ms", latency * 1e3)));
     facts.extend(endpoint.in_flight.map(|count| format!("{count} in flight")));
     if endpoint.connect_failures > 0 {
         facts.push(format!("{} failed to connect", endpoint.connect_failures));

@@ -216,14 +216,46 @@ pub struct EndpointStatus {
     pub address: Arc<str>,
     /// Its share of the picks.
     pub weight: u32,
-    /// `ready` or `drained`.
+    /// `ready`, `drained`, `unhealthy` or `ejected`; of several the one that is named first here.
     pub state: Cow<'static, str>,
+    /// The last active check; `None`: it is not asked, or was not yet.
+    pub check: Option<EndpointCheck>,
+    /// What it did to real traffic; `None` where `outlier` is not configured.
+    pub outlier: Option<EndpointOutlier>,
+    /// Its smoothed latency, as `p2c-ewma` last took it; `None` with other policies, or before the first answer.
+    pub latency_seconds: Option<f64>,
     /// Requests under way; `None` where the policy does not count them.
     pub in_flight: Option<u32>,
     /// Connections that came to nothing, since it was first configured.
     pub connect_failures: u64,
     /// The last of them.
     pub last_failure: Option<LastFailure>,
+}
+
+/// Active checks of an endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointCheck {
+    /// When the last one ended.
+    pub at: String,
+    /// How long it took.
+    pub took_seconds: f64,
+    /// Why it failed; `None`: it went well.
+    pub failure: Option<String>,
+    /// Checks that went well, since the endpoint was first configured.
+    pub passed: u64,
+    /// Checks that did not.
+    pub failed: u64,
+}
+
+/// Ejection of an endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointOutlier {
+    /// Failures since the last thing that went well.
+    pub failures_in_a_row: u32,
+    /// When it will be let in again; `None`: it is not ejected.
+    pub ejected_until: Option<String>,
+    /// How often it was ejected since it was first configured.
+    pub ejections: u64,
 }
 
 /// A connection that came to nothing.

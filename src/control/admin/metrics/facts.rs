@@ -13,6 +13,7 @@ use crate::telemetry::counters::{Counters, Totals};
 use crate::telemetry::histogram::HistogramTotals;
 use crate::telemetry::series::{Scope, SeriesKey, SeriesTotals};
 use crate::upstream::Upstream;
+use crate::upstream::health::state::State;
 
 /// What a scrape tells.
 #[derive(Debug)]
@@ -71,7 +72,11 @@ pub(super) struct UpstreamFacts {
 #[derive(Debug)]
 pub(super) struct EndpointFacts {
     pub(super) label: Arc<str>,
-    pub(super) is_ready: bool,
+    pub(super) state: State,
+    /// Passed and failed, where the endpoint is asked.
+    pub(super) checks: Option<(u64, u64)>,
+    /// Where real traffic is judged.
+    pub(super) ejections: Option<u64>,
     /// Where the policy counts them.
     pub(super) in_flight: Option<u32>,
     pub(super) connect_failures: u64,
@@ -190,11 +195,16 @@ impl UpstreamFacts {
         // A sample that stands twice would cost the whole scrape.
         let mut seen = HashSet::new();
         let endpoints = set.all().iter().filter(|endpoint| seen.insert(Arc::clone(&endpoint.label)));
-        let endpoints = endpoints.map(|endpoint| EndpointFacts {
-            label: Arc::clone(&endpoint.label),
-            is_ready: endpoint.state.is_ready(),
-            in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
-            connect_failures: endpoint.state.connect_failures(),
+        let endpoints = endpoints.map(|endpoint| {
+            let standing = endpoint.state.standing();
+            EndpointFacts {
+                label: Arc::clone(&endpoint.label),
+                state: endpoint.state.state(),
+                checks: upstream.config.health.as_ref().map(|_| (standing.checks_passed, standing.checks_failed)),
+                ejections: upstream.config.outlier.as_ref().map(|_| standing.ejections),
+                in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
+                connect_failures: endpoint.state.connect_failures(),
+            }
         });
         Self { name: Arc::clone(&upstream.name), series, sessions, endpoints: endpoints.collect() }
     }

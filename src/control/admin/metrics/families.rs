@@ -245,6 +245,9 @@ families! {
     POOL_WAITS = Counter "tidegate_pool_waits" "" [] "Requests that waited for a connection which another request was making";
     POOL_WAIT = Counter "tidegate_pool_wait" "seconds" [] "How long they waited, all together";
     ENDPOINT_READY = Gauge "tidegate_endpoint_ready" "" ["upstream", "endpoint"] "1 where the endpoint takes requests, 0 where it was taken out";
+    ENDPOINT_STATE = Gauge "tidegate_endpoint_state" "" ["upstream", "endpoint", "state"] "1 for the state that the endpoint is in, 0 for the others: ready, drained, unhealthy, ejected";
+    ENDPOINT_CHECKS = Counter "tidegate_endpoint_checks" "" ["upstream", "endpoint", "result"] "Active checks of the endpoint: passed, or failed, where it is asked";
+    ENDPOINT_EJECTIONS = Counter "tidegate_endpoint_ejections" "" ["upstream", "endpoint"] "How often the endpoint was ejected for failures in a row, where real traffic is judged";
     ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests under way at the endpoint, where the balancing policy counts them";
     ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Connections to the endpoint that came to nothing";
     WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker"] "Requests whose head was read, by worker";

@@ -50,6 +50,8 @@ respond = {}
 [upstream.app]
 endpoints = ["127.0.0.1:1", "127.0.0.1:2"]
 balance = "least-requests"
+health.interval = "5s"
+outlier.consecutive_failures = 5
 "#;
 
 fn snapshot() -> Snapshot {
@@ -187,6 +189,11 @@ fn every_family_is_written_once_with_its_labels() {
     workers[1].counters.handshake(false, true);
     workers[1].beat(Duration::from_millis(2));
     snapshot.upstreams[0].endpoints.load().all()[0].state.set(Bar::Drained, true);
+    {
+        let set = snapshot.upstreams[0].endpoints.load();
+        let mut standing = set.all()[0].state.standing();
+        (standing.checks_failed, standing.ejections) = (2, 3);
+    }
     let mut facts = Facts::of_workers(&workers, &snapshot);
     let at = facts.started_at + Duration::from_millis(1_500);
     facts.last_reload = Some((at, false));
@@ -219,6 +226,11 @@ fn every_family_is_written_once_with_its_labels() {
     assert_eq!(samples["tidegate_listener_permits_max{listener=\"web\"}"], 50.0);
     assert_eq!(samples["tidegate_endpoint_ready{upstream=\"app\",endpoint=\"127.0.0.1:1\"}"], 0.0);
     assert_eq!(samples["tidegate_endpoint_ready{upstream=\"app\",endpoint=\"127.0.0.1:2\"}"], 1.0);
+    let one = "upstream=\"app\",endpoint=\"127.0.0.1:1\"";
+    assert_eq!(samples[&*format!("tidegate_endpoint_state{{{one},state=\"drained\"}}")], 1.0);
+    assert_eq!(samples[&*format!("tidegate_endpoint_state{{{one},state=\"ready\"}}")], 0.0);
+    assert_eq!(samples[&*format!("tidegate_endpoint_checks_total{{{one},result=\"failed\"}}")], 2.0);
+    assert_eq!(samples[&*format!("tidegate_endpoint_ejections_total{{{one}}}")], 3.0);
 }
 
 /// `docs/metrics.md` says what a scrape weighs.

@@ -17,6 +17,7 @@ use crate::base::error::Kind;
 use crate::telemetry::counters::Totals;
 use crate::telemetry::histogram::{BOUNDS, HistogramTotals};
 use crate::telemetry::series::SeriesTotals;
+use crate::upstream::health::state::State;
 
 /// Kinds that say that a deadline passed.
 const TIMEOUTS: [Kind; 8] = [
@@ -134,7 +135,22 @@ impl Facts {
                 upstream.endpoints.iter().map(move |one| ([("upstream", name), ("endpoint", &*one.label)], one))
             })
         };
-        page.gauges(&f::ENDPOINT_READY, endpoints().map(|(labels, one)| (labels, u64::from(one.is_ready))))?;
+        page.gauges(
+            &f::ENDPOINT_READY,
+            endpoints().map(|(labels, one)| (labels, u64::from(one.state == State::Ready))),
+        )?;
+        let states = endpoints().flat_map(|(labels, one)| {
+            State::ALL.map(|state| (with(labels, "state", state.as_str()), u64::from(one.state == state)))
+        });
+        page.gauges(&f::ENDPOINT_STATE, states)?;
+        let checks = endpoints().filter_map(|(labels, one)| Some((labels, one.checks?))).flat_map(
+            |(labels, (passed, failed))| {
+                [("passed", passed), ("failed", failed)].map(|(result, n)| (with(labels, "result", result), n))
+            },
+        );
+        page.counters(&f::ENDPOINT_CHECKS, checks)?;
+        let ejections = endpoints().filter_map(|(labels, one)| Some((labels, one.ejections?)));
+        page.counters(&f::ENDPOINT_EJECTIONS, ejections)?;
         let in_flight = endpoints().filter_map(|(labels, one)| Some((labels, u64::from(one.in_flight?))));
         page.gauges(&f::ENDPOINT_IN_FLIGHT, in_flight)?;
         let failures = endpoints().map(|(labels, one)| (labels, one.connect_failures));
@@ -282,6 +298,11 @@ impl Page<'_> {
         let unit = family.unit();
         write(self.0.encode_descriptor(family.name, family.help, unit.as_ref(), family.metric_type())?)
     }
+}
+
+/// Two labels and a third.
+fn with<'a>(labels: [(&'a str, &'a str); 2], name: &'a str, value: &'a str) -> [(&'a str, &'a str); 3] {
+    [labels[0], labels[1], (name, value)]
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {

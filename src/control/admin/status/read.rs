@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use super::traffic::Counted;
 use super::{
-    CertificateStatus, Connections, EndpointStatus, Handshakes, Hist, LastFailure, Layer4, Listener, Pool, RecentError,
-    Reload, Route, Status, UpstreamStatus, Worker,
+    CertificateStatus, Connections, EndpointCheck, EndpointOutlier, EndpointStatus, Handshakes, Hist, LastFailure,
+    Layer4, Listener, Pool, RecentError, Reload, Route, Status, UpstreamStatus, Worker,
 };
 use crate::config::model::{self, RouteAction, UpstreamProtocol};
 use crate::config::{Config, match_text};
@@ -207,10 +207,24 @@ impl UpstreamStatus {
 impl EndpointStatus {
     fn of(endpoint: &Endpoint, counts_requests: bool) -> Self {
         let state = &endpoint.state;
+        let standing = state.standing().clone();
         Self {
             address: Arc::clone(&endpoint.label),
             weight: endpoint.weight,
             state: state.state().as_str().into(),
+            check: standing.last_check.as_ref().map(|last| EndpointCheck {
+                at: time(last.at),
+                took_seconds: last.took.as_secs_f64(),
+                failure: last.failure.as_deref().map(str::to_owned),
+                passed: standing.checks_passed,
+                failed: standing.checks_failed,
+            }),
+            outlier: endpoint.watch.outlier.as_ref().map(|_| EndpointOutlier {
+                failures_in_a_row: state.failures_in_a_row(),
+                ejected_until: standing.ejected_until.map(time),
+                ejections: standing.ejections,
+            }),
+            latency_seconds: state.latency().filter(|_| endpoint.watch.latency).map(|latency| latency.as_secs_f64()),
             in_flight: counts_requests.then(|| state.in_flight()),
             connect_failures: state.connect_failures(),
             last_failure: state
