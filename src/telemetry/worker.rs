@@ -38,6 +38,16 @@ pub enum Plane {
     Layer4,
 }
 
+impl Plane {
+    /// Its word in metrics and on the status page.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Layer4 => "layer4",
+        }
+    }
+}
+
 impl WorkerTelemetry {
     /// Of a worker that serves requests.
     pub fn new() -> Self {

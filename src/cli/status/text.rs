@@ -50,10 +50,14 @@ fn head(status: &Status, colours: Palette) -> String {
     let rate = if uptime > 0.0 { *requests as f64 / uptime } else { 0.0 };
     let share = if *requests > 0 { well as f64 * 100.0 / *requests as f64 } else { 100.0 };
     let connections = &status.connections;
-    let workers = match status.workers.len() {
+    let relaying = status.workers.iter().filter(|worker| worker.plane == "layer4").count();
+    let mut workers = match status.workers.len() - relaying {
         1 => "1 worker".to_owned(),
         many => format!("{many} workers"),
     };
+    if relaying > 0 {
+        workers += &format!(" and {relaying} of layer 4");
+    }
     format!(
         "tidegate {}, pid {}: {state}\n  generation {}, up {}, {}\n  {} of {} connections open, {} of them \
          parked\n  {requests} requests since the start, {rate:.1}/s, {share:.2}% of them well\n",
@@ -98,7 +102,10 @@ fn listener(listener: &Listener) -> Vec<String> {
     let (spoken, security, counted) = match &listener.sessions {
         None if listener.tls => (listener.protocols.join(" "), "TLS", traffic(&listener.traffic)),
         None => (listener.protocols.join(" "), "cleartext", traffic(&listener.traffic)),
-        Some(sessions) => (listener.mode.to_string(), "relayed", relayed(sessions)),
+        Some(sessions) => {
+            let what = if listener.mode == "udp" { "flow" } else { "session" };
+            (listener.mode.to_string(), "relayed", relayed(sessions, what))
+        }
     };
     vec![listener.name.to_string(), listener.addresses.join(" "), spoken, security.to_owned(), counted]
 }
@@ -113,8 +120,8 @@ fn upstreams(out: &mut String, upstreams: &[UpstreamStatus], ago: &impl Fn(&str)
         let facts = [&*upstream.name, &upstream.protocol, &upstream.balance, security];
         let counted = match &upstream.sessions {
             None => traffic(&upstream.traffic),
-            Some(sessions) if upstream.traffic.requests == 0 => relayed(sessions),
-            Some(sessions) => format!("{}; {}", traffic(&upstream.traffic), relayed(sessions)),
+            Some(sessions) if upstream.traffic.requests == 0 => relayed(sessions, "session"),
+            Some(sessions) => format!("{}; {}", traffic(&upstream.traffic), relayed(sessions, "session")),
         };
         facts.iter().map(ToString::to_string).chain([counted]).collect::<Vec<_>>()
     };
@@ -192,11 +199,11 @@ fn traffic(traffic: &Traffic) -> String {
     text
 }
 
-fn relayed(relayed: &Relayed) -> String {
+fn relayed(relayed: &Relayed, what: &str) -> String {
     let Relayed { ended, outcomes, .. } = relayed;
     let errors: u64 = outcomes.iter().filter(|(kind, _)| *kind != "ok").map(|(_, count)| count).sum();
-    let more = if errors > 0 { format!(", {errors} of them in an error") } else { String::new() };
-    format!("{ended} sessions ended{more}")
+    let more = if errors > 0 { format!(", {errors} in an error") } else { String::new() };
+    format!("{ended} {what}{} ended{more}", if *ended == 1 { "" } else { "s" })
 }
 
 fn section(out: &mut String, title: &str, colours: Palette, rows: Vec<Vec<String>>) {

@@ -76,8 +76,10 @@ pub struct Reload {
 /// One worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Worker {
-    /// Its number, from 0.
+    /// Its number, from 0; those of layer 4 behind the others.
     pub id: usize,
+    /// `http` or `layer4`.
+    pub plane: Cow<'static, str>,
     /// Of clients, now.
     pub connections_open: u64,
     /// Since the start.

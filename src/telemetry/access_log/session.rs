@@ -59,7 +59,6 @@ impl Told for SessionEnding<'_> {
             LogField::BytesIn => Value::Number(ended.bytes_in),
             LogField::BytesOut => Value::Number(ended.bytes_out),
             LogField::Duration => Value::Millis(phases.total),
-            LogField::Queue => self.phase(phases.queue),
             LogField::Connect => self.phase(phases.connect),
             LogField::Body => self.phase(phases.body),
             LogField::ClientIp => record.client.map_or(Value::Missing, Value::Ip),
@@ -76,6 +75,7 @@ impl Told for SessionEnding<'_> {
             | LogField::Host
             | LogField::Scheme
             | LogField::Status
+            | LogField::Queue
             | LogField::Tls
             | LogField::FirstByte
             | LogField::Route
@@ -136,7 +136,7 @@ mod tests {
             sni: Some("db.example.org".into()),
         };
         let ms = Duration::from_millis;
-        let phases = Phases { queue: ms(3), connect: ms(4), body: ms(5), total: ms(12), ..Phases::default() };
+        let phases = Phases { connect: ms(4), body: ms(8), total: ms(12), ..Phases::default() };
         (record, Ended { status: 0, outcome: None, reason: "", phases, bytes_in: 512, bytes_out: 20_480 })
     }
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(
             line("request_headers = [\"x-a\"]", &record, &ended),
             "{\"time\":\"2026-11-23T04:00:00.123Z\",\"protocol\":\"tls-passthrough\",\"outcome\":\"ok\",\"bytes_in\":512,\
-             \"bytes_out\":20480,\"duration_ms\":12.000,\"queue_ms\":3.000,\"connect_ms\":4.000,\"body_ms\":5.000,\
+             \"bytes_out\":20480,\"duration_ms\":12.000,\"connect_ms\":4.000,\"body_ms\":8.000,\
              \"client_ip\":\"203.0.113.9\",\"peer\":\"10.0.0.7:51234\",\"listener\":\"sni\",\"upstream\":\"pg\",\
              \"endpoint\":\"10.0.0.5:5432\",\"attempts\":2,\"sni\":\"db.example.org\",\"request_headers\":{}}"
         );
@@ -173,7 +173,7 @@ mod tests {
         (ended.outcome, ended.reason) = (Some(Kind::ClientStall), "late");
         ended.phases = Phases { total: Duration::from_millis(9), ..Phases::default() };
         let text = line("format = \"logfmt\"", &record, &ended);
-        assert!(text.contains(" outcome=client_stall reason=late ") && !text.contains("queue_ms"), "{text}");
+        assert!(text.contains(" outcome=client_stall reason=late ") && !text.contains("body_ms"), "{text}");
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             "203.0.113.9 - - [23/Nov/2026:04:00:00 +0000] \"-\" 000 20480 \"-\" \"-\""
         );
         let template = "format = \"{protocol} {method} {status} {request_headers.x-a} {sni} {body_ms}\"";
-        assert_eq!(line(template, &record, &ended), "tls-passthrough - - - db.example.org 5.000");
+        assert_eq!(line(template, &record, &ended), "tls-passthrough - - - db.example.org 8.000");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use super::process::Process;
 use crate::control::view::View;
 use crate::snapshot::{ListenerSpec, Snapshot};
-use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::{Counters, Totals};
 use crate::telemetry::histogram::HistogramTotals;
 use crate::telemetry::series::{Scope, SeriesKey, SeriesTotals};
+use crate::telemetry::{Plane, WorkerTelemetry};
 use crate::upstream::Upstream;
 use crate::upstream::health::state::State;
 
@@ -42,6 +42,7 @@ pub(super) struct Facts {
 
 #[derive(Debug)]
 pub(super) struct WorkerFacts {
+    pub(super) plane: Plane,
     pub(super) requests: u64,
     pub(super) connections: u64,
     pub(super) lag: HistogramTotals,
@@ -158,6 +159,7 @@ fn summed(workers: &[Arc<WorkerTelemetry>]) -> HashMap<SeriesKey, SeriesTotals> 
 impl WorkerFacts {
     fn of(worker: &WorkerTelemetry) -> Self {
         Self {
+            plane: worker.plane,
             requests: worker.counters.requests.value(),
             connections: worker.counters.connections_open.value(),
             lag: worker.lag.read(),

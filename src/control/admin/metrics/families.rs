@@ -250,10 +250,10 @@ families! {
     ENDPOINT_EJECTIONS = Counter "tidegate_endpoint_ejections" "" ["upstream", "endpoint"] "How often the endpoint was ejected for failures in a row, where real traffic is judged";
     ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests under way at the endpoint, where the balancing policy counts them";
     ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Connections to the endpoint that came to nothing";
-    WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker"] "Requests whose head was read, by worker";
-    WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker"] "Connections of clients that are open, by worker";
-    WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker"] "How late the worker's timers fire, measured once a second";
-    WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker"] "Since the worker last showed that it runs; it does so once a second";
+    WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker", "plane"] "Requests whose head was read, by worker";
+    WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker", "plane"] "Connections of clients that are open, by worker";
+    WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker", "plane"] "How late the worker's timers fire, measured once a second";
+    WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker", "plane"] "Since the worker last showed that it runs; it does so once a second";
     RELOADS = Counter "tidegate_reloads" "" ["result"] "Reloads: ok, or failed, which changes nothing";
     CERTIFICATE_SWAPS = Counter "tidegate_certificate_swaps" "" ["result"] "Changed certificates and authorities put in use without a reload: ok, or failed, where those before stay; a failure counts once";
     LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 where the last reload was put in force or there was none, 0 where it was refused";

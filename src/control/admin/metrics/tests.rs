@@ -221,7 +221,7 @@ fn every_family_is_written_once_with_its_labels() {
     assert_eq!(text.matches("# TYPE ").count(), families::all().count());
     assert_eq!(samples["tidegate_certificate_not_after_seconds{listener=\"web\",name=\"example.org\"}"], 1.5);
     assert_eq!(samples["tidegate_tls_handshakes_total{version=\"1.3\",resumed=\"yes\"}"], 1.0);
-    assert_eq!(samples["tidegate_worker_loop_lag_seconds_bucket{le=\"0.0025\",worker=\"1\"}"], 1.0);
+    assert_eq!(samples["tidegate_worker_loop_lag_seconds_bucket{le=\"0.0025\",worker=\"1\",plane=\"http\"}"], 1.0);
     assert_eq!(samples["tidegate_last_reload_successful{}"], 0.0);
     assert_eq!(samples["tidegate_listener_permits_max{listener=\"web\"}"], 50.0);
     assert_eq!(samples["tidegate_endpoint_ready{upstream=\"app\",endpoint=\"127.0.0.1:1\"}"], 0.0);

@@ -158,7 +158,10 @@ impl Facts {
     }
 
     fn write_workers(&self, page: &mut Page<'_>) -> fmt::Result {
-        let workers = || self.workers.iter().enumerate().map(|(id, worker)| ([("worker", id)], worker));
+        // Those of layer 4 stand behind the others, which are always there: a number stays with its worker.
+        let ids: Vec<String> = (0..self.workers.len()).map(|id| id.to_string()).collect();
+        let numbered = || self.workers.iter().zip(&ids);
+        let workers = || numbered().map(|(worker, id)| ([("worker", &**id), ("plane", worker.plane.as_str())], worker));
         page.counters(&f::WORKER_REQUESTS, workers().map(|(labels, worker)| (labels, worker.requests)))?;
         page.gauges(&f::WORKER_CONNECTIONS, workers().map(|(labels, worker)| (labels, worker.connections)))?;
         page.histograms(&f::WORKER_LOOP_LAG, workers().map(|(labels, worker)| (labels, &worker.lag)))?;

@@ -76,6 +76,7 @@ impl Worker {
     fn of(id: usize, worker: &WorkerTelemetry) -> Self {
         Self {
             id,
+            plane: worker.plane.as_str().into(),
             connections_open: worker.counters.connections_open.value(),
             requests: worker.counters.requests.value(),
             loop_lag: Hist::of(&worker.lag.read()),
