@@ -69,7 +69,7 @@ balance = "least-requests"
 
 [upstream.dead]
 endpoints = ["127.0.0.1:{world.dead}"]
-""", [web, secure, observe, relayed])
+""", [web, secure, observe])
     gate.web, gate.secure, gate.observe, gate.relayed = web, secure, observe, relayed
     world.extra.append(gate)
     return gate
