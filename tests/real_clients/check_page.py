@@ -228,6 +228,47 @@ def the_page_shows_what_the_process_says(world):
 
 
 @check
+def sessions_stand_beside_requests(world):
+    [relay, refused] = free_ports(2)
+    watched = Watched(world, "page-layer4", more=f"""
+[[listener]]
+name = "relay"
+bind = "127.0.0.1:{relay}"
+mode = "tcp"
+upstream = "relayed"
+
+[[listener]]
+name = "refused"
+bind = "127.0.0.1:{refused}"
+mode = "tcp"
+upstream = "dead"
+
+[upstream.relayed]
+endpoints = ["127.0.0.1:{world.nginx_h1}"]
+""")
+    page = watched.open(width=1920)
+    page.run("[...document.querySelectorAll('#listeners .pick')].find((button) => button.textContent === 'refused').click()")
+    for _ in range(7):
+        world.curl(f"http://127.0.0.1:{relay}/small")
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{refused}/", timeout=10)
+    page.wait("document.querySelector('#figures').innerText.includes('3 in total')", what="three sessions of the selected listener")
+    figures = page.run("document.querySelector('#figures').innerText")
+    expect("Sessions ended" in figures and "100 %" in figures, figures)
+    legend = page.run("document.querySelector('#chart-classes').closest('figure').querySelector('.legend').innerText")
+    expect("not well" in legend and "ended well" in legend and "xx" not in legend, legend)
+    theirs = row(page, "listeners", "relay")
+    expect(number(theirs["Total"]) == 7 and theirs["Errors"] == "0 %", theirs)
+    expect(number(row(page, "upstreams", "relayed")["Total"]) == 7, "the sessions of the upstream")
+    process = page.run("document.querySelector('#process-list').innerText")
+    expect("Sessions open" in process and "Flows open" not in process, process)
+    expect("layer 4" in page.run("document.querySelector('#workers').innerText"), "whose a worker is")
+    is_clean(page, watched.origin)
+    return figures.replace("\n", " ")[:60]
+
+
+@check
 def names_with_markup_are_text(world):
     watched = Watched(world, "page-names")
     page = watched.open()
