@@ -8,6 +8,7 @@ mod life;
 pub mod listener;
 mod opening;
 mod pipes;
+pub mod quic;
 mod relay;
 pub mod session;
 pub mod sni;
