@@ -135,6 +135,11 @@ impl Life {
         self.told.as_ref().map_or(&[], |told| &told.tlvs)
     }
 
+    /// The name in the ClientHello.
+    pub fn sni(&self) -> Option<&str> {
+        self.told.as_ref().and_then(|told| told.sni.as_deref())
+    }
+
     /// To be filled in with what is told.
     pub fn told(&mut self) -> &mut Told {
         self.told.get_or_insert_default()

@@ -3,6 +3,8 @@
 //! Driven by the event loop, which says what is ready and what time it is.
 
 mod arrival;
+mod forward;
+mod hellos;
 mod outbox;
 mod relay;
 mod relays;
@@ -116,9 +118,9 @@ impl Udp {
     }
 
     /// Ends flows whose time is up, and says when to look again; `None`: there is nothing to wait for.
-    pub fn expire(&mut self, now: Instant) -> Option<Instant> {
+    pub fn expire(&mut self, registry: &Registry, now: Instant) -> Option<Instant> {
         self.outbox.flush(&self.relays);
-        self.relays.expire(self.relays.clock(now))
+        self.relays.expire(registry, self.relays.clock(now))
     }
 
     /// Whether there is no socket any more.

@@ -237,7 +237,7 @@ impl Worker {
         }
         let listening = self.acceptors.iter().filter_map(|(_, acceptor)| acceptor.wakes(now));
         let logs = self.logger.iter().chain(&self.retired).filter_map(|logger| logger.flush_due(now));
-        let flows = self.udp.as_mut().and_then(|udp| udp.expire(now));
+        let flows = self.udp.as_mut().and_then(|udp| udp.expire(self.poll.registry(), now));
         listening.chain(logs).chain(sessions).chain(flows).fold(self.beat, Instant::min)
     }
 

@@ -1,5 +1,4 @@
-//! The flows of a worker and the sockets that their clients send to: which flow a datagram belongs to, whether one begins,
-//! and how each ends.
+//! The flows of a worker and the sockets that their clients send to: what generations, answers, errors and time do to them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,43 +11,40 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry};
 use tracing::{debug, warn};
 
+use super::hellos::Hellos;
 use super::outbox::Outbox;
 use super::relay::{self, Relay};
-use crate::base::addr::{Address, canonical};
-use crate::base::error::{Error, Kind};
+use crate::base::addr::Address;
+use crate::base::error::Kind;
 use crate::base::id::SocketId;
 use crate::base::limit::Limit;
-use crate::l4::flow::{Expiry, FlowId, Flows, Full, Gate, GroupId, Key, Times};
-use crate::l4::life::{Ending, Life, Target};
+use crate::l4::flow::{Expiry, FlowId, Flows, Full, GroupId, Key, Times};
 use crate::l4::listener::L4Listener;
 use crate::l4::timer::Tick;
 use crate::l4::token::Source;
 use crate::net::bind::BoundSocket;
-use crate::net::datagram::{Delivery, prepare_listening};
-use crate::net::proxy_protocol::Header;
-use crate::net::sys::Outgoing;
-use crate::route::l4::Layer4;
+use crate::net::datagram::prepare_listening;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::Counters;
-use crate::upstream::balance::EndpointIndex;
 
 /// Sockets and flows.
 pub(super) struct Relays {
-    telemetry: Arc<WorkerTelemetry>,
-    process_limit: Arc<Limit>,
-    sockets: BTreeMap<GroupId, Socket>,
-    flows: Flows<Relay>,
+    pub(super) telemetry: Arc<WorkerTelemetry>,
+    pub(super) process_limit: Arc<Limit>,
+    pub(super) sockets: BTreeMap<GroupId, Socket>,
+    pub(super) flows: Flows<Relay>,
+    pub(super) hellos: Hellos,
     /// What a datagram and the header before it are put together in.
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 /// A socket that takes datagrams from clients.
-struct Socket {
+pub(super) struct Socket {
     id: SocketId,
     listener: Rc<L4Listener>,
     socket: UdpSocket,
-    local: SocketAddr,
-    draining: bool,
+    pub(super) local: SocketAddr,
+    pub(super) draining: bool,
     /// When it was last said that a limit keeps clients from flows.
     full_told: Option<Instant>,
     _open: Arc<()>,
@@ -57,8 +53,8 @@ struct Socket {
 /// What time it is, in both measures.
 #[derive(Clone, Copy)]
 pub(super) struct Clock {
-    now: Instant,
-    tick: Tick,
+    pub(super) now: Instant,
+    pub(super) tick: Tick,
 }
 
 /// The silence that ends a flow once its socket drains: an exchange that is under way is not silent for so long.
@@ -71,7 +67,14 @@ const ENDED_AT_ONCE: usize = 256;
 impl Relays {
     pub(super) fn new(telemetry: Arc<WorkerTelemetry>, process_limit: Arc<Limit>, now: Instant) -> Self {
         let flows = Flows::new(now);
-        Self { telemetry, process_limit, sockets: BTreeMap::new(), flows, scratch: Vec::new() }
+        Self {
+            telemetry,
+            process_limit,
+            sockets: BTreeMap::new(),
+            flows,
+            hellos: Hellos::default(),
+            scratch: Vec::new(),
+        }
     }
 
     pub(super) fn clock(&self, now: Instant) -> Clock {
@@ -171,116 +174,6 @@ impl Relays {
         Some((self.flows.key(id)?.group, &self.flows.get(id)?.socket))
     }
 
-    /// Sends a client's datagrams to its endpoint.
-    pub(super) fn pass_on(
-        &mut self,
-        registry: &Registry,
-        listener: &Rc<L4Listener>,
-        key: Key,
-        header: Option<Header<'_>>,
-        batch: &[Outgoing<'_>],
-        clock: Clock,
-    ) {
-        let mut known = self.flows.find(&key);
-        if let Some(id) = known
-            && self.flows.get(id).is_some_and(Relay::is_to_move)
-        {
-            self.end(id, None, clock);
-            known = None;
-        }
-        let begun = known.or_else(|| self.begin(registry, listener, key, header, None, clock));
-        let Some(id) = begun else { return self.drop(batch) };
-        let delivery = self.send(id, batch, clock);
-        let Some(error) = delivery.error else { return };
-        // An answer to what was sent before; these datagrams are as good as new.
-        let batch = &batch[delivery.tried..];
-        let not = self.flows.get(id).and_then(Relay::index);
-        self.failed(id, &error, clock);
-        let Some(id) = self.begin(registry, listener, key, header, not, clock) else { return self.drop(batch) };
-        let delivery = self.send(id, batch, clock);
-        if let Some(error) = delivery.error {
-            self.drop(&batch[delivery.tried..]);
-            self.failed(id, &error, clock);
-        }
-    }
-
-    fn send(&mut self, id: FlowId, batch: &[Outgoing<'_>], clock: Clock) -> Delivery {
-        self.flows.touch(id, clock.tick);
-        let Some(relay) = self.flows.get_mut(id) else { return Delivery::default() };
-        let delivery = relay.send(batch, &mut self.scratch);
-        self.telemetry.counters.bytes_upstream_out.add(delivery.bytes);
-        self.telemetry.counters.datagrams_dropped.add(delivery.dropped);
-        delivery
-    }
-
-    fn drop(&self, batch: &[Outgoing<'_>]) {
-        self.counters().datagrams_dropped.add(batch.iter().map(Outgoing::count).sum());
-    }
-
-    /// Begins a flow; `not` is the endpoint that it is not to lead to, where there is another.
-    fn begin(
-        &mut self,
-        registry: &Registry,
-        listener: &Rc<L4Listener>,
-        key: Key,
-        header: Option<Header<'_>>,
-        not: Option<EndpointIndex>,
-        clock: Clock,
-    ) -> Option<FlowId> {
-        let socket = self.sockets.get_mut(&key.group)?;
-        if socket.draining {
-            return None;
-        }
-        let peer = canonical(key.client);
-        let spec = &listener.spec;
-        let gate = Gate {
-            listener: spec.limit.as_ref(),
-            per_address: spec.per_address.as_ref(),
-            process: &self.process_limit,
-        };
-        let admission = match gate.admit(header.and_then(|header| header.client).unwrap_or(peer).ip()) {
-            Ok(admission) => admission,
-            Err(full) => {
-                socket.tell_full(full, peer, clock.now);
-                return None;
-            }
-        };
-        let mut life = Life::new(Rc::clone(listener), Some(peer), admission, clock.now);
-        if let Some(header) = header {
-            let told = life.told();
-            told.client = header.client;
-            told.local = header.local;
-            told.tlvs = header.tlvs.into();
-        }
-        let upstream = match &*listener.way {
-            Layer4::To(upstream) => listener.upstream(*upstream)?,
-            Layer4::ByHello(_) => return None,
-        };
-        let local = canonical(SocketAddr::new(key.local.unwrap_or(socket.local.ip()), socket.local.port()));
-        let telemetry = &self.telemetry;
-        let opened = self.flows.open(key, clock.now, |id| {
-            let mut relay = Relay::begin(life, upstream, not, local, telemetry)?;
-            match relay.watch(registry, id) {
-                Ok(()) => Ok(relay),
-                Err(error) => Err((Box::new(relay.life), Error::internal("a socket cannot be watched").because(error))),
-            }
-        });
-        match opened {
-            Ok(id) => {
-                telemetry.counters.flows.add(1);
-                telemetry.counters.flows_open.add(1);
-                Some(id)
-            }
-            Err((mut life, error)) => {
-                debug!(listener = %listener.spec.name, client.addr = %peer, %error, "no flow");
-                life.target.get_or_insert_with(|| Target::new(Rc::clone(upstream)));
-                let (outcome, reason) = (Some(error.kind()), error.reason());
-                life.tell(Ending { outcome, reason, bytes_in: 0, bytes_out: 0 }, telemetry, clock.now);
-                None
-            }
-        }
-    }
-
     /// Hands on `count` messages of a flow's endpoint, which were received behind those that are in `outbox`.
     pub(super) fn answered(&mut self, id: FlowId, outbox: &mut Outbox, count: usize, clock: Clock) {
         let Some(key) = self.flows.key(id).copied() else { return };
@@ -309,7 +202,8 @@ impl Relays {
     }
 
     /// Ends flows whose time is up, not all at once.
-    pub(super) fn expire(&mut self, clock: Clock) -> Option<Instant> {
+    pub(super) fn expire(&mut self, registry: &Registry, clock: Clock) -> Option<Instant> {
+        self.give_up_hellos(registry, clock);
         for _ in 0..ENDED_AT_ONCE {
             let Some((id, expiry)) = self.flows.expired(clock.tick) else { break };
             let outcome = match expiry {
@@ -318,10 +212,10 @@ impl Relays {
             };
             self.end(id, outcome, clock);
         }
-        self.flows.next_deadline()
+        self.flows.next_deadline().into_iter().chain(self.hellos.next_deadline()).min()
     }
 
-    fn end(&mut self, id: FlowId, outcome: Option<(Kind, &'static str)>, clock: Clock) {
+    pub(super) fn end(&mut self, id: FlowId, outcome: Option<(Kind, &'static str)>, clock: Clock) {
         let Some((key, _, relay)) = self.flows.end(id) else { return };
         self.telemetry.counters.flows_open.sub(1);
         relay.end(outcome, &self.telemetry, clock.now);
@@ -338,7 +232,7 @@ impl Relays {
 
 impl Socket {
     /// An operator must know why clients are not served, but not at every one of them.
-    fn tell_full(&mut self, full: Full, client: SocketAddr, now: Instant) {
+    pub(super) fn tell_full(&mut self, full: Full, client: SocketAddr, now: Instant) {
         let listener = &self.listener.spec.name;
         let limit = match full {
             Full::Listener => "max_connections",

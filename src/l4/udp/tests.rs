@@ -20,6 +20,7 @@ use crate::upstream::registry::Registry;
 
 mod behaviour;
 mod headers;
+mod quic;
 
 const ID: SocketId = SocketId(7);
 
@@ -93,7 +94,7 @@ impl Proxy {
             self.udp.ready(self.poll.registry(), Source::of(event.token()).unwrap(), now);
         }
         while self.udp.turn(self.poll.registry(), now) {}
-        while self.udp.expire(now).is_some_and(|next| next <= now) {}
+        while self.udp.expire(self.poll.registry(), now).is_some_and(|next| next <= now) {}
     }
 
     /// Rounds until `done` gives something.
