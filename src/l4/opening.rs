@@ -2,6 +2,8 @@
 //! endpoint is picked and connected to, and another one where that fails. No byte of the client was relayed until then, so
 //! that a failed attempt costs nothing but time.
 
+mod preface;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,15 +12,13 @@ use std::time::Instant;
 
 use mio::Registry;
 use mio::unix::SourceFd;
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::RecvFlags;
 use smallvec::SmallVec;
 
 use super::life::{Life, Target};
 use super::listener::L4Listener;
 use super::relay::{Relay, interest, reset_on_close};
 use super::session::{Readiness, Side};
-use super::sni::{HelloReader, Reading};
+use super::sni::HelloReader;
 use super::token::Source;
 use super::upstreams::L4Upstream;
 use crate::base::addr::canonical;
@@ -89,7 +89,7 @@ impl Opening {
     /// # Errors
     /// It is to be closed, unheard.
     pub fn new(client: OwnedFd, listener: &L4Listener, life: &Life, now: Instant) -> Result<Self, (OwnedFd, Error)> {
-        let phase = match expects_header(listener, life) {
+        let phase = match preface::expects_header(listener, life) {
             Ok(true) => Phase::Header,
             Ok(false) => Self::after_header(listener),
             Err(error) => return Err((client, error)),
@@ -152,79 +152,6 @@ impl Opening {
                 return Ok(None);
             }
         }
-    }
-
-    /// Whether there is more than before.
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
-        if !self.heard.readable {
-            return Ok(false);
-        }
-        match retry_on_intr(|| rustix::net::recv(&self.client, &mut *buffer, RecvFlags::empty())) {
-            Ok((0, _)) if self.bytes.is_empty() => Err(gone("it ended before its first byte")),
-            Ok((0, _)) => Err(gone("it ended before it was known where it leads")),
-            Ok((count, _)) => {
-                self.bytes.extend_from_slice(&buffer[..count]);
-                Ok(true)
-            }
-            Err(Errno::AGAIN) => {
-                self.heard.readable = false;
-                Ok(false)
-            }
-            Err(error) => Err(gone("the connection was reset").because(io::Error::from(error))),
-        }
-    }
-
-    /// Whether the header is over.
-    fn read_header(&mut self, life: &mut Life, telemetry: &WorkerTelemetry) -> Result<bool, Error> {
-        let length = match proxy_protocol::read(&self.bytes) {
-            proxy_protocol::Reading::Incomplete => return Ok(false),
-            proxy_protocol::Reading::Header(header) => {
-                let told = life.told();
-                told.client = header.client;
-                told.local = header.local;
-                told.tlvs = header.tlvs.into();
-                header.length
-            }
-            proxy_protocol::Reading::Absent if life.config().proxy_protocol == ProxyProtocol::Optional => 0,
-            proxy_protocol::Reading::Absent => {
-                telemetry.counters.proxy_headers_refused.add(1);
-                return Err(Error::downstream(Kind::HttpRequestDenied, "no PROXY header"));
-            }
-            proxy_protocol::Reading::Broken(reason) => {
-                telemetry.counters.proxy_headers_refused.add(1);
-                return Err(Error::downstream(Kind::HttpRequestError, reason));
-            }
-        };
-        self.bytes.drain(..length);
-        self.phase = Self::after_header(life.listener());
-        Ok(true)
-    }
-
-    /// Whether the ClientHello is read, and where it leads known.
-    fn read_hello(&mut self, life: &mut Life, telemetry: &WorkerTelemetry) -> Result<bool, Error> {
-        let Phase::Hello(reader) = &mut self.phase else { return Ok(true) };
-        let refused = |kind, reason| {
-            telemetry.counters.hellos_refused.add(1);
-            Err(Error::downstream(kind, reason))
-        };
-        let hello = match reader.read(&self.bytes) {
-            Reading::Incomplete => return Ok(false),
-            Reading::Hello(hello) => hello,
-            Reading::NotTls => return refused(Kind::HttpRequestError, "it does not begin with a ClientHello"),
-            Reading::Broken(reason) => return refused(Kind::HttpRequestError, reason),
-        };
-        let listener = Rc::clone(life.listener());
-        let found = match &*listener.way {
-            Layer4::To(upstream) => Some(*upstream),
-            Layer4::ByHello(table) => table.find(hello.sni(), hello.alpn()),
-        };
-        life.told().sni = hello.into_sni();
-        let Some(upstream) = found.and_then(|upstream| listener.upstream(upstream)) else {
-            return refused(Kind::DestinationNotFound, "no name of the listener matches the ClientHello");
-        };
-        life.target = Some(Target::new(Rc::clone(upstream)));
-        self.phase = Phase::Connecting;
-        Ok(true)
     }
 
     fn connect(&mut self, life: &mut Life, ground: &Ground<'_>) -> Result<Option<(OwnedFd, bool)>, Error> {
@@ -385,23 +312,6 @@ impl Opening {
         if reset {
             reset_on_close(&self.client);
         }
-    }
-}
-
-/// Whether a PROXY header comes first, or may.
-///
-/// # Errors
-/// One is required, and nobody believes this client.
-fn expects_header(listener: &L4Listener, life: &Life) -> Result<bool, Error> {
-    let config = listener.config();
-    // A Unix socket has no address that could be trusted: who is let in by the file's permissions is.
-    let trusted = || life.peer().is_none_or(|peer| config.trusted_proxies.iter().any(|net| net.contains(&peer.ip())));
-    match config.proxy_protocol {
-        ProxyProtocol::Off => Ok(false),
-        // A stranger's bytes are the stranger's own.
-        ProxyProtocol::Optional => Ok(trusted()),
-        ProxyProtocol::Require if trusted() => Ok(true),
-        ProxyProtocol::Require => Err(Error::downstream(Kind::HttpRequestDenied, "it is none of the trusted proxies")),
     }
 }
 

@@ -14,6 +14,8 @@ use rustix::pipe::SpliceFlags;
 use super::pipes::{Pipe, Pipes};
 use super::session::{Got, Method, Over, Put, Readiness, Session, Side, Step, Turn};
 use super::token::Source;
+use crate::config::model::SocketOptions;
+use crate::net::socket;
 
 /// The two sockets of a session, and what was read from one and not yet written to the other.
 pub struct Relay {
@@ -95,6 +97,12 @@ impl Relay {
     /// What an event said of one side.
     pub fn ready(&mut self, side: Side, readiness: Readiness) {
         self.session.ready(side, readiness);
+    }
+
+    /// Has the kernel ask a silent endpoint whether it is still there.
+    pub fn keep_alive(&self, options: &SocketOptions) {
+        // A Unix socket has nothing of the kind.
+        let _ = socket::keep_alive(&self.sockets[Side::Endpoint as usize], options);
     }
 
     /// Does what can be done in one turn. `key` is the number that events name the session by.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Registry;
 use slab::Slab;
@@ -30,12 +30,16 @@ pub struct Tcp {
     queue: VecDeque<u32>,
     tools: Tools,
     telemetry: Arc<WorkerTelemetry>,
+    /// Bytes that were moved in this round by sessions that splice.
+    bulk: u64,
 }
 
 struct Entry {
     stage: Stage,
     life: Life,
     is_queued: bool,
+    /// It has lived long enough to be worth the options of long-lived connections.
+    is_settled: bool,
 }
 
 enum Stage {
@@ -45,6 +49,8 @@ enum Stage {
     Between,
 }
 
+/// How old a session is when its connection to the endpoint is kept alive. The wheel looks after it then once more.
+const SETTLING: Duration = Duration::from_secs(1);
 /// Bytes and reads of one turn.
 const TURN: Turn = Turn::new(1 << 20, 32);
 /// What copies go through: as much as stays in the second-level cache beside everything else.
@@ -54,7 +60,7 @@ impl Tcp {
     /// No sessions yet.
     pub fn new(telemetry: Arc<WorkerTelemetry>, now: Instant) -> Self {
         let tools = Tools { buffer: vec![0; BUFFER].into(), pipes: Pipes::default() };
-        Self { sessions: Slab::new(), wheel: Wheel::new(now), queue: VecDeque::new(), tools, telemetry }
+        Self { sessions: Slab::new(), wheel: Wheel::new(now), queue: VecDeque::new(), tools, telemetry, bulk: 0 }
     }
 
     /// Takes in a connection that was just accepted.
@@ -82,7 +88,9 @@ impl Tcp {
                 return self.ended(life, refused(&error), now);
             }
         };
-        let key = self.sessions.insert(Box::new(Entry { stage: Stage::Between, life, is_queued: false })) as u32;
+        let key =
+            self.sessions.insert(Box::new(Entry { stage: Stage::Between, life, is_queued: false, is_settled: false }))
+                as u32;
         self.advance(key, opening, registry, now, Opening::advance);
     }
 
@@ -126,6 +134,11 @@ impl Tcp {
             self.overdue(key, registry, now);
         }
         self.wheel.next().map(|tick| self.wheel.moment(tick))
+    }
+
+    /// Bytes that sessions with much to move have moved since this was last asked.
+    pub fn take_bulk(&mut self) -> u64 {
+        std::mem::take(&mut self.bulk)
     }
 
     /// Whether no session is open.
@@ -175,7 +188,7 @@ impl Tcp {
             Advance::Opened(endpoint) => {
                 entry.stage = Stage::Relaying(opening.into_relay(endpoint, &entry.life));
                 entry.life.moved = self.wheel.tick(now);
-                let deadline = entry.life.deadline(now);
+                let deadline = entry.life.deadline(now).min(now + SETTLING);
                 self.set(key, deadline, now);
                 self.run(key, registry, now);
             }
@@ -203,6 +216,9 @@ impl Tcp {
             counters.bytes_upstream_out.add(up);
             counters.bytes_upstream_in.add(down);
             counters.bytes_downstream_out.add(down);
+            if relay.state().is_bulk() {
+                self.bulk += up + down;
+            }
         }
         match stop {
             Ok(Stop::Waits) => {}
@@ -272,7 +288,14 @@ impl Tcp {
         let Some(entry) = self.sessions.get_mut(key as usize) else { return };
         let deadline = match &entry.stage {
             Stage::Opening(opening) => opening.deadline(&entry.life),
-            Stage::Relaying(_) => entry.life.deadline(self.wheel.moment(entry.life.moved)),
+            Stage::Relaying(relay) => {
+                if !std::mem::replace(&mut entry.is_settled, true)
+                    && let Some(target) = &entry.life.target
+                {
+                    relay.keep_alive(&target.upstream().config().socket);
+                }
+                entry.life.deadline(self.wheel.moment(entry.life.moved))
+            }
             Stage::Between => return,
         };
         if deadline > now {

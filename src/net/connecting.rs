@@ -12,7 +12,8 @@ use super::socket::{self, Sources};
 use crate::base::addr::Address;
 use crate::config::model::SocketOptions;
 
-/// Begins a connection, nonblocking, from the source whose turn it is. [`progress`] tells when it stands.
+/// Begins a connection, nonblocking, from the source whose turn it is. [`progress`] tells when it stands. Of the options
+/// keep-alive is left out: four system calls that most connections end before they need, for [`socket::keep_alive`].
 ///
 /// # Errors
 /// It cannot be begun, or failed at once.
@@ -39,7 +40,7 @@ fn begin_from(
     options: &SocketOptions,
 ) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(remote), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket::prepare_connection(&socket, options)?;
+    socket::prepare_brief_connection(&socket, options)?;
     if let Some(source) = source {
         socket::connect_from(&socket, source)?;
     }

@@ -63,11 +63,8 @@ pub fn prepare_datagrams(socket: &impl AsFd, options: &SocketOptions) -> io::Res
 /// # Errors
 /// What the kernel refused.
 pub fn prepare_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
-    prepare(socket, options)?;
-    if options.fast_open {
-        sys::set_fast_open_connect(socket, true)?;
-    }
-    Ok(())
+    keep_alive(socket, options)?;
+    prepare_brief_connection(socket, options)
 }
 
 /// Has `socket`, which is to connect, do so from `source`. The port is left to `connect`, which finds one that is free
@@ -119,19 +116,42 @@ impl Sources {
     }
 }
 
+/// As [`prepare_connection`], without the keep-alive, which is for later: [`keep_alive`].
+///
+/// # Errors
+/// What the kernel refused.
+pub fn prepare_brief_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    prepare_buffers(socket, options)?;
+    if options.fast_open {
+        sys::set_fast_open_connect(socket, true)?;
+    }
+    Ok(())
+}
+
+/// Has the kernel ask a silent peer whether it is still there.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn keep_alive(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    let Some(Keepalive { idle, interval, count }) = options.keepalive else { return Ok(()) };
+    let times = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
+    SockRef::from(socket).set_tcp_keepalive(&times)
+}
+
 /// The backlog as `listen` takes it.
 pub fn backlog(options: &SocketOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
 fn prepare(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
+    keep_alive(socket, options)?;
+    prepare_buffers(socket, options)
+}
+
+fn prepare_buffers(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
     let socket = SockRef::from(socket);
     if options.nodelay {
         socket.set_tcp_nodelay(true)?;
-    }
-    if let Some(Keepalive { idle, interval, count }) = options.keepalive {
-        let times = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
-        socket.set_tcp_keepalive(&times)?;
     }
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
