@@ -7,8 +7,8 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::support::body::Sent;
-use crate::support::client::Client;
-use crate::support::origin::{Origin, ok};
+use crate::support::client::{Client, get};
+use crate::support::origin::{Closed, Origin, ok};
 use crate::support::pair::{Downstream, Upstream};
 use crate::support::proxy::{Plan, Proxy};
 use crate::support::tests;
@@ -21,6 +21,10 @@ tests! {
     a_weighted_route_reaches_its_upstreams,
     an_upstream_without_weight_gets_nothing,
     unix_sockets_are_endpoints_and_listeners,
+    a_slow_endpoint_gets_fewer_requests,
+    what_hashes_alike_goes_to_one_endpoint,
+    a_client_behind_a_trusted_proxy_is_known_by_its_own_address,
+    a_retry_of_one_key_goes_to_one_other_endpoint,
 }
 
 async fn origins(count: usize) -> Vec<Origin> {
@@ -147,4 +151,89 @@ async fn unix_sockets_are_endpoints_and_listeners() {
     assert_eq!(loads(&origins), [3]);
     let via: Vec<_> = origins[0].seen()[0].headers.get_all("via").iter().cloned().collect();
     assert_eq!(via, ["1.1 tidegate", "1.1 tidegate"]);
+}
+
+async fn a_slow_endpoint_gets_fewer_requests() {
+    let slow = Origin::start(Upstream::Http1, async move |_: Request<Incoming>| {
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        Response::<Sent>::new("ok".into())
+    })
+    .await;
+    let quick = Origin::start(Upstream::Http1, ok).await;
+    let proxy = Plan::to(&[slow.address(), quick.address()]).upstream("balance = \"p2c-ewma\"").start();
+    ask(&proxy, 30).await;
+    // Once to measure it; a machine that stalls may make the other look slower for a moment.
+    assert!((1..=6).contains(&slow.seen().len()), "{} of 30", slow.seen().len());
+}
+
+/// The origin that the request lands at, asked several times.
+async fn home_of(client: &mut Client, origins: &[Origin], target: &str, field: Option<(&'static str, &str)>) -> usize {
+    let before = loads(origins);
+    for _ in 0..4 {
+        let mut request = get(target);
+        if let Some((name, value)) = field {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        assert_eq!(client.call(request).await.status(), 200);
+    }
+    let gained: Vec<_> = loads(origins).iter().zip(before).map(|(now, before)| now - before).collect();
+    assert!(gained.contains(&4), "{gained:?}");
+    gained.iter().position(|gained| *gained == 4).unwrap()
+}
+
+async fn what_hashes_alike_goes_to_one_endpoint() {
+    let origins = origins(3).await;
+    for balance in ["ring-hash", "maglev"] {
+        for (hash_on, field) in [("header:x-user", "x-user"), ("cookie:sid", "cookie"), ("path", "")] {
+            let keys = format!("balance = \"{balance}\"\nhash_on = \"{hash_on}\"");
+            // Another proxy with the same endpoints in another order sends them to the same places.
+            let mut turned = addresses(&origins);
+            turned.rotate_left(1);
+            let (one, two) =
+                (Plan::to(&addresses(&origins)).upstream(&keys).start(), Plan::to(&turned).upstream(&keys).start());
+            let mut first = Client::connect(one.address(), Downstream::H1).await;
+            let mut second = Client::connect(two.address(), Downstream::H2).await;
+            let mut homes = std::collections::HashSet::new();
+            for user in 0..16 {
+                let (target, value) = match field {
+                    "" => (format!("/{user}?n=1"), None),
+                    "cookie" => ("/".to_owned(), Some(format!("a=b; sid={user}"))),
+                    _ => ("/".to_owned(), Some(format!("u{user}"))),
+                };
+                let given = value.as_deref().map(|value| (field, value));
+                let home = home_of(&mut first, &origins, &target, given).await;
+                assert_eq!(home_of(&mut second, &origins, &target, given).await, home, "{balance} {hash_on} {user}");
+                homes.insert(home);
+            }
+            assert_eq!(homes.len(), 3, "{balance} {hash_on}");
+        }
+    }
+}
+
+async fn a_client_behind_a_trusted_proxy_is_known_by_its_own_address() {
+    let origins = origins(3).await;
+    let plan = Plan::to(&addresses(&origins)).upstream("balance = \"ring-hash\"");
+    for (trusted, homes) in [("trusted_proxies = [\"127.0.0.0/8\"]", 3), ("", 1)] {
+        let proxy = plan.clone().listener(trusted).start();
+        let mut client = Client::connect(proxy.address(), Downstream::H1).await;
+        let mut found = std::collections::HashSet::new();
+        for n in 0..24 {
+            let address = format!("192.0.2.{n}");
+            found.insert(home_of(&mut client, &origins, "/", Some(("x-forwarded-for", &address))).await);
+        }
+        assert_eq!(found.len(), homes, "{trusted}");
+    }
+}
+
+async fn a_retry_of_one_key_goes_to_one_other_endpoint() {
+    let (origins, closed) = (origins(2).await, Closed::bind());
+    let mut endpoints = addresses(&origins);
+    endpoints.push(closed.address());
+    let plan = Plan::to(&endpoints).upstream("balance = \"ring-hash\"\nhash_on = \"path\"");
+    let proxy = plan.route("retry.attempts = 2").start();
+    let mut client = Client::connect(proxy.address(), Downstream::H1).await;
+    for n in 0..24 {
+        // Whatever its own endpoint is: `home_of` looks that all of its requests end at one.
+        home_of(&mut client, &origins, &format!("/{n}"), None).await;
+    }
 }

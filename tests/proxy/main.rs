@@ -11,6 +11,7 @@ mod bodies;
 mod counts;
 mod deadlines;
 mod fields;
+mod health;
 mod http1;
 mod http2;
 mod lifecycle;

@@ -141,3 +141,106 @@ fn no_answer(error: hyper::Error) -> Unwell {
 
 /// Who asks, for the endpoint's own log.
 const OURSELVES: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"), " (health check)");
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::base::id::UpstreamId;
+    use crate::config::model::EndpointAddress;
+    use crate::upstream::fixtures::{Origin, on_worker, upstream_config};
+    use crate::upstream::registry::Registry;
+
+    fn health(path: Option<&str>) -> model::Health {
+        model::Health {
+            path: path.map(|path| path.parse().unwrap()),
+            host: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            healthy_after: 1,
+            unhealthy_after: 1,
+        }
+    }
+
+    /// What a check says of the one endpoint of an upstream.
+    async fn said(config: model::Upstream, health: &model::Health) -> Result<(), String> {
+        let upstream = Registry::new().upstream(UpstreamId(0), Arc::new(config), None);
+        let endpoint = Arc::clone(&upstream.endpoints.load().all()[0]);
+        probe(&upstream, &endpoint, health).await.map_err(|unwell| unwell.to_string())
+    }
+
+    /// What a check says of an origin that answers so, and the request that it got.
+    async fn of_answer(answer: &'static str) -> (Result<(), String>, String) {
+        let origin = Origin::bind().await;
+        let config = upstream_config("app", &[origin.address()]);
+        let asked = tokio::task::spawn_local(async move {
+            let mut connection = origin.accept().await;
+            let head = connection.request().await;
+            connection.say(answer).await;
+            head
+        });
+        let said = said(config, &health(Some("/up"))).await;
+        (said, asked.await.unwrap())
+    }
+
+    #[test]
+    fn the_status_decides() {
+        on_worker(async {
+            for (answer, wanted) in [
+                ("HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n", Ok(())),
+                ("HTTP/1.1 204 No Content\r\n\r\n", Ok(())),
+                ("HTTP/1.1 399 Odd\r\n\r\n", Ok(())),
+                ("HTTP/1.1 404 Not Found\r\n\r\n", Err("answered 404")),
+                ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Err("answered 503")),
+                ("", Err("the endpoint closed the connection before it answered")),
+            ] {
+                assert_eq!(of_answer(answer).await.0, wanted.map_err(str::to_owned), "{answer:?}");
+            }
+            let (said, asked) = of_answer("what?\r\n\r\n").await;
+            assert!(said.unwrap_err().starts_with("the answer is not valid HTTP: "));
+            assert!(asked.starts_with("GET /up HTTP/1.1\r\n") && asked.contains("\r\nhost: 127.0.0.1:"), "{asked}");
+            assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
+        });
+    }
+
+    #[test]
+    fn nobody_there_is_told_as_such() {
+        on_worker(async {
+            let origin = Origin::bind().await;
+            let config = upstream_config("app", &[origin.address()]);
+            assert_eq!(said(config.clone(), &health(None)).await, Ok(()), "a connection is enough");
+            drop(origin);
+            let refused = Err("the endpoint refused the connection".to_owned());
+            assert_eq!(said(config, &health(None)).await, refused);
+        });
+    }
+
+    #[test]
+    fn a_unix_socket_is_asked_as_well() {
+        on_worker(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("app.sock");
+            let mut config = upstream_config("app", &["127.0.0.1:1".parse().unwrap()]);
+            config.endpoints[0].address = EndpointAddress::Unix(path.clone());
+            let missing = Err("the endpoint's socket file does not exist".to_owned());
+            assert_eq!(said(config.clone(), &health(None)).await, missing);
+            let origin = UnixListener::bind(Path::new(&path)).unwrap();
+            let asked = tokio::task::spawn_local(async move {
+                let (mut stream, _) = origin.accept().await.unwrap();
+                let mut head = vec![0; 64];
+                let read = stream.read(&mut head).await.unwrap();
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                head.truncate(read);
+                String::from_utf8(head).unwrap()
+            });
+            assert_eq!(said(config, &health(Some("/up"))).await, Ok(()));
+            assert!(asked.await.unwrap().starts_with("GET /up HTTP/1.1\r\n"));
+        });
+    }
+}
