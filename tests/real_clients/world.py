@@ -153,7 +153,7 @@ class World:
         self.binary = str(pathlib.Path(os.environ.get("TIDEGATE_BIN", default)).resolve())
         if not os.access(self.binary, os.X_OK):
             sys.exit(f"{self.binary} is not there: build it with `cargo build --release`, or set TIDEGATE_BIN")
-        missing = [c for c in ("curl", "nginx", "nghttp", "nghttpd", "h2load", "wrk", "openssl", "prometheus", "promtool") if not shutil.which(c)]
+        missing = [c for c in ("curl", "nginx", "haproxy", "nghttp", "nghttpd", "h2load", "wrk", "openssl", "prometheus", "promtool") if not shutil.which(c)]
         if missing:
             sys.exit(f"not installed: {', '.join(missing)} (`.ci/run packages` installs them)")
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clients-"))
