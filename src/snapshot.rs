@@ -13,6 +13,7 @@ use crate::body::ledger::Measured;
 use crate::config::model;
 use crate::net::bind::BoundSocket;
 use crate::route::action::Route;
+use crate::route::connection_ids::ConnectionIds;
 use crate::route::l4::Layer4;
 use crate::route::table::Table;
 use crate::telemetry::WorkerTelemetry;
@@ -52,6 +53,8 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<ServerTls>>,
     /// With a mode of layer 4: where its connections or datagrams go.
     pub layer4: Option<Arc<Layer4>>,
+    /// Which endpoint gave which connection ID, where QUIC is told apart by its ClientHello; kept across generations.
+    pub connection_ids: Option<Arc<ConnectionIds>>,
     /// Its `max_connections`, where one is written; the count stays across generations. The process has a limit of
     /// its own beside it.
     pub limit: Option<Arc<Limit>>,

@@ -10,7 +10,7 @@ use super::admin::access::Access;
 use super::{access_log, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
-use crate::config::model::EndpointAddress;
+use crate::config::model::{EndpointAddress, Mode, UdpRoute};
 use crate::config::{Config, Faults, Place, model};
 use crate::net::bind;
 use crate::route::l4::Layer4;
@@ -113,11 +113,16 @@ fn listener(
         let kept = before.and_then(|before| before.per_address.clone());
         kept.unwrap_or_else(|| Arc::new(PerAddress::new(max)))
     });
+    let connection_ids = matches!(config.mode, Mode::Udp(UdpRoute::Quic(_))).then(|| {
+        let kept = before.and_then(|before| before.connection_ids.clone());
+        kept.unwrap_or_default()
+    });
     Some(Arc::new(ListenerSpec {
         id: ListenerId(id),
         name: Arc::clone(&config.name),
         config: Arc::new(config.clone()),
         tls,
+        connection_ids,
         limit,
         per_address,
         layer4: Layer4::compile(&config.mode).map(Arc::new),

@@ -37,6 +37,38 @@ struct Packet<'a> {
     number: usize,
 }
 
+/// The connection ID that a client's datagram is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// All of it.
+    Long(&'a [u8]),
+    /// It, and what stands behind it: only who chose it knows how long it is.
+    Short(&'a [u8]),
+}
+
+/// The connection ID in the first packet of a datagram; `None`: it is not QUIC, or of a version that is not known.
+pub fn destination(datagram: &[u8]) -> Option<Destination<'_>> {
+    let mut cursor = Cursor(datagram);
+    let first = cursor.byte()?;
+    if first & LONG_HEADER == 0 {
+        // RFC 9000 §17.3.1: one bit is always set, unless both agreed otherwise (RFC 9287), which nobody else knows.
+        return (first & FIXED_BIT != 0).then_some(Destination::Short(cursor.0));
+    }
+    cursor.known_version()?;
+    cursor.connection_id().map(Destination::Long)
+}
+
+/// The connection ID that an endpoint chose for itself, where the first packet of its datagram tells it.
+pub fn source(datagram: &[u8]) -> Option<&[u8]> {
+    if datagram.first()? & LONG_HEADER == 0 {
+        return None;
+    }
+    let mut cursor = Cursor(&datagram[1..]);
+    cursor.known_version()?;
+    cursor.connection_id()?;
+    cursor.connection_id()
+}
+
 impl Initials {
     /// Reads one more datagram of the client.
     pub fn read(&mut self, datagram: &[u8]) -> Reading {
@@ -141,14 +173,13 @@ impl<'a> Packet<'a> {
         if first & LONG_HEADER == 0 {
             return None;
         }
-        let version = u32::from_be_bytes(cursor.take(4)?.try_into().ok()?);
+        let version = cursor.known_version()?;
         let destination = cursor.connection_id()?;
         cursor.connection_id()?;
         // RFC 9369 §3.2: version 2 counts the types from another number.
         let kind = match version {
             V1 => (first >> 4) & 0b11,
-            V2 => ((first >> 4) & 0b11).wrapping_sub(1) & 0b11,
-            _ => return None,
+            _ => ((first >> 4) & 0b11).wrapping_sub(1) & 0b11,
         };
         if kind == RETRY {
             return None;
@@ -181,6 +212,11 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
+    fn known_version(&mut self) -> Option<u32> {
+        let version = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
+        [V1, V2].contains(&version).then_some(version)
+    }
+
     fn connection_id(&mut self) -> Option<&'a [u8]> {
         let length = usize::from(self.byte()?);
         if length > LONGEST_ID { None } else { self.take(length) }
@@ -209,6 +245,7 @@ impl<'a> Cursor<'a> {
 }
 
 const LONG_HEADER: u8 = 0x80;
+const FIXED_BIT: u8 = 0x40;
 /// Types of packets with a long header, as version 1 counts them.
 const INITIAL: u8 = 0;
 const RETRY: u8 = 3;
@@ -344,6 +381,20 @@ mod tests {
         let early = [&[0xd0, 0, 0, 0, 1, 8][..], DESTINATION, &[0, 0x05, 1, 2, 3, 4, 5]].concat();
         let datagram = [&first[..], &early, &second, &[0x40; 30]].concat();
         assert_eq!(Initials::default().read(&datagram), sni::read_message(&hello));
+    }
+
+    #[test]
+    fn connection_ids_are_found_where_they_stand() {
+        let first = initial(V2, DESTINATION, 0, &[]);
+        assert_eq!(destination(&first), Some(Destination::Long(DESTINATION)));
+        assert_eq!(source(&first), Some(&[][..]));
+        assert_eq!(destination(&[0x41, 7, 8, 9]), Some(Destination::Short(&[7, 8, 9])));
+        assert_eq!(source(&[0x41, 7, 8, 9]), None);
+        let answer = [&[0xe0, 0, 0, 0, 1, 2, 1, 1, 3], &b"abc"[..], &[0; 40]].concat();
+        assert_eq!(source(&answer), Some(&b"abc"[..]));
+        for nothing in [&[][..], &[0x01, 7, 8], &[0xc0, 0, 0], &[0xc0, 0, 0, 0, 9, 1, 1, 0], &[0xc0, 0, 0, 0, 1, 21]] {
+            assert_eq!((destination(nothing), source(nothing)), (None, None));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::addr::Address;
 use crate::body::ledger::Measured;
 use crate::config::model;
 use crate::net::socket::Sources;
@@ -18,6 +19,7 @@ use crate::upstream::Upstream;
 use crate::upstream::balance::EndpointIndex;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::endpoint_set::EndpointSet;
+use crate::upstream::health::state::Bar;
 
 /// An upstream as one worker of layer 4 uses it.
 pub struct L4Upstream {
@@ -99,6 +101,22 @@ impl L4Upstream {
         self.cursor.set(cursor);
         let index = index?;
         let endpoint = Arc::clone(set.endpoints().get(index.0 as usize)?);
+        let counted = set.counts_requests();
+        if counted {
+            endpoint.state.request_began();
+        }
+        Some(Pick { endpoint, index, counted })
+    }
+
+    /// The endpoint at `address`, where there is one that is well, or drained by an operator's word.
+    pub fn pick_at(&self, address: SocketAddr) -> Option<Pick> {
+        let set = self.set.borrow();
+        let keeps = |endpoint: &Endpoint| endpoint.state.is_ready() || endpoint.state.has(Bar::Drained);
+        let is_there = |endpoint: &&Arc<Endpoint>| endpoint.address == Address::Socket(address) && keeps(endpoint);
+        let endpoint = Arc::clone(set.all().iter().find(is_there)?);
+        // Where it is not among those to be picked, no index is another's.
+        let place = set.endpoints().iter().position(|known| Arc::ptr_eq(known, &endpoint));
+        let index = EndpointIndex(place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX));
         let counted = set.counts_requests();
         if counted {
             endpoint.state.request_began();

@@ -1,6 +1,7 @@
 //! Which upstream, and what to change.
 pub mod access;
 pub mod action;
+pub mod connection_ids;
 pub mod host_index;
 pub mod l4;
 pub mod matcher;

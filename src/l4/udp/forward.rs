@@ -7,19 +7,20 @@ use mio::Registry;
 use tracing::debug;
 
 use super::hellos::Decision;
-use super::relay::Relay;
+use super::relay::{Relay, Wish};
 use super::relays::{Clock, Relays};
 use crate::base::addr::canonical;
 use crate::base::error::Error;
 use crate::l4::flow::{FlowId, Gate, Key};
 use crate::l4::life::{Ending, Life, Target};
 use crate::l4::listener::L4Listener;
+use crate::l4::quic::{self, Destination};
 use crate::l4::upstreams::L4Upstream;
 use crate::net::datagram::Delivery;
 use crate::net::proxy_protocol::Header;
 use crate::net::sys::Outgoing;
+use crate::route::connection_ids::Place;
 use crate::route::l4::Layer4;
-use crate::upstream::balance::EndpointIndex;
 
 /// Where a new flow leads.
 struct Lead<'a> {
@@ -30,8 +31,7 @@ struct Lead<'a> {
     sni: Option<Box<str>>,
     /// What a proxy tells of the client.
     header: Option<Header<'a>>,
-    /// The endpoint that it is not to lead to, where there is another.
-    not: Option<EndpointIndex>,
+    wish: Wish,
 }
 
 impl Relays {
@@ -51,36 +51,83 @@ impl Relays {
             }
             self.end(id, None, clock);
         }
-        let draining = self.sockets.get(&key.group).is_none_or(|socket| socket.draining);
         match &*listener.way {
-            _ if draining => self.drop(batch),
+            // Nobody begins here any more.
+            _ if self.sockets.get(&key.group).is_none_or(|socket| socket.draining) => self.drop(batch),
             Layer4::To(upstream) => {
-                let lead = Lead { listener, upstream: listener.upstream(*upstream), sni: None, header, not: None };
-                match self.begin(registry, key, lead, clock) {
-                    Some(id) => self.relay(registry, id, header, batch, clock),
-                    None => self.drop(batch),
-                }
+                let upstream = listener.upstream(*upstream);
+                let lead = Lead { listener, upstream, sni: None, header, wish: Wish::default() };
+                self.lead(registry, key, lead, batch, clock);
             }
-            Layer4::ByHello(table) => match self.hellos.read(&key, header.as_ref(), table, batch, clock.now) {
-                Decision::Waits => {}
-                Decision::Nowhere { dropped } => {
-                    self.counters().hellos_refused.add(1);
-                    self.counters().datagrams_dropped.add(dropped);
+            Layer4::ByHello(table) => match known_connection(listener, batch) {
+                // To the endpoint it is another path of the same connection, which it looks at (RFC 9000 §9.3).
+                Some(place) => {
+                    let upstream = listener.upstream_named(&place.upstream);
+                    let wish = Wish { at: Some(place.endpoint), not: None };
+                    self.lead(registry, key, Lead { listener, upstream, sni: None, header, wish }, batch, clock);
                 }
-                Decision::To { upstream, sni, held, rest } => {
-                    let upstream = listener.upstream(upstream);
-                    let lead = Lead { listener, upstream, sni, header, not: None };
-                    let id = self.begin(registry, key, lead, clock);
-                    let came = batch.iter().flat_map(Outgoing::datagrams).skip(rest);
-                    for bytes in held.datagrams.iter().map(|datagram| &**datagram).chain(came) {
-                        let one = [Outgoing { bytes, ..Outgoing::NOTHING }];
-                        match id.filter(|id| self.flows.key(*id) == Some(&key)) {
-                            Some(id) => self.relay(registry, id, header, &one, clock),
-                            None => self.drop(&one),
-                        }
-                    }
+                None => {
+                    let decision = self.hellos.read(&key, header.as_ref(), table, batch, clock.now);
+                    self.decided(registry, listener, key, header, decision, batch, clock);
                 }
             },
+        }
+    }
+
+    /// Begins a flow with these datagrams.
+    fn lead(&mut self, registry: &Registry, key: Key, lead: Lead<'_>, batch: &[Outgoing<'_>], clock: Clock) {
+        let header = lead.header;
+        match self.begin(registry, key, lead, clock) {
+            Some(id) => self.relay(registry, id, header, batch, clock),
+            None => self.drop(batch),
+        }
+    }
+
+    /// Does what the ClientHello in a client's datagrams, of which the last came in `batch`, asks for.
+    #[expect(clippy::too_many_arguments, reason = "all of a datagram's circumstances, in a row with the calls around")]
+    fn decided(
+        &mut self,
+        registry: &Registry,
+        listener: &Rc<L4Listener>,
+        key: Key,
+        header: Option<Header<'_>>,
+        decision: Decision,
+        batch: &[Outgoing<'_>],
+        clock: Clock,
+    ) {
+        match decision {
+            Decision::Waits => {}
+            Decision::Nowhere { dropped } => {
+                self.counters().hellos_refused.add(1);
+                self.counters().datagrams_dropped.add(dropped);
+            }
+            Decision::To { upstream, sni, held, rest } => {
+                let upstream = listener.upstream(upstream);
+                let lead = Lead { listener, upstream, sni, header, wish: Wish::default() };
+                let held = held.datagrams.iter().map(|datagram| &**datagram);
+                let all = held.chain(batch.iter().flat_map(Outgoing::datagrams).skip(rest));
+                self.lead_each(registry, key, lead, all, clock);
+            }
+        }
+    }
+
+    fn lead_each<'a>(
+        &mut self,
+        registry: &Registry,
+        key: Key,
+        lead: Lead<'_>,
+        datagrams: impl Iterator<Item = &'a [u8]>,
+        clock: Clock,
+    ) {
+        let header = lead.header;
+        self.begin(registry, key, lead, clock);
+        for bytes in datagrams {
+            let one = [Outgoing { bytes, ..Outgoing::NOTHING }];
+            // Asked anew: what ICMP tells may have put another flow into the place of the first.
+            match self.flows.find(&key) {
+                Some(id) => self.relay(registry, id, header, &one, clock),
+                None => self.drop(&one),
+            }
         }
     }
 
@@ -102,7 +149,7 @@ impl Relays {
         let (listener, not) = (Rc::clone(relay.life.listener()), relay.index());
         let sni = relay.life.sni().map(Into::into);
         self.failed(id, &error, clock);
-        let lead = Lead { listener: &listener, upstream: upstream.as_ref(), sni, header, not };
+        let lead = Lead { listener: &listener, upstream: upstream.as_ref(), sni, header, wish: Wish { not, at: None } };
         let Some(id) = self.begin(registry, key, lead, clock) else { return self.drop(batch) };
         let delivery = self.send(id, batch, clock);
         if let Some(error) = delivery.error {
@@ -121,15 +168,8 @@ impl Relays {
                 self.counters().hellos_refused.add(1);
             }
             let header = held.header();
-            let lead = Lead { listener: &listener, upstream, sni: None, header, not: None };
-            let id = self.begin(registry, key, lead, clock);
-            for bytes in &held.datagrams {
-                let one = [Outgoing { bytes, ..Outgoing::NOTHING }];
-                match id {
-                    Some(id) => self.relay(registry, id, header, &one, clock),
-                    None => self.drop(&one),
-                }
-            }
+            let lead = Lead { listener: &listener, upstream, sni: None, header, wish: Wish::default() };
+            self.lead_each(registry, key, lead, held.datagrams.iter().map(|datagram| &**datagram), clock);
         }
     }
 
@@ -148,7 +188,7 @@ impl Relays {
 
     /// Begins a flow of a client that has none.
     fn begin(&mut self, registry: &Registry, key: Key, lead: Lead<'_>, clock: Clock) -> Option<FlowId> {
-        let Lead { listener, upstream, sni, header, not } = lead;
+        let Lead { listener, upstream, sni, header, wish } = lead;
         let upstream = upstream?;
         let socket = self.sockets.get_mut(&key.group).filter(|socket| !socket.draining)?;
         let peer = canonical(key.client);
@@ -178,7 +218,7 @@ impl Relays {
         let local = canonical(SocketAddr::new(key.local.unwrap_or(socket.local.ip()), socket.local.port()));
         let telemetry = &self.telemetry;
         let opened = self.flows.open(key, clock.now, |id| {
-            let mut relay = Relay::begin(life, upstream, not, local, telemetry)?;
+            let mut relay = Relay::begin(life, upstream, wish, local, telemetry)?;
             match relay.watch(registry, id) {
                 Ok(()) => Ok(relay),
                 Err(error) => Err((Box::new(relay.life), Error::internal("a socket cannot be watched").because(error))),
@@ -198,5 +238,14 @@ impl Relays {
                 None
             }
         }
+    }
+}
+
+/// The endpoint that gave the connection ID of a client that has no flow: its address changed, or it was silent for long.
+fn known_connection(listener: &L4Listener, batch: &[Outgoing<'_>]) -> Option<Place> {
+    let known = listener.spec.connection_ids.as_ref()?;
+    match quic::destination(batch.iter().flat_map(Outgoing::datagrams).next()?)? {
+        Destination::Long(id) => known.find(id),
+        Destination::Short(bytes) => known.find_beginning(bytes),
     }
 }

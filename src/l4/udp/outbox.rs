@@ -43,6 +43,11 @@ impl Outbox {
         sum
     }
 
+    /// The last `count` messages that were added.
+    pub(super) fn last(&self, count: usize) -> impl Iterator<Item = Outgoing<'_>> {
+        (self.clients.len() - count..self.clients.len()).map(|place| self.inbox.message(place).outgoing())
+    }
+
     /// Sends everything.
     pub(super) fn flush(&mut self, relays: &Relays) {
         if self.clients.is_empty() {

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::UdpSocket;
@@ -39,23 +40,31 @@ pub(super) struct Relay {
     bytes_out: u64,
 }
 
+/// What is asked of the choice of an endpoint.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wish {
+    /// Not this one, where there is another.
+    pub(super) not: Option<EndpointIndex>,
+    /// This one, where it is well.
+    pub(super) at: Option<SocketAddr>,
+}
+
 /// Endpoints that are tried for one flow. Connecting asks nobody: it fails where there is no way at all.
 const MAX_ATTEMPTS: usize = 4;
 
 impl Relay {
-    /// Connects to an endpoint of `upstream`, not to `not` where there is another. `local` is where the client's datagrams come
-    /// to.
+    /// Connects to an endpoint of `upstream`. `local` is where the client's datagrams come to.
     ///
     /// # Errors
     /// No endpoint can be sent to; `life` is given back, to be told.
     pub(super) fn begin(
         mut life: Life,
         upstream: &Rc<L4Upstream>,
-        not: Option<EndpointIndex>,
+        wish: Wish,
         local: SocketAddr,
         telemetry: &WorkerTelemetry,
     ) -> Result<Self, (Box<Life>, Error)> {
-        match connect(&mut life, upstream, not, telemetry) {
+        match connect(&mut life, upstream, wish, telemetry) {
             Ok(socket) => {
                 let header = header(&life, upstream.config().send_proxy_protocol, local);
                 Ok(Self {
@@ -90,6 +99,15 @@ impl Relay {
     /// The place of its endpoint among those it was picked from.
     pub(super) fn index(&self) -> Option<EndpointIndex> {
         self.life.target.as_ref()?.index()
+    }
+
+    /// Its upstream's name, and where its endpoint is.
+    pub(super) fn place(&self) -> Option<(&Arc<str>, SocketAddr)> {
+        let target = self.life.target.as_ref()?;
+        match target.endpoint().ok()?.address {
+            Address::Socket(address) => Some((target.upstream().name(), address)),
+            Address::Unix(_) => None,
+        }
     }
 
     /// Sends what the client sent to the endpoint.
@@ -148,22 +166,21 @@ pub(super) fn fault(error: &io::Error) -> Option<(Kind, &'static str)> {
 fn connect(
     life: &mut Life,
     upstream: &Rc<L4Upstream>,
-    not: Option<EndpointIndex>,
+    wish: Wish,
     telemetry: &WorkerTelemetry,
 ) -> Result<std::net::UdpSocket, Error> {
     let key = if upstream.asks_for_key() { life.key(upstream) } else { None };
-    let mut tried: SmallVec<[EndpointIndex; MAX_ATTEMPTS]> = not.into_iter().collect();
+    let mut tried: SmallVec<[EndpointIndex; MAX_ATTEMPTS]> = wish.not.into_iter().collect();
+    let mut at = wish.at.and_then(|address| upstream.pick_at(address));
     let mut failure = None;
     for _ in 0..MAX_ATTEMPTS {
         // One that was tried comes again where there is no other: whom a flow was just moved from may still be the only one.
-        let Some(pick) = upstream.pick(key, &tried).filter(|pick| failure.is_none() || !tried.contains(&pick.index()))
-        else {
-            break;
-        };
+        let next = || upstream.pick(key, &tried).filter(|pick| failure.is_none() || !tried.contains(&pick.index()));
+        let Some(pick) = at.take().or_else(next) else { break };
         tried.push(pick.index());
         life.attempts += 1;
         telemetry.counters.upstream_connects.add(1);
-        let endpoint = std::sync::Arc::clone(pick.endpoint());
+        let endpoint = Arc::clone(pick.endpoint());
         life.target = Some(Target::picked(Rc::clone(upstream), pick));
         let Address::Socket(address) = endpoint.address else {
             failure = Some(unreachable("datagrams are not sent to a path"));

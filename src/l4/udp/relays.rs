@@ -20,10 +20,12 @@ use crate::base::id::SocketId;
 use crate::base::limit::Limit;
 use crate::l4::flow::{Expiry, FlowId, Flows, Full, GroupId, Key, Times};
 use crate::l4::listener::L4Listener;
+use crate::l4::quic;
 use crate::l4::timer::Tick;
 use crate::l4::token::Source;
 use crate::net::bind::BoundSocket;
 use crate::net::datagram::prepare_listening;
+use crate::route::connection_ids::Place;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::counters::Counters;
 
@@ -180,8 +182,14 @@ impl Relays {
         let bytes = outbox.add(&key, count);
         self.telemetry.counters.bytes_upstream_in.add(bytes);
         self.flows.touch(id, clock.tick);
-        if let Some(relay) = self.flows.get_mut(id) {
-            relay.answered(bytes, clock.now);
+        let Some(relay) = self.flows.get_mut(id) else { return };
+        relay.answered(bytes, clock.now);
+        let Some(known) = &relay.life.listener().spec.connection_ids else { return };
+        let Some((upstream, endpoint)) = relay.place() else { return };
+        for message in outbox.last(count) {
+            for id in message.datagrams().filter_map(quic::source) {
+                known.learn(id, &Place { upstream: Arc::clone(upstream), endpoint });
+            }
         }
     }
 

@@ -77,6 +77,7 @@ impl Proxy {
             id: ListenerId(0),
             name: Arc::clone(&config.name),
             tls: None,
+            connection_ids: Some(Arc::default()),
             layer4: Layer4::compile(&config.mode).map(Arc::new),
             limit: limits.max_connections.map(|max| Arc::new(Limit::new(max))),
             per_address: limits.max_connections_per_ip.map(|max| Arc::new(PerAddress::new(max))),

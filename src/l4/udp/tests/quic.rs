@@ -129,3 +129,50 @@ fn what_a_proxy_tells_of_a_client_is_kept_while_its_hello_is_read() {
         assert_eq!(header.client, Some(told));
     }
 }
+
+/// An Initial packet of an endpoint that chose `id`, as far as anybody on the way reads it.
+fn answer(id: &[u8]) -> Vec<u8> {
+    [&[0xc0, 0, 0, 0, 1, 0, id.len() as u8], id, &[0; 1180]].concat()
+}
+
+#[test]
+fn a_client_whose_address_changed_comes_back_to_the_endpoint_of_its_connection() {
+    let endpoints: Vec<_> = (0..4).map(|_| socket("127.0.0.1:0")).collect();
+    let other = socket("127.0.0.1:0");
+    let all: Vec<_> = endpoints.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
+    let config = by_name(&name(), &endpoints[0], Some(&other), "");
+    let mut proxy = Proxy::new(&config.replace(&format!("[\"{}\"]", all[0]), &format!("{all:?}")));
+    let heard = |proxy: &mut Proxy| {
+        let mut bytes = [0; 2000];
+        proxy.until("a datagram at an endpoint", |_| {
+            endpoints.iter().enumerate().find_map(|(at, socket)| {
+                let (length, from) = socket.recv_from(&mut bytes).ok()?;
+                Some((at, bytes[..length].to_vec(), from))
+            })
+        })
+    };
+    let ids: [&[u8]; 2] = [b"endpoint's choice", b"four"];
+    for id in ids {
+        let client = client(&proxy);
+        halves(V1).iter().for_each(|datagram| assert!(client.send(datagram).is_ok()));
+        let (at, _, flow) = heard(&mut proxy);
+        assert_eq!(heard(&mut proxy).0, at);
+        endpoints[at].send_to(&answer(id), flow).unwrap();
+        assert_eq!(proxy.receive(&client).0, answer(id));
+        // From elsewhere: first with a short header, then, to another connection ID, with a long one.
+        for (header, rest) in [(vec![0x41], b"data".to_vec()), (vec![0xe0, 0, 0, 0, 1, id.len() as u8], vec![0; 60])] {
+            let moved = socket("127.0.0.1:0");
+            let datagram = [&header[..], id, &rest].concat();
+            moved.send_to(&datagram, proxy.address).unwrap();
+            let (again, got, path) = heard(&mut proxy);
+            assert_eq!((again, got), (at, datagram));
+            assert_ne!(path, flow, "the endpoint sees that the path is another one");
+            endpoints[at].send_to(b"to the new address", path).unwrap();
+            assert_eq!(proxy.receive(&moved).0, b"to the new address");
+        }
+    }
+    // One that nobody gave.
+    let stranger = socket("127.0.0.1:0");
+    stranger.send_to(b"\x41nobody's choice", proxy.address).unwrap();
+    assert_eq!(proxy.receive(&other).0, b"\x41nobody's choice");
+}
