@@ -294,14 +294,18 @@ fn an_address_that_the_system_refuses_ends_with_3() {
 fn the_demo_succeeds_in_every_row_and_leaves() {
     let mut demo = program(&["demo", "--exit"], Path::new("."));
     let (code, out, err) = finish(
-        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE)
+            .env("TIDEGATE_DEMO_TLS", FREE)
+            .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     assert_eq!(code, 0, "{out}{err}");
-    let rows: Vec<&str> = out.lines().filter(|line| line.contains("http")).collect();
-    assert_eq!(rows.len(), 4, "{out}");
+    let rows: Vec<&str> = out.lines().filter(|line| line.contains("://")).collect();
+    assert_eq!(rows.len(), 5, "{out}");
     assert!(rows.iter().all(|row| row.contains(" 200 ")), "{out}");
     assert_eq!(rows.iter().filter(|row| row.contains("TLS 1.3")).count(), 2, "{out}");
     assert_eq!(rows.iter().filter(|row| row.contains(" HTTP/2 ")).count(), 2, "{out}");
+    assert_eq!(rows.iter().filter(|row| row.contains(" tcp://") && row.contains(" as sent ")).count(), 1, "{out}");
     assert!(!out.contains('\x1b'), "colours in a pipe");
 }
 
@@ -311,7 +315,10 @@ fn the_demo_takes_another_port_where_one_is_taken() {
     let address = taken.local_addr().unwrap().to_string();
     let mut demo = program(&["demo", "--exit"], Path::new("."));
     let (code, out, err) = finish(
-        demo.env("TIDEGATE_DEMO_CLEARTEXT", &address).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", &address)
+            .env("TIDEGATE_DEMO_TLS", FREE)
+            .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains(&format!("note: {address} is taken")), "{out}");
@@ -321,7 +328,10 @@ fn the_demo_takes_another_port_where_one_is_taken() {
 fn the_demo_stays_up_and_says_what_to_try() {
     let mut demo = program(&["demo"], Path::new("."));
     let mut demo = Running::of(
-        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE).env("TIDEGATE_DEMO_TLS", FREE).env("TIDEGATE_DEMO_OBSERVE", FREE),
+        demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE)
+            .env("TIDEGATE_DEMO_TLS", FREE)
+            .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     let command = demo.wait_for("curl http://");
     let address = command.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();

@@ -20,7 +20,7 @@ use crate::config::{self, Config};
 use crate::net::bind::ensure_free;
 
 use self::origin::Origin;
-use self::probe::Probe;
+use self::probe::{Probe, Way};
 use self::table::Row;
 use super::certificate::{Certificate, Keep};
 use super::scratch::Scratch;
@@ -71,6 +71,7 @@ struct Stage {
     running: Running,
     cleartext: SocketAddr,
     secure: SocketAddr,
+    relayed: SocketAddr,
     /// Where the status page is.
     dashboard: SocketAddr,
     /// Addresses of the embedded configuration that were taken.
@@ -98,21 +99,22 @@ impl Stage {
             Exit::Fault
         })?;
         let taken = adapt(&mut config, &certificate, origin.address);
-        let names = [false, true].map(|is_tls| config.listeners.iter().find(|l| l.tls.is_some() == is_tls));
+        let names = Way::ALL.map(|way| config.listeners.iter().find(|listener| way.leads_through(listener)));
         let names = names.map(|listener| listener.map(|listener| listener.name.clone()));
         let running = serving::start(config, None)?;
         // It is in memory now, and nothing reads it again.
         let _ = std::fs::remove_file(&certificate.key);
-        let [cleartext, secure] = names.map(|name| name.and_then(|name| serving::address(&running, &name)));
+        let [cleartext, secure, relayed] = names.map(|name| name.and_then(|name| serving::address(&running, &name)));
         let dashboard = match running.own_address("observe") {
             Some(Address::Socket(address)) => Some(address),
             _ => None,
         };
-        let (Some(cleartext), Some(secure), Some(dashboard)) = (cleartext, secure, dashboard) else {
-            terminal::complain("the demo's configuration lacks a cleartext, a TLS or an observe listener", "");
+        let (Some(cleartext), Some(secure), Some(relayed), Some(dashboard)) = (cleartext, secure, relayed, dashboard)
+        else {
+            terminal::complain("the demo's configuration lacks a cleartext, a TLS, a TCP or an observe listener", "");
             return Err(Exit::Fault);
         };
-        Ok(Self { running, cleartext, secure, dashboard, taken, certificate, _scratch: scratch })
+        Ok(Self { running, cleartext, secure, relayed, dashboard, taken, certificate, _scratch: scratch })
     }
 
     /// One request after the other, so that no row's time holds another's work.
@@ -121,7 +123,11 @@ impl Stage {
         Ok(runtime.block_on(async {
             let mut rows = Vec::new();
             for probe in Probe::ALL {
-                let address = if probe.is_tls { self.secure } else { self.cleartext };
+                let address = match probe.way {
+                    Way::Cleartext => self.cleartext,
+                    Way::Tls => self.secure,
+                    Way::Relayed => self.relayed,
+                };
                 rows.push(probe.send(address, &self.certificate.ca).await);
             }
             rows
@@ -134,12 +140,13 @@ impl Stage {
     }
 
     fn suggestions(&self, colours: Palette) -> String {
-        let Self { cleartext, secure, dashboard, certificate, .. } = self;
+        let Self { cleartext, secure, relayed, dashboard, certificate, .. } = self;
         let ca = certificate.ca.display();
         let commands = [
             (format!("curl http://{cleartext}/anything"), "what the origin received"),
             (format!("curl --http2-prior-knowledge http://{cleartext}/anything"), "the same over HTTP/2"),
             (format!("curl --cacert {ca} https://{secure}/anything"), "the same over TLS"),
+            (format!("curl http://{relayed}/anything"), "the same, relayed as bytes over TCP"),
             (format!("curl -N http://{cleartext}/events"), "an event every second"),
             (format!("curl -o /dev/null http://{cleartext}/bytes/1000000000"), "a gigabyte"),
         ];

@@ -17,35 +17,66 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::base::error::Error;
-use crate::config::model::{UpstreamProtocol, UpstreamTls};
+use crate::config::model::{Listener, Mode, UpstreamProtocol, UpstreamTls};
 use crate::net::io::Socket;
 use crate::transport::tls::client::ClientTls;
 
 use super::table::Row;
 
-/// One way through the proxy.
+/// Through which of the demo's listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Requests in the clear.
+    Cleartext,
+    /// Requests over TLS, which must then be 1.3.
+    Tls,
+    /// A connection that is relayed to the origin as it is.
+    Relayed,
+}
+
+impl Way {
+    /// Every way there is.
+    pub const ALL: [Way; 3] = [Way::Cleartext, Way::Tls, Way::Relayed];
+
+    /// Whether a listener is this way in.
+    pub fn leads_through(self, listener: &Listener) -> bool {
+        let own = match (&listener.mode, &listener.tls) {
+            (Mode::Http, None) => Way::Cleartext,
+            (Mode::Http, Some(_)) => Way::Tls,
+            _ => Way::Relayed,
+        };
+        own == self
+    }
+}
+
+/// One request through the proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// Its name in the table.
     pub what: &'static str,
     /// The version that must be spoken, over TLS chosen by ALPN.
     pub version: Version,
-    /// Whether over TLS, which must then be 1.3.
-    pub is_tls: bool,
+    /// Where it comes in.
+    pub way: Way,
 }
 
 impl Probe {
-    /// Every way that this version has.
-    pub const ALL: [Probe; 4] = [
-        Probe { what: "HTTP/1.1", version: Version::HTTP_11, is_tls: false },
-        Probe { what: "HTTP/2 (prior knowledge)", version: Version::HTTP_2, is_tls: false },
-        Probe { what: "HTTP/1.1 over TLS", version: Version::HTTP_11, is_tls: true },
-        Probe { what: "HTTP/2 over TLS", version: Version::HTTP_2, is_tls: true },
+    /// One of every kind that this version has.
+    pub const ALL: [Probe; 5] = [
+        Probe { what: "HTTP/1.1", version: Version::HTTP_11, way: Way::Cleartext },
+        Probe { what: "HTTP/2 (prior knowledge)", version: Version::HTTP_2, way: Way::Cleartext },
+        Probe { what: "HTTP/1.1 over TLS", version: Version::HTTP_11, way: Way::Tls },
+        Probe { what: "HTTP/2 over TLS", version: Version::HTTP_2, way: Way::Tls },
+        Probe { what: "TCP, relayed", version: Version::HTTP_11, way: Way::Relayed },
     ];
 
     /// Sends one request to `address`; `ca` is the file of the authority to believe.
     pub async fn send(self, address: SocketAddr, ca: &Path) -> Row {
-        let scheme = if self.is_tls { "https" } else { "http" };
+        let scheme = match self.way {
+            Way::Cleartext => "http",
+            Way::Tls => "https",
+            Way::Relayed => "tcp",
+        };
         let began = Instant::now();
         let answer = match tokio::time::timeout(DEADLINE, self.exchange(address, ca)).await {
             Ok(Ok(answer)) => Ok(answer.to_string()),
@@ -58,7 +89,7 @@ impl Probe {
     async fn exchange(self, address: SocketAddr, ca: &Path) -> Result<Answer, ProbeError> {
         let stream = TcpStream::connect(address).await.map_err(ProbeError::Connect)?;
         stream.set_nodelay(true).map_err(ProbeError::Connect)?;
-        if !self.is_tls {
+        if self.way != Way::Tls {
             return self.ask(stream, address, None).await;
         }
         let protocol = if self.version == Version::HTTP_2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
@@ -83,7 +114,7 @@ impl Probe {
         let response = if self.version == Version::HTTP_2 {
             let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);
-            let scheme = if self.is_tls { "https" } else { "http" };
+            let scheme = if self.way == Way::Tls { "https" } else { "http" };
             sender.send_request(request(&format!("{scheme}://{address}{PATH}"))?).await?
         } else {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
@@ -110,14 +141,18 @@ impl Probe {
         if head.version != self.version {
             return Err(ProbeError::Version(head.version));
         }
-        if self.is_tls && tls != Some(rustls::ProtocolVersion::TLSv1_3) {
+        if self.way == Way::Tls && tls != Some(rustls::ProtocolVersion::TLSv1_3) {
             return Err(ProbeError::TlsVersion(tls));
+        }
+        // The route marks what it answers; what was relayed as it is has no mark.
+        if self.way == Way::Relayed && head.headers.contains_key("x-served-by") {
+            return Err(ProbeError::Changed);
         }
         let is_echo = body.windows(PATH.len()).any(|window| window == PATH.as_bytes());
         if !is_echo {
             return Err(ProbeError::Stranger);
         }
-        Ok(Answer { status: head.status, version: head.version, is_tls: self.is_tls, bytes: body.len() })
+        Ok(Answer { status: head.status, version: head.version, way: self.way, bytes: body.len() })
     }
 }
 
@@ -126,15 +161,19 @@ impl Probe {
 struct Answer {
     status: StatusCode,
     version: Version,
-    is_tls: bool,
+    way: Way,
     bytes: usize,
 }
 
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let version = if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
-        let tls = if self.is_tls { "  TLS 1.3" } else { "" };
-        write!(f, "{}  {version:8}  {} bytes{tls}", self.status.as_u16(), self.bytes)
+        let way = match self.way {
+            Way::Cleartext => "",
+            Way::Tls => "  TLS 1.3",
+            Way::Relayed => "  as sent",
+        };
+        write!(f, "{}  {version:8}  {} bytes{way}", self.status.as_u16(), self.bytes)
     }
 }
 
@@ -157,6 +196,8 @@ enum ProbeError {
     Version(Version),
     #[error("agreed on {0:?} instead of TLS 1.3")]
     TlsVersion(Option<rustls::ProtocolVersion>),
+    #[error("the answer was changed on its way")]
+    Changed,
     #[error("something else answered, not the demo's origin")]
     Stranger,
 }
@@ -183,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn the_origin_answers_in_both_versions() {
         let origin = Origin::start().unwrap();
-        for probe in Probe::ALL.into_iter().filter(|probe| !probe.is_tls) {
+        for probe in Probe::ALL.into_iter().filter(|probe| probe.way != Way::Tls) {
             let row = probe.send(origin.address, Path::new("")).await;
             assert!(row.answer.is_ok(), "{row:?}");
         }
