@@ -66,6 +66,8 @@ respond.body = "word"
 [upstream.app]
 endpoints = ["127.0.0.1:{world.nginx_h1}"]
 balance = "least-requests"
+health.interval = "1s"
+outlier.consecutive_failures = 5
 
 [upstream.dead]
 endpoints = ["127.0.0.1:{world.dead}"]
