@@ -1,5 +1,5 @@
 //! What the decisions of one request cost: judging a raw head, checking a parsed one, finding a route among ten
-//! thousand, telling the upstream about the client. `cargo bench --bench sans_io`.
+//! thousand, picking one of a thousand endpoints, telling the upstream about the client. `cargo bench --bench sans_io`.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -14,6 +14,8 @@ use tidegate::protocol::wire::{Limits, Wire};
 use tidegate::proxy::headers::{forwarded, hop_by_hop};
 use tidegate::proxy::normalize::{Checks, check};
 use tidegate::route::table::{RequestHead, Table};
+use tidegate::upstream::balance::hash::key_of;
+use tidegate::upstream::balance::{EndpointIndex, Selector};
 
 const HEAD: &[u8] = b"GET /api/v1/users/42?fields=name HTTP/1.1\r\nHost: api.example.org\r\n\
     User-Agent: curl/8.5.0\r\nAccept: */*\r\nAccept-Encoding: gzip, br\r\nConnection: keep-alive\r\n\r\n";
@@ -151,9 +153,38 @@ fn route(host: Option<String>, prefix: Option<String>) -> model::Route {
     }
 }
 
+/// Picking among a thousand endpoints, and computing what the picks go by whenever one goes out or comes in.
+fn balance(criterion: &mut Criterion) {
+    let weights = [1; 1_000];
+    let identity = |index: EndpointIndex| format!("10.0.{}.{}:8080", index.0 / 250, index.0 % 250);
+    let policies = [
+        model::Balance::RoundRobin,
+        model::Balance::LeastRequests,
+        model::Balance::P2cEwma,
+        model::Balance::RingHash,
+        model::Balance::Maglev,
+    ];
+    let mut group = criterion.benchmark_group("balance, 1,000 endpoints");
+    for policy in policies {
+        group.bench_function(format!("compute {}", policy.as_str()), |bencher| {
+            bencher.iter(|| Selector::new(policy, black_box(&weights), 1_000, identity));
+        });
+        let selector = Selector::new(policy, &weights, 1_000, identity);
+        let (mut cursor, mut key) = (0, 0u64);
+        group.bench_function(format!("pick by {}", policy.as_str()), |bencher| {
+            bencher.iter(|| {
+                key += 1;
+                let key = selector.asks_for_key().then(|| key_of(&key.to_le_bytes()));
+                selector.pick(key, &mut cursor, || fastrand::u64(..), |_| 1, |_| Some(1e6), &[])
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = sans_io;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = wire, checks, forwarding, lookup
+    targets = wire, checks, forwarding, lookup, balance
 }
 criterion_main!(sans_io);

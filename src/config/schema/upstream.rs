@@ -34,20 +34,20 @@ pub(super) static UPSTREAM: &[Key] = &[
         "hash_on",
         Shape::Text("client-ip, sni, path, header:NAME or cookie:NAME"),
         Fallback::Text("client-ip"),
-        "What ring-hash and maglev hash: client-ip, sni, path, header:NAME or cookie:NAME; the client's address where a \
-         request lacks it. Layer 4 knows client-ip and sni.",
+        "What ring-hash and maglev hash: client-ip (behind trusted proxies as well), sni, path (without the query), header:NAME \
+         or cookie:NAME; the client's address where a request lacks it. Layer 4 knows client-ip and sni.",
     ),
     Key::new(
         "health",
         Shape::Table(HEALTH),
         Fallback::Told("none: endpoints are not asked"),
-        "Active checks: an endpoint that fails them takes no new work.",
+        "Active checks: an endpoint that fails several in a row takes no new work. Every endpoint is ready until it has.",
     ),
     Key::new(
         "outlier",
         Shape::Table(OUTLIER),
         Fallback::Told("none"),
-        "Passive checks: an endpoint that fails real traffic takes no new work for a while.",
+        "Passive checks: an endpoint that fails real traffic takes no new work for a while, unless it is the last that is ready.",
     ),
     Key::new(
         "send_proxy_protocol",
@@ -144,7 +144,7 @@ static HEALTH: &[Key] = &[
         Shape::Text("a path"),
         Fallback::Told("none: a TCP connection"),
         "What is asked for over HTTP, as requests are sent (TLS included): 200 to 399 is well. Left out: that a TCP connection \
-         is taken is well enough.",
+         is taken is well enough, which a process that hangs still does.",
     )
     .example("\"/healthz\""),
     Key::new("host", Shape::Text("a name"), Fallback::Told("the endpoint's own"), "The Host of the check.")
@@ -153,7 +153,8 @@ static HEALTH: &[Key] = &[
         "interval",
         DEADLINE,
         Fallback::Duration(defaults::HEALTH_INTERVAL),
-        "From one check of an endpoint to the next, a little shifted so that they do not all come at once.",
+        "From one check of an endpoint to the next, moved by up to a tenth so that they do not all come at once; the first is made \
+         at once.",
     )
     .cost("a connection to each endpoint"),
     Key::new(
@@ -182,20 +183,22 @@ static OUTLIER: &[Key] = &[
         "consecutive_failures",
         Shape::Count { min: 1, max: 1_000_000 },
         Fallback::Count(defaults::OUTLIER_FAILURES as u64),
-        "Failures in a row, over all workers, that take an endpoint out: connections that come to nothing, answers 500 and \
-         above.",
+        "Failures in a row, over all workers, that take an endpoint out: connections that come to nothing or break before an \
+         answer, answers that do not come in time, answers 500 and above.",
     ),
     Key::new(
         "eject_for",
         DEADLINE,
         Fallback::Duration(defaults::EJECT_FOR),
-        "For how long the first time; each time in a row as long again, up to ten times that.",
+        "For how long the first time; each time in a row as long again, up to ten times that. A row ends once the endpoint stayed \
+         in for as long as it had been out.",
     ),
     Key::new(
         "max_ejected",
         Shape::Text("a share such as \"50%\""),
         Fallback::Text("50%"),
-        "The share of an upstream's endpoints that may be out by this at once; one may always be.",
+        "The share of an upstream's endpoints that may be out by this at once, rounded down; one may always be, but never the last \
+         that is ready.",
     ),
 ];
 
