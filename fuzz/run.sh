@@ -6,9 +6,13 @@ set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-20}
 # Files that are accepted are good ones to begin with.
-mkdir -p fuzz/corpus/config
+mkdir -p fuzz/corpus/config fuzz/corpus/client_hello
 cp config/*.toml fuzz/corpus/config/
-for target in config request_checks route_lookup forwarded; do
+# Behind the length of the pieces they come in.
+for hello in tests/hellos/*.bin; do
+    { printf '\007'; cat "$hello"; } >fuzz/corpus/client_hello/"$(basename "$hello")"
+done
+for target in config request_checks route_lookup forwarded client_hello proxy_header; do
     echo "== $target, $seconds s"
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- -max_total_time="$seconds" -max_len=4096 -print_final_stats=1
 done
