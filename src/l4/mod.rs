@@ -7,7 +7,7 @@ pub mod flow;
 mod life;
 pub mod listener;
 mod opening;
-mod pipes;
+pub mod pipes;
 pub mod quic;
 mod relay;
 pub mod session;

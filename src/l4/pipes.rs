@@ -22,6 +22,8 @@ pub struct Pipes {
 
 /// Pipes of one worker. Whoever gets none copies.
 const MAX_OPEN: usize = 256;
+/// Descriptors that the pipes of one worker take at most.
+pub const MAX_DESCRIPTORS: usize = 2 * MAX_OPEN;
 /// Pipes kept for the next that needs one.
 const MAX_IDLE: usize = 32;
 /// What a pipe holds, in bytes of full pages; without the right to so much it stays at the system's 64 KiB. Pages are only

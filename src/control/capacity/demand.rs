@@ -4,6 +4,7 @@ use super::Facts;
 use crate::config::Config;
 use crate::config::model::{Bind, EndpointAddress, Listener, Mode, RouteAction, SocketOptions, Upstream};
 use crate::control::limits::{RESERVED_DESCRIPTORS, connections_within};
+use crate::l4::pipes;
 
 /// What a configuration asks for.
 #[derive(Debug)]
@@ -12,8 +13,8 @@ pub struct Demand {
     pub written: Option<u64>,
     /// Whether every listener has one, so that there cannot be more.
     pub is_bounded: bool,
-    /// Descriptors that these need: two for a connection or session, one for a flow, the listening sockets, and what the
-    /// process keeps for itself.
+    /// Descriptors that these need: two for a connection or session, one for a flow, the listening sockets, the pipes of layer 4,
+    /// and what the process keeps for itself.
     pub descriptors: u64,
     /// Connections, sessions and flows that can be open at a time.
     pub connections: u64,
@@ -45,10 +46,12 @@ impl Demand {
         let largest = |size: fn(&SocketOptions) -> Option<u32>| sockets().filter_map(size).max();
         // Each worker has one for each address, and the control thread keeps a second descriptor of it.
         let listening = config.listeners.iter().map(|one| one.binds.len()).sum::<usize>() * config.server.workers * 2;
+        let relays = config.listeners.iter().any(|listener| listener.mode.is_layer4() && !listener.mode.is_udp());
+        let pipes = if relays { pipes::MAX_DESCRIPTORS * config.server.workers } else { 0 };
         Self {
             written: has_any.then_some(written),
             is_bounded,
-            descriptors: (written - flows) * 2 + flows + listening as u64 + RESERVED_DESCRIPTORS,
+            descriptors: (written - flows) * 2 + flows + (listening + pipes) as u64 + RESERVED_DESCRIPTORS,
             connections: if is_bounded { written.min(possible) } else { possible },
             relayed: sum(&|listener| listener.mode.is_layer4()),
             backlog: config.listeners.iter().filter(|one| is_tcp(one)).map(|one| one.socket.backlog).max(),

@@ -142,8 +142,8 @@ fn a_million_sessions_are_counted_in_descriptors_and_ports() {
             (
                 Verdict::Bad,
                 "descriptors (hard limit)",
-                "2050268 for 1050000 connections (max_connections)",
-                "sysctl -w fs.nr_open=2050268\nLimitNOFILE=2050268 in the unit, or `ulimit -Hn 2050268` before the start",
+                "2051292 for 1050000 connections (max_connections)",
+                "sysctl -w fs.nr_open=2051292\nLimitNOFILE=2051292 in the unit, or `ulimit -Hn 2051292` before the start",
             ),
             (Verdict::Warn, "net.core.rmem_max", "4194304 (recv_buffer)", "sysctl -w net.core.rmem_max=4194304",),
             (
