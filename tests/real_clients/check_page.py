@@ -488,9 +488,11 @@ def states_are_told_by_word_and_shape(world):
         page.wait("document.querySelectorAll('#endpoints tbody tr').length === 10")
         shapes = page.run("""Object.fromEntries([...document.querySelectorAll('#endpoints tbody tr')].map((row) =>
             [row.children[1].textContent, row.querySelector('path').getAttribute('d')]))""")
-        expect(set(shapes) == {"Ready", "Drained"} and shapes["Ready"] != shapes["Drained"], f"{shapes}")
+        expect(set(shapes) == {"Ready", "Drained", "Unhealthy", "Ejected"}, f"{shapes}")
+        expect(len(set(shapes.values())) == len(shapes), f"two states have one shape: {shapes}")
         left = page.run("[...document.querySelectorAll('#certificates tbody tr')].map((row) => [row.lastChild.textContent, row.lastChild.firstChild.className])")
         expect(left == [["4 days", "bad"], ["16 days", "warn"], ["61 days", "good"]], f"{left}")
         concerns = page.text("#concerns")
-        expect("1 of 4 endpoints not ready" in concerns and "ends in 4 days" in concerns, concerns)
+        for words in ("ends in 4 days", "api: 2 of 4 endpoints not ready (1 ejected, 1 drained)", "search: 1 of 3 endpoints not ready (1 unhealthy)"):
+            expect(words in concerns, f"{words!r} is not in {concerns!r}")
         is_clean(page, origin)
