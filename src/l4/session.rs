@@ -158,6 +158,11 @@ impl Session {
                     flow.run = 0;
                 }
             }
+            // A splice takes an urgent mark for the end of what there is, or of everything; only a read gets past it.
+            Got::Nothing | Got::End if by == Method::Splice && (got == Got::End || source.drains) => {
+                flow.bulk = false;
+                flow.run = 0;
+            }
             Got::Nothing => {
                 source.readable = false;
                 source.drains = false;

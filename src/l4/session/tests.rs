@@ -10,6 +10,8 @@ const BUFFER: u32 = 16;
 struct Socket {
     /// What the peer has sent and we have not read.
     incoming: VecDeque<u8>,
+    /// Bytes before an urgent mark. A read that begins there goes past it; one that comes to it, and any splice, stops.
+    mark: Option<usize>,
     peer_ended: bool,
     /// The peer has reset the connection; nobody was told yet.
     reset: bool,
@@ -35,7 +37,7 @@ impl Socket {
         Readiness {
             readable: !self.incoming.is_empty() || closed,
             writable: self.room > 0 || self.reset || self.dead,
-            drains: closed,
+            drains: closed || self.mark.is_some(),
             fault: self.reset,
         }
     }
@@ -50,8 +52,12 @@ impl Socket {
         }
     }
 
-    fn read(&mut self, limit: usize) -> Result<usize, Got> {
-        if self.incoming.is_empty() {
+    fn read(&mut self, limit: usize, by: Method) -> Result<usize, Got> {
+        if by == Method::Copy && self.mark == Some(0) {
+            self.mark = None;
+        }
+        let before_mark = self.mark.unwrap_or(usize::MAX).min(self.incoming.len());
+        if before_mark == 0 {
             return Err(match () {
                 () if self.reset => {
                     (self.reset, self.dead) = (false, true);
@@ -61,7 +67,9 @@ impl Socket {
                 () => Got::Nothing,
             });
         }
-        Ok(self.incoming.len().min(limit))
+        let count = before_mark.min(limit);
+        self.mark = self.mark.map(|mark| mark - count);
+        Ok(count)
     }
 
     fn is_broken(&self) -> bool {
@@ -138,7 +146,11 @@ impl World {
                 socket.reset = true;
                 socket.raise();
             }
-            20 => {
+            20 if !socket.peer_ended && !socket.is_broken() && socket.mark.is_none() => {
+                socket.mark = Some(socket.incoming.len());
+                socket.raise();
+            }
+            21 => {
                 // Woken for nothing.
                 let lie = Readiness { readable: true, writable: true, ..Readiness::default() };
                 self.session.ready(side, lie);
@@ -204,7 +216,7 @@ impl World {
             Method::Splice => self.rng.usize(1..80),
         };
         let socket = &mut self.sockets[from.place()];
-        let got = match socket.read(limit) {
+        let got = match socket.read(limit, by) {
             Ok(count) => {
                 self.held[from.place()].extend(socket.incoming.drain(..count));
                 Got::Bytes { count: count as u32, drained: by == Method::Copy && count < limit }
@@ -405,6 +417,20 @@ fn what_fills_the_buffer_is_spliced_until_little_comes() {
     // The other direction had no part in it.
     session.ready(Side::Client, READABLE);
     assert_eq!(session.next(&WHOLE), Step::Read { from: Side::Client, by: Method::Copy });
+}
+
+#[test]
+fn a_splice_that_ends_may_only_have_come_to_an_urgent_mark() {
+    let mut session = waiting();
+    let endpoint = Side::Endpoint;
+    for got in [Got::Nothing, Got::End] {
+        session.ready(endpoint, Readiness { drains: true, ..READABLE });
+        session.read(endpoint, Method::Copy, Got::Bytes { count: 65_536, drained: false }, &mut WHOLE.clone());
+        session.wrote(Side::Client, Put::Bytes { count: 65_536, full: false });
+        assert_eq!(session.next(&WHOLE), Step::Read { from: endpoint, by: Method::Splice });
+        session.read(endpoint, Method::Splice, got, &mut WHOLE.clone());
+        assert_eq!(session.next(&WHOLE), Step::Read { from: endpoint, by: Method::Copy });
+    }
 }
 
 #[test]
