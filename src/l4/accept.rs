@@ -13,8 +13,9 @@ use mio::{Interest, Registry};
 use rustix::net::SocketFlags;
 use tracing::{debug, error, warn};
 
-use super::life::Admission;
+use super::life::{Admission, TOO_MANY};
 use super::listener::L4Listener;
+use super::opening::preface;
 use super::token::Source;
 use crate::base::addr::{Address, canonical};
 use crate::base::limit::{Limit, Permit};
@@ -146,7 +147,7 @@ impl Acceptor {
                 Ok((socket, peer)) => {
                     self.pause = Duration::ZERO;
                     counters.connections_accepted.add(1);
-                    let mut admission = Admission::new(process, listener);
+                    let mut admission = Admission::new(process, listener, None);
                     if self.admit(peer, &mut admission) {
                         take((socket, peer, admission), &self.listener);
                     } else {
@@ -203,13 +204,14 @@ impl Acceptor {
     }
 
     fn admit(&self, peer: Option<SocketAddr>, admission: &mut Admission) -> bool {
-        let (Some(limits), Some(peer)) = (&self.listener.spec.per_address, peer) else { return true };
-        admission.address = limits.acquire(peer.ip()).map(Box::new);
-        if admission.address.is_none() {
-            let listener = &self.listener.spec.name;
-            debug!(%listener, client.addr = %peer, "closed at accept: its address has too many connections");
+        // Where a proxy speaks for its clients it is they who are counted, when they are known.
+        let is_client = matches!(preface::expects_header(&self.listener, peer), Ok(false));
+        if !is_client || admission.admit(&self.listener, peer) {
+            return true;
         }
-        admission.address.is_some()
+        let listener = &self.listener.spec.name;
+        debug!(%listener, client.addr = peer.map(tracing::field::display), "closed at accept: {TOO_MANY}");
+        false
     }
 
     fn back_off(&mut self, error: &io::Error, now: Instant) {

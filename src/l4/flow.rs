@@ -249,9 +249,7 @@ impl Gate<'_> {
     pub fn admit(&self, client: IpAddr) -> Result<Admission, Full> {
         let address = self.per_address.map(|limit| limit.acquire(client).ok_or(Full::Address)).transpose()?;
         let listener = self.listener.map(|limit| limit.acquire().ok_or(Full::Listener)).transpose()?;
-        let mut admission = Admission::new(self.process.acquire().ok_or(Full::Process)?, listener);
-        admission.address = address.map(Box::new);
-        Ok(admission)
+        Ok(Admission::new(self.process.acquire().ok_or(Full::Process)?, listener, address))
     }
 }
 

@@ -24,9 +24,12 @@ use crate::upstream::endpoint::Endpoint;
 pub struct Admission {
     _process: Permit,
     _listener: Option<Permit>,
-    /// Of its address, known only once it is accepted.
-    pub address: Option<Box<AddressPermit>>,
+    /// Of the client's address, known once it is accepted, or once a PROXY header has named it.
+    address: Option<Box<AddressPermit>>,
 }
+
+/// What is said of a connection past `max_connections_per_ip`.
+pub const TOO_MANY: &str = "its address has too many connections";
 
 /// A session's life.
 pub struct Life {
@@ -42,7 +45,7 @@ pub struct Life {
     began: Instant,
     peer: Option<SocketAddr>,
     told: Option<Box<Told>>,
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// Where a session leads.
@@ -78,26 +81,23 @@ pub struct Ending {
 }
 
 impl Admission {
-    /// Of the process, and of the listener where it has a limit.
-    pub fn new(process: Permit, listener: Option<Permit>) -> Self {
-        Self { _process: process, _listener: listener, address: None }
+    /// Of the process, and of the listener and the address where those have a limit.
+    pub fn new(process: Permit, listener: Option<Permit>, address: Option<AddressPermit>) -> Self {
+        Self { _process: process, _listener: listener, address: address.map(Box::new) }
+    }
+
+    /// Counts it for the client's address, where the listener limits that; false: it has too many already.
+    pub fn admit(&mut self, listener: &L4Listener, client: Option<SocketAddr>) -> bool {
+        let (Some(limits), Some(client)) = (&listener.spec.per_address, client) else { return true };
+        self.address = limits.acquire(client.ip()).map(Box::new);
+        self.address.is_some()
     }
 }
 
 impl Life {
     /// A life that begins.
     pub fn new(listener: Rc<L4Listener>, peer: Option<SocketAddr>, admission: Admission, now: Instant) -> Self {
-        Self {
-            listener,
-            target: None,
-            attempts: 0,
-            connect: 0,
-            moved: 0,
-            began: now,
-            peer,
-            told: None,
-            _admission: admission,
-        }
+        Self { listener, target: None, attempts: 0, connect: 0, moved: 0, began: now, peer, told: None, admission }
     }
 
     /// Where it came in.
@@ -123,6 +123,12 @@ impl Life {
     /// The client, as a PROXY header of a trusted proxy tells it.
     pub fn client(&self) -> Option<SocketAddr> {
         self.told.as_ref().and_then(|told| told.client).or(self.peer)
+    }
+
+    /// Counts the session for a client that a header has named; false: its address has too many.
+    pub fn admit_client(&mut self) -> bool {
+        let client = self.client();
+        self.admission.admit(&self.listener, client)
     }
 
     /// The address that the client connected to, where a PROXY header tells it.

@@ -2,7 +2,7 @@
 //! endpoint is picked and connected to, and another one where that fails. No byte of the client was relayed until then, so
 //! that a failed attempt costs nothing but time.
 
-mod preface;
+pub mod preface;
 
 use std::io;
 use std::net::SocketAddr;
@@ -89,7 +89,7 @@ impl Opening {
     /// # Errors
     /// It is to be closed, unheard.
     pub fn new(client: OwnedFd, listener: &L4Listener, life: &Life, now: Instant) -> Result<Self, (OwnedFd, Error)> {
-        let phase = match preface::expects_header(listener, life) {
+        let phase = match preface::expects_header(listener, life.peer()) {
             Ok(true) => Phase::Header,
             Ok(false) => Self::after_header(listener),
             Err(error) => return Err((client, error)),
@@ -239,7 +239,10 @@ impl Opening {
     /// Its time is up: an attempt is given up for the next, anything else ends here.
     pub fn overdue(&mut self, life: &mut Life, ground: &mut Ground<'_>) -> Advance {
         let late = match self.phase {
-            Phase::Header => (Kind::RequestHeaderTimeout, "the PROXY header did not come in time"),
+            Phase::Header => {
+                ground.telemetry.counters.proxy_headers_refused.add(1);
+                (Kind::RequestHeaderTimeout, "the PROXY header did not come in time")
+            }
             Phase::Hello(_) => (Kind::ClientStall, "the ClientHello did not come in time"),
             Phase::Connecting => {
                 self.endpoint = None;

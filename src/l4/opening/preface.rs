@@ -1,6 +1,7 @@
 //! What a client says before it is known where it leads: the PROXY header of a proxy in front of us, the ClientHello.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use rustix::io::{Errno, retry_on_intr};
@@ -9,7 +10,7 @@ use rustix::net::RecvFlags;
 use super::{Opening, Phase, gone};
 use crate::base::error::{Error, Kind};
 use crate::config::model::ProxyProtocol;
-use crate::l4::life::{Life, Target};
+use crate::l4::life::{Life, TOO_MANY, Target};
 use crate::l4::listener::L4Listener;
 use crate::l4::sni::Reading;
 use crate::net::proxy_protocol;
@@ -58,6 +59,10 @@ impl Opening {
                 return Err(Error::downstream(Kind::HttpRequestError, reason));
             }
         };
+        if !life.admit_client() {
+            telemetry.counters.connections_refused.add(1);
+            return Err(Error::downstream(Kind::HttpRequestDenied, TOO_MANY));
+        }
         self.bytes.drain(..length);
         self.phase = Self::after_header(life.listener());
         Ok(true)
@@ -95,10 +100,10 @@ impl Opening {
 ///
 /// # Errors
 /// One is required, and nobody believes this client.
-pub(super) fn expects_header(listener: &L4Listener, life: &Life) -> Result<bool, Error> {
+pub fn expects_header(listener: &L4Listener, peer: Option<SocketAddr>) -> Result<bool, Error> {
     let config = listener.config();
     // A Unix socket has no address that could be trusted: who is let in by the file's permissions is.
-    let trusted = || life.peer().is_none_or(|peer| config.trusted_proxies.iter().any(|net| net.contains(&peer.ip())));
+    let trusted = || peer.is_none_or(|peer| listener.trusts(peer.ip()));
     match config.proxy_protocol {
         ProxyProtocol::Off => Ok(false),
         // A stranger's bytes are the stranger's own.
