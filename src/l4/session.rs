@@ -255,11 +255,6 @@ impl Session {
         self.spliced
     }
 
-    /// Whether one side sends so much at once that it is spliced.
-    pub fn is_bulk(&self) -> bool {
-        self.flows.iter().any(|flow| flow.bulk)
-    }
-
     /// Who was read from last.
     pub fn last_heard(&self) -> Side {
         self.first.other()

@@ -30,8 +30,6 @@ pub struct Tcp {
     queue: VecDeque<u32>,
     tools: Tools,
     telemetry: Arc<WorkerTelemetry>,
-    /// Bytes that were moved in this round by sessions that splice.
-    bulk: u64,
 }
 
 struct Entry {
@@ -60,7 +58,7 @@ impl Tcp {
     /// No sessions yet.
     pub fn new(telemetry: Arc<WorkerTelemetry>, now: Instant) -> Self {
         let tools = Tools { buffer: vec![0; BUFFER].into(), pipes: Pipes::default() };
-        Self { sessions: Slab::new(), wheel: Wheel::new(now), queue: VecDeque::new(), tools, telemetry, bulk: 0 }
+        Self { sessions: Slab::new(), wheel: Wheel::new(now), queue: VecDeque::new(), tools, telemetry }
     }
 
     /// Takes in a connection that was just accepted.
@@ -134,11 +132,6 @@ impl Tcp {
             self.overdue(key, registry, now);
         }
         self.wheel.next().map(|tick| self.wheel.moment(tick))
-    }
-
-    /// Bytes that sessions with much to move have moved since this was last asked.
-    pub fn take_bulk(&mut self) -> u64 {
-        std::mem::take(&mut self.bulk)
     }
 
     /// Whether no session is open.
@@ -216,9 +209,6 @@ impl Tcp {
             counters.bytes_upstream_out.add(up);
             counters.bytes_upstream_in.add(down);
             counters.bytes_downstream_out.add(down);
-            if relay.state().is_bulk() {
-                self.bulk += up + down;
-            }
         }
         match stop {
             Ok(Stop::Waits) => {}

@@ -30,11 +30,6 @@ use crate::upstream::endpoint_set::EndpointSet;
 
 /// How often a worker shows that it runs.
 const BEAT: Duration = Duration::from_secs(1);
-/// A round that moved bulk, but less than this, is followed by a rest: to be woken for each segment costs the sender's core
-/// and ours more than to move the bytes does.
-const ENOUGH: u64 = 1 << 20;
-/// That rest. The system adds its timer slack, 50 µs.
-const REST: Duration = Duration::from_micros(20);
 /// Events that are taken from the kernel at once.
 const EVENTS: usize = 512;
 
@@ -136,10 +131,6 @@ impl Worker {
             let next = self.expire(now);
             let again = more || self.tcp.has_turns();
             wait = Some(if again { Duration::ZERO } else { next.saturating_duration_since(now) });
-            let bulk = self.tcp.take_bulk();
-            if !again && (1..ENOUGH).contains(&bulk) {
-                std::thread::sleep(REST);
-            }
         }
         debug!(worker = self.setup.id, "worker leaves");
     }
