@@ -20,6 +20,8 @@ enum Stage {
     HalfHello,
     /// Nobody answers the attempt to connect.
     Connecting,
+    /// The same where it is given up soon.
+    GivingUp,
     /// The client sends and the endpoint takes nothing.
     Upload,
     /// The endpoint sends and the client takes nothing.
@@ -47,7 +49,7 @@ const CASES: &[(Stage, Act, &str)] = &[
     (Stage::HalfHello, Act::ClientResets, "client_gone"),
     (Stage::HalfHello, Act::ClientEnds, "client_gone"),
     (Stage::Connecting, Act::ClientResets, "client_gone"),
-    (Stage::Connecting, Act::ClientEnds, "connection_timeout"),
+    (Stage::GivingUp, Act::ClientEnds, "connection_timeout"),
     (Stage::Upload, Act::ClientResets, "client_gone"),
     (Stage::Upload, Act::ClientEnds, "ok"),
     (Stage::Upload, Act::EndpointResets, "connection_terminated"),
@@ -82,10 +84,16 @@ impl World {
         let (stuck, endpoint) = (self.stuck, self.endpoint.local_addr().unwrap());
         let more = format!("limits = {{ max_connections = {} }}", 1000 + turn);
         let first = relay(&[endpoint], &more, "");
+        let hopeless = |name: &str, patience: &str| {
+            format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\nmode = \"tcp\"\nupstream = \"{name}\"\n\
+                 [upstream.{name}]\nendpoints = [\"{stuck}\"]\ntimeouts = {{ connect = \"{patience}\" }}\n"
+            )
+        };
+        let (long, brief) = (hopeless("stuck", "60s"), hopeless("brief", "1s"));
         format!(
             "{first}\n[[listener]]\nname = \"hello\"\nbind = \"127.0.0.1:0\"\nmode = \"tls-passthrough\"\nsni = {{ \
-             default = \"to\" }}\n[[listener]]\nname = \"stuck\"\nbind = \"127.0.0.1:0\"\nmode = \"tcp\"\nupstream = \
-             \"stuck\"\n[upstream.stuck]\nendpoints = [\"{stuck}\"]\ntimeouts = {{ connect = \"400ms\" }}\n"
+             default = \"to\" }}\n{long}{brief}"
         )
     }
 }
@@ -115,13 +123,14 @@ fn reach(stage: Stage, process: &Process, world: &World) -> Scene {
     let listener = match stage {
         Stage::HalfHello => "hello",
         Stage::Connecting => "stuck",
+        Stage::GivingUp => "brief",
         _ => "relay",
     };
     let mut client = process.connect(listener);
     if stage == Stage::HalfHello {
         client.write_all(&include_bytes!("../hellos/curl.bin")[..200]).unwrap();
     }
-    if matches!(stage, Stage::HalfHello | Stage::Connecting) {
+    if matches!(stage, Stage::HalfHello | Stage::Connecting | Stage::GivingUp) {
         assert!(eventually(|| process.metric("tidegate_sessions") == 1));
         return Scene { listener, client, endpoint: None, sent: 0 };
     }
