@@ -3,6 +3,7 @@
 //! here but what a retry may need, and that is bounded.
 
 pub mod exchange;
+pub mod incoming;
 pub mod ledger;
 pub mod load;
 pub mod phase_clock;

@@ -12,10 +12,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::{Exchange, Upload};
+use super::incoming::{self, Incoming};
 use crate::base::error::{Error, Kind};
 use crate::net::timer::Timer;
 
@@ -172,7 +172,7 @@ impl Source {
 }
 
 /// Why a client's body ends before its end: its framing is wrong (RFC 9112 §7.1), or the client is gone.
-fn broken(error: hyper::Error) -> Error {
+fn broken(error: incoming::Error) -> Error {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(this) = cause {
         let kind = this.downcast_ref::<io::Error>().map(io::Error::kind);

@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::exchange::Exchange;
+use super::incoming::Incoming;
 use super::request::Source;
 use crate::base::error::{Error, Kind, Retry};
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
@@ -24,6 +23,7 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::RouteId;
 use crate::body::Body;
 use crate::body::exchange::Exchange;
+use crate::body::incoming::Incoming;
 use crate::body::request::Source;
 use crate::body::response::ResponseBody;
 use crate::config::model::{HostHeader, SendProxyProtocol};

@@ -10,7 +10,6 @@ use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOC
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use tower::Service;
 use tower::util::service_fn;
 
@@ -25,6 +24,7 @@ use super::upgrade::Wanted;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::Exchange;
+use crate::body::incoming::Incoming;
 use crate::config::model::PathRewrite;
 use crate::protocol::link::Link;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
@@ -33,15 +33,15 @@ use crate::route::table::RequestHead;
 use crate::snapshot::WorkerSnapshot;
 
 /// The service of one downstream connection.
-pub fn stack(
+pub fn stack<B: Into<Incoming>>(
     connection: Rc<Connection>,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<B>,
     Response = Response<Body>,
     Error = Infallible,
     Future: Future<Output = Result<Response<Body>, Infallible>>,
 > + Clone {
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |request: Request<B>| {
         // One generation for the whole request: a reload in between changes nothing for it.
         let (generation, profile) = connection.home.now();
         // The exchange begins before its future is polled: HTTP/2 spawns the stream right after this call, and the
@@ -80,7 +80,7 @@ enum Planned {
 }
 
 /// Outermost: whatever fails below becomes an answer here, and its outcome is noted once.
-fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
+fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     let (head, body) = request.into_parts();
     let id = RequestId::default();
     if scene.profile.logger.is_some() {
@@ -90,7 +90,7 @@ fn planned(scene: Scene, request: Request<Incoming>) -> Planned {
     let (exchange, connection) = (Rc::clone(&scene.exchange), Rc::clone(&scene.connection));
     let version = head.version;
     match checked(scene, head, id) {
-        Ok(Way::Forward(order)) => Planned::Forward(order, body),
+        Ok(Way::Forward(order)) => Planned::Forward(order, body.into()),
         Ok(Way::Answer(answer)) => {
             let (response, method) = *answer;
             Planned::Answered(concluded(&connection.link, &exchange, response, &method, version))

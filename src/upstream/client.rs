@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::http1::{self, Http1};
 use super::http2::{Http2, StreamGuard};
 use crate::base::error::Error;
 use crate::body::Body;
+use crate::body::incoming::Incoming;
 use crate::transport::Channel;
 
 /// The right to send one request to an endpoint. Dropped unused, it goes back to the pool.

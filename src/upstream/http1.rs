@@ -9,7 +9,6 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -22,6 +21,7 @@ use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
+use crate::body::incoming::Incoming;
 use crate::transport::Channel;
 
 /// Bytes of an answer's head, and of its trailers; past it the answer is refused. nginx allows 4 to 8 KiB unless told
@@ -198,17 +198,17 @@ impl Http1 {
 
     fn answered(
         mut self,
-        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+        answered: Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>,
         sender: SendRequest<Body>,
     ) -> Result<Answer, SendFailure> {
         match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let upgraded = Some(self.slot.switch());
-                Ok(Answer { response, upgraded, stream: None })
+                Ok(Answer { response: response.map(Incoming::Hyper), upgraded, stream: None })
             }
             Ok(response) => {
                 self.sender = Some(sender);
-                Ok(Answer { response, upgraded: None, stream: None })
+                Ok(Answer { response: response.map(Incoming::Hyper), upgraded: None, stream: None })
             }
             Err(mut failed) => Err(match failed.take_message() {
                 Some(request) => SendFailure::new(failure::not_sent(failed.into_error()), Some(request)),

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, Version, header};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +19,7 @@ use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use crate::base::error::Error;
 use crate::body::Body;
+use crate::body::incoming::Incoming;
 
 /// Streams on one connection, however many the endpoint allows: past it another connection serves better, as one lost
 /// packet stalls every stream of a connection. It also bounds what a connection may hold, see `CONNECTION_WINDOW`.
@@ -197,11 +197,13 @@ impl Http2 {
 
     fn answered(
         self,
-        answered: Result<Response<Incoming>, TrySendError<Request<Body>>>,
+        answered: Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>,
     ) -> Result<Answer, SendFailure> {
         let shared = &self.stream.shared;
         match answered {
-            Ok(response) => Ok(Answer { response, upgraded: None, stream: Some(self.stream) }),
+            Ok(response) => {
+                Ok(Answer { response: response.map(Incoming::Hyper), upgraded: None, stream: Some(self.stream) })
+            }
             Err(mut failed) => {
                 let request = failed.take_message();
                 let progress = Progress { reused: self.reused, received: false };
