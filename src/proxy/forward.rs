@@ -310,8 +310,8 @@ fn request_for(
         if !order.has_host || !matches!(rule.host_header, HostHeader::Preserve) {
             fields.insert(HOST, host.clone());
         }
-        // RFC 9113 §8.2.3: HTTP/2 splits cookies into fields, HTTP/1.1 knows one.
-        if order.version == Version::HTTP_2 {
+        // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies come split into fields, HTTP/1.1 knows one.
+        if order.version >= Version::HTTP_2 {
             join_cookies(&mut fields);
         }
         Uri::from(order.target.clone())

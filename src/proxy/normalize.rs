@@ -1,4 +1,4 @@
-//! The request checks that need a parsed head, on HTTP/1 and HTTP/2 alike: one effective authority, one path that
+//! The request checks that need a parsed head, alike on every HTTP: one effective authority, one path that
 //! routes are matched by, framing that can be read in one way (sans-io, RFC 9110 §7.2, RFC 9112 §3.2, §6, RFC 9113
 //! §8.3.1). What only the raw bytes show is refused before, in `protocol::wire`. `docs/threat-model.md` has the table.
 
@@ -98,7 +98,7 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
 /// Host, given at most once, and framing that can be read in one way (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2). One walk
 /// is cheaper than a lookup for each. On HTTP/1 `wire` saw the framing before; this is the last door.
 fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
-    let is_h2 = head.version >= Version::HTTP_2;
+    let has_streams = head.version >= Version::HTTP_2;
     let (mut host, mut length, mut is_chunked) = (None, None, false);
     for (name, value) in &head.headers {
         match *name {
@@ -113,7 +113,8 @@ fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
                 }
                 length = Some(value);
             }
-            TRANSFER_ENCODING if is_h2 => return Err(bad("Transfer-Encoding on HTTP/2")),
+            // RFC 9113 §8.2.2, RFC 9114 §4.2.
+            TRANSFER_ENCODING if has_streams => return Err(CONNECTION_SPECIFIC),
             TRANSFER_ENCODING if head.version < Version::HTTP_11 => return Err(CODING_ON_1_0),
             TRANSFER_ENCODING => {
                 if is_chunked || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
@@ -121,8 +122,8 @@ fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
                 }
                 is_chunked = true;
             }
-            CONNECTION | UPGRADE if is_h2 => return Err(CONNECTION_SPECIFIC),
-            _ if is_h2 && matches!(name.as_str(), "keep-alive" | "proxy-connection") => {
+            CONNECTION | UPGRADE if has_streams => return Err(CONNECTION_SPECIFIC),
+            _ if has_streams && matches!(name.as_str(), "keep-alive" | "proxy-connection") => {
                 return Err(CONNECTION_SPECIFIC);
             }
             _ => {}
@@ -148,15 +149,17 @@ fn check_form(head: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// RFC 9112 §3.2.2: the absolute form wins over Host, which has to be there and valid all the same. RFC 9113 §8.3.1:
-/// `:authority` and Host must agree.
+/// RFC 9112 §3.2.2: the absolute form wins over Host, which has to be there and valid all the same. RFC 9113 §8.3.1
+/// and RFC 9114 §4.3.1: `:authority` and Host must agree.
 fn named_by_target(head: &Parts, authority: &[u8], host: Option<&HeaderValue>) -> Result<Normalized, Refusal> {
-    let is_h2 = head.version >= Version::HTTP_2;
+    let has_streams = head.version >= Version::HTTP_2;
     let same = host.is_some_and(|host| host.as_bytes() == authority);
     match host.map(HeaderValue::as_bytes) {
         None if head.version == Version::HTTP_11 => return Err(NO_HOST),
-        Some(host) if is_h2 && !host.eq_ignore_ascii_case(authority) => return Err(bad(":authority and Host differ")),
-        Some(host) if !is_h2 && !same => {
+        Some(host) if has_streams && !host.eq_ignore_ascii_case(authority) => {
+            return Err(bad(":authority and Host differ"));
+        }
+        Some(host) if !has_streams && !same => {
             parse_authority(host)?;
         }
         _ => {}
@@ -237,7 +240,7 @@ const fn bad(reason: &'static str) -> Refusal {
     Refusal { kind: Kind::HttpRequestError, reason }
 }
 
-const CONNECTION_SPECIFIC: Refusal = bad("a connection-specific header field on HTTP/2");
+const CONNECTION_SPECIFIC: Refusal = bad("a connection-specific header field");
 const NO_HOST: Refusal = bad("no Host");
 const BAD_AUTHORITY: Refusal = bad("an invalid host");
 /// RFC 1035 §2.3.4, and room for an IPv6 address.

@@ -44,12 +44,12 @@ pub fn stack<B: Into<Incoming>>(
     service_fn(move |request: Request<B>| {
         // One generation for the whole request: a reload in between changes nothing for it.
         let (generation, profile) = connection.home.now();
-        // The exchange begins before its future is polled: HTTP/2 spawns the stream right after this call, and the
-        // task that drives it must know its deadlines.
-        let http2 = request.version() == Version::HTTP_2;
-        let exchange = connection.begin(profile.limits(http2));
+        // The exchange begins before its future is polled: HTTP/2 and HTTP/3 spawn the stream right after this call,
+        // and the task that drives it must know its deadlines.
+        let is_stream = request.version() >= Version::HTTP_2;
+        let exchange = connection.begin(profile.limits(is_stream));
         exchange.ledger().listener = Some(Rc::clone(&profile.measured));
-        if http2 {
+        if is_stream {
             connection.link.supervise(Rc::clone(&exchange));
         }
         let scene = Scene { connection: Rc::clone(&connection), exchange, generation, profile };
@@ -135,7 +135,7 @@ fn concluded(
     version: Version,
 ) -> Response<Body> {
     if method == Method::HEAD {
-        // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it.
+        // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it, and so would HTTP/3.
         *response.body_mut() = Body::Empty;
         exchange.finish();
     }
@@ -170,8 +170,8 @@ fn apologise(
             | Kind::ClientStall
             | Kind::RequestBodyTooLarge
     );
-    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins. On HTTP/2 the
-    // stream alone ends.
+    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins. On HTTP/2
+    // and HTTP/3 the stream alone ends.
     if closes && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -349,7 +349,7 @@ fn to_endpoint(
         has_host,
         wanted,
         asks_trailers: seen.te_trailers,
-        takes_trailers: seen.te_trailers || head.version == Version::HTTP_2,
+        takes_trailers: seen.te_trailers || head.version >= Version::HTTP_2,
         max_body: route.max_body.or(scene.profile.spec.config.limits.max_body),
         accept,
         facts,

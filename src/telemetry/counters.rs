@@ -72,7 +72,9 @@ cells! {
     requests_http1,
     /// Of these, the ones that became requests over HTTP/2.
     requests_http2,
-    /// Of these, the ones whose HTTP/1 head was refused as malformed or late before it became a request.
+    /// Of these, the ones that became requests over HTTP/3.
+    requests_http3,
+    /// Of these, the ones whose head was refused as malformed, too large or late before it became a request.
     heads_refused,
     /// Final answers with a status below 200 that end an exchange (101).
     responses_1xx,

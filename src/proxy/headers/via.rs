@@ -10,6 +10,7 @@ pub struct Via {
     http10: HeaderValue,
     http11: HeaderValue,
     http2: HeaderValue,
+    http3: HeaderValue,
 }
 
 impl Via {
@@ -25,6 +26,7 @@ impl Via {
             http10: entry("1.0")?,
             http11: entry("1.1")?,
             http2: entry("2")?,
+            http3: entry("3")?,
         })
     }
 
@@ -32,6 +34,7 @@ impl Via {
     pub fn append(&self, headers: &mut HeaderMap, version: Version) {
         let entry = match version {
             Version::HTTP_2 => &self.http2,
+            Version::HTTP_3 => &self.http3,
             Version::HTTP_10 => &self.http10,
             _ => &self.http11,
         };
@@ -64,8 +67,9 @@ mod tests {
         via.append(&mut headers, Version::HTTP_10);
         via.append(&mut headers, Version::HTTP_11);
         via.append(&mut headers, Version::HTTP_2);
+        via.append(&mut headers, Version::HTTP_3);
         let values: Vec<_> = headers.get_all(VIA).iter().collect();
-        assert_eq!(values, ["1.0 fred", "1.0 tidegate", "1.1 tidegate", "2 tidegate"]);
+        assert_eq!(values, ["1.0 fred", "1.0 tidegate", "1.1 tidegate", "2 tidegate", "3 tidegate"]);
     }
 
     #[test]

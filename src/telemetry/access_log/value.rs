@@ -146,7 +146,7 @@ impl<'a> Ending<'a> {
     }
 }
 
-/// As nginx writes it, with a minor version for HTTP/2 too.
+/// As nginx writes it, with a minor version for HTTP/2 and HTTP/3 too.
 pub(super) fn protocol(version: Version) -> &'static str {
     match version {
         Version::HTTP_09 => "HTTP/0.9",

@@ -66,7 +66,8 @@ impl Facts {
 
     fn write_requests(&self, page: &mut Page<'_>) -> fmt::Result {
         let totals = &self.totals;
-        let by_protocol = [("http1", totals.requests_http1), ("http2", totals.requests_http2)];
+        let by_protocol =
+            [("http1", totals.requests_http1), ("http2", totals.requests_http2), ("http3", totals.requests_http3)];
         page.counters(&f::REQUESTS_STARTED, by_protocol.map(|(protocol, n)| ([("protocol", protocol)], n)))?;
         page.gauge(&f::REQUESTS_IN_FLIGHT, self.requests_in_flight)?;
         page.counter(&f::HEADS_REFUSED, totals.heads_refused)?;
