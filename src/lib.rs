@@ -17,6 +17,8 @@ pub mod telemetry;
 pub mod net;
 // level 4
 pub mod transport;
+// level 5
+pub mod http3;
 // level 5½
 pub mod body;
 // level 6, siblings
