@@ -136,7 +136,7 @@ impl Snapshot {
     /// Every name that this generation counts under.
     pub fn series(&self) -> HashSet<(Scope, Arc<str>)> {
         let of_listener = |listener: &ListenerSpec| {
-            if listener.config.mode.is_layer4() { Scope::ListenerSessions } else { Scope::Listener }
+            if listener.config.mode.relays() { Scope::ListenerSessions } else { Scope::Listener }
         };
         let listeners = self.listeners.iter().map(|listener| (of_listener(listener), Arc::clone(&listener.name)));
         let routes = self.routes.routes().iter().map(|route| (Scope::Route, self.series_of(route)));

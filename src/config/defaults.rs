@@ -21,6 +21,13 @@ pub const MAX_HEADERS: u32 = 128;
 /// `listener.limits.max_concurrent_streams`. RFC 9113 §6.5.2 advises against less than 100; more only helps an abuser.
 pub const MAX_CONCURRENT_STREAMS: u32 = 128;
 
+/// `quic.stream_window`, bytes. 80 Mbit/s at 100 ms, and what one stream may hold that nobody reads.
+pub const QUIC_STREAM_WINDOW: u32 = 1 << 20;
+/// `listener.quic.connection_window`, bytes. As on HTTP/2: one stalled upload leaves room for others, and a client is bounded.
+pub const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
+/// `upstream.quic.connection_window`, bytes. Many clients share it, and one that reads nothing must not stall the others.
+pub const UPSTREAM_QUIC_CONNECTION_WINDOW: u32 = 32 << 20;
+
 /// `listener.timeouts.handshake`. A handshake is two round trips; the rest is for lossy links.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `listener.timeouts.header`. A head is one flight; slower ones are an attack far more often than a bad link.

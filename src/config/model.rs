@@ -6,6 +6,7 @@ mod condition;
 mod control;
 mod listener;
 mod log_field;
+mod quic;
 mod route;
 mod socket;
 mod upstream;
@@ -24,6 +25,7 @@ pub use listener::{
     ListenerTls, Mode, Protocols, ProxyProtocol, TlsVersion, UdpRoute,
 };
 pub use log_field::{FieldFacts, FieldKind, LogField};
+pub use quic::{AltSvc, Congestion, Quic, QuicTransport, RetryPolicy, UpstreamQuic};
 pub use route::{
     Forward, HeaderEdits, HostHeader, HostPattern, PathPattern, PathRewrite, RetryRules, Route, RouteAction,
     ValuePattern,
@@ -87,6 +89,8 @@ pub struct Server {
     pub access_log: Option<AccessLog>,
     /// `[server.metrics]`.
     pub metrics: Metrics,
+    /// Random bytes that keys of QUIC are derived of, so that they outlive the process; `None`: made at start.
+    pub quic_key_file: Option<(PathBuf, Place)>,
 }
 
 impl Default for Server {
@@ -102,6 +106,7 @@ impl Default for Server {
             log: ProcessLog::default(),
             access_log: None,
             metrics: Metrics::default(),
+            quic_key_file: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod listener;
 mod logs;
+mod quic;
 mod upstream;
 
 use std::fmt::Write as _;

@@ -4,13 +4,15 @@
 
 mod keys;
 mod listeners;
+mod quic;
 mod routes;
 mod upstreams;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::config::model::{ControlListener, Server};
+use crate::config::model::{ControlListener, Place, Server};
 use keys::{Keys, RESTART};
 
 /// Lines that are told at most; a last one counts the others.
@@ -47,6 +49,8 @@ fn server(before: &Server, after: &Server) -> Keys {
     keys.compare("watch", &before.watch, &after.watch);
     keys.changed("log", before.log != after.log);
     keys.changed("access_log", before.access_log != after.access_log);
+    let path = |file: &Option<(PathBuf, Place)>| file.as_ref().map(|(path, _)| path.clone());
+    keys.changed("quic_key_file", path(&before.quic_key_file) != path(&after.quic_key_file)).note(RESTART);
     keys.compare("metrics.max_routes", &before.metrics.max_routes, &after.metrics.max_routes);
     keys
 }

@@ -364,7 +364,7 @@ fn keys(listener: &Listener) -> impl Iterator<Item = Key> {
 }
 
 fn spoken(spec: &ListenerSpec) -> &'static str {
-    let Protocols { http1, http2 } = spec.config.protocols;
+    let Protocols { http1, http2, http3: _ } = spec.config.protocols;
     match (http1, http2, spec.tls.is_some()) {
         _ if spec.config.mode.is_layer4() => spec.config.mode.as_str(),
         (true, true, true) => "http1, http2 over tls",

@@ -31,7 +31,7 @@ impl Layer4 {
     /// What `mode` says; `None` with `mode = "http"`, where routes decide.
     pub fn compile(mode: &Mode) -> Option<Self> {
         match mode {
-            Mode::Http => None,
+            Mode::Http | Mode::Quic(_) => None,
             Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(Self::To(numbered(*upstream))),
             Mode::TlsPassthrough(routes) | Mode::Udp(UdpRoute::Quic(routes)) => {
                 Some(Self::ByHello(HelloTable::new(routes)))

@@ -113,6 +113,9 @@ pub(super) async fn channel(
                 (UpstreamProtocol::Http1, _) => false,
                 (UpstreamProtocol::Auto, alpn) => alpn == Some(b"h2"),
                 (UpstreamProtocol::Http2, None | Some(b"h2")) => true,
+                (UpstreamProtocol::Http3 | UpstreamProtocol::Quic, _) => {
+                    return Err(Error::internal("an endpoint that speaks QUIC was asked over TCP"));
+                }
                 (UpstreamProtocol::Http2, Some(_)) => {
                     let reason = "the endpoint does not speak HTTP/2";
                     return Err(Error::upstream(Kind::TlsProtocolError, Retry::Always, reason));

@@ -47,6 +47,9 @@ pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) ->
             .map(|address| EndpointConfig { address: EndpointAddress::Socket(*address), weight: 1, place: place() })
             .collect(),
         protocol: UpstreamProtocol::Auto,
+        alpn: None,
+        alt_svc: false,
+        quic: Default::default(),
         tls: None,
         balance: Balance::RoundRobin,
         hash_on: HashOn::ClientIp,

@@ -49,7 +49,7 @@ impl Upstream {
     /// Whether a request may end up on an HTTP/2 connection, by configuration or because ALPN may choose it.
     pub fn may_speak_http2(&self) -> bool {
         match self.config.protocol {
-            model::UpstreamProtocol::Http1 => false,
+            model::UpstreamProtocol::Http1 | model::UpstreamProtocol::Http3 | model::UpstreamProtocol::Quic => false,
             model::UpstreamProtocol::Http2 => true,
             model::UpstreamProtocol::Auto => self.tls.is_some(),
         }
@@ -71,6 +71,9 @@ impl Upstream {
         config.tls.hash(&mut hasher);
         config.socket.hash(&mut hasher);
         config.source.hash(&mut hasher);
+        config.alpn.hash(&mut hasher);
+        config.alt_svc.hash(&mut hasher);
+        config.quic.hash(&mut hasher);
         config.send_proxy_protocol.hash(&mut hasher);
         hasher.finish()
     }

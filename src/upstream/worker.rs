@@ -206,7 +206,7 @@ impl WorkerUpstream {
     fn speaks(&self, endpoint: &WorkerEndpoint) -> Spoken {
         match (self.upstream.config.protocol, &self.upstream.tls) {
             (UpstreamProtocol::Http1, _) | (UpstreamProtocol::Auto, None) => Spoken::Http1,
-            (UpstreamProtocol::Http2, _) => Spoken::Http2,
+            (UpstreamProtocol::Http2 | UpstreamProtocol::Http3 | UpstreamProtocol::Quic, _) => Spoken::Http2,
             (UpstreamProtocol::Auto, Some(_)) => endpoint.endpoint.state.spoken(),
         }
     }

@@ -13,6 +13,8 @@ struct Row(&'static str, &'static str, &'static str);
 
 const TLS: &str = "tls.certificates = [{ cert = \"a\", key = \"b\" }]\n";
 const LOGGED: &str = "access_log.query = false\n";
+const UPH3: &str = "tls.server_name = \"a\"\nprotocol = \"http3\"\n";
+const H3: &str = "protocols = [\"http2\", \"http3\"]\ntls.certificates = [{ cert = \"a\", key = \"b\" }]\n";
 const UP: &str = "upstream = \"app\"\n";
 const ANSWER: &str = "respond.body = \"x\"\n";
 const MOVED: &str = "redirect.to = \"/x\"\n";
@@ -33,6 +35,7 @@ const ROWS: &[Row] = &[
     Row("server.drain_delay", "", "drain_delay = \"7s\""),
     Row("server.user", "", "user = \"nobody\""),
     Row("server.group", "user = \"nobody\"\n", "group = \"nogroup\""),
+    Row("server.quic_key_file", "", "quic_key_file = \"k\""),
     Row("server.admin", "", "admin.bind = \"unix:/a\""),
     Row("server.admin.bind", "", "admin.bind = \"unix:/b\""),
     Row("server.admin.token_file", "admin.bind = \"unix:/a\"\n", "admin.token_file = \"t\""),
@@ -59,6 +62,15 @@ const ROWS: &[Row] = &[
     Row("listener.alpn", HELLO, "alpn = { h2 = \"other\" }"),
     Row("listener.proxy_protocol", TRUSTED, "proxy_protocol = \"require\""),
     Row("listener.protocols", "", "protocols = \"http2\""),
+    Row("listener.alt_svc", H3, "alt_svc = 8443"),
+    Row("listener.quic", H3, "quic = { retry = \"off\" }"),
+    Row("listener.quic.congestion", H3, "quic.congestion = \"bbr\""),
+    Row("listener.quic.retry", H3, "quic.retry = \"always\""),
+    Row("listener.quic.keep_alive", H3, "quic.keep_alive = \"7s\""),
+    Row("listener.quic.stream_window", H3, "quic.stream_window = \"64KiB\""),
+    Row("listener.quic.connection_window", H3, "quic.connection_window = \"2MiB\""),
+    Row("listener.quic.segmentation_offload", H3, "quic.segmentation_offload = false"),
+    Row("listener.quic.qlog", H3, "quic.qlog = \"q\""),
     Row("listener.trusted_proxies", "", "trusted_proxies = [\"10.0.0.0/8\"]"),
     Row("listener.tls", "", TLS),
     Row("listener.tls.certificates", "", TLS),
@@ -68,6 +80,7 @@ const ROWS: &[Row] = &[
     Row("listener.tls.client_auth", TLS, "tls.client_auth = { mode = \"require\", ca = \"c\" }"),
     Row("listener.tls.client_auth.mode", TLS, "tls.client_auth = { mode = \"optional\", ca = \"c\" }"),
     Row("listener.tls.client_auth.ca", TLS, "tls.client_auth = { mode = \"optional\", ca = \"d\" }"),
+    Row("listener.tls.early_data", TLS, "tls.early_data = true"),
     Row("listener.limits", "", "limits = { max_headers = 7 }"),
     Row("listener.limits.max_connections", "", "limits.max_connections = 7"),
     Row("listener.limits.max_connections_per_ip", "", "limits.max_connections_per_ip = 7"),
@@ -159,6 +172,16 @@ const ROWS: &[Row] = &[
     Row("upstream.outlier.max_ejected", "outlier.eject_for = \"9s\"\n", "outlier.max_ejected = \"7%\""),
     Row("upstream.send_proxy_protocol", "", "send_proxy_protocol = \"v1\""),
     Row("upstream.source", "", "source = [\"127.0.0.2\", \"127.0.0.3\"]"),
+    Row("upstream.alpn", "", "tls.insecure = true\nprotocol = \"quic\"\nalpn = \"x\""),
+    Row("upstream.alt_svc", UPTLS, "alt_svc = true"),
+    Row("upstream.quic", UPH3, "quic = { early_data = true }"),
+    Row("upstream.quic.congestion", UPH3, "quic.congestion = \"newreno\""),
+    Row("upstream.quic.keep_alive", UPH3, "quic.keep_alive = \"7s\""),
+    Row("upstream.quic.stream_window", UPH3, "quic.stream_window = \"64KiB\""),
+    Row("upstream.quic.connection_window", UPH3, "quic.connection_window = \"2MiB\""),
+    Row("upstream.quic.segmentation_offload", UPH3, "quic.segmentation_offload = false"),
+    Row("upstream.quic.qlog", UPH3, "quic.qlog = \"q\""),
+    Row("upstream.quic.early_data", UPH3, "quic.early_data = true"),
     Row("upstream.tls", "", "tls = true"),
     Row("upstream.tls.server_name", "tls.insecure = true\n", "tls.server_name = \"a.example\""),
     Row("upstream.tls.ca", UPTLS, "tls.ca = \"ca.pem\""),
@@ -296,13 +319,7 @@ fn every_key_tells_what_it_does() {
 
 #[test]
 fn what_later_versions_bring_is_refused() {
-    for line in [
-        "mode = \"forward\"",
-        "mode = \"quic\"",
-        "protocols = [\"http1\", \"http3\"]",
-        "forward.allow = []",
-        "tls = { certificates = [{ cert = \"a\", key = \"b\" }], early_data = false }",
-    ] {
+    for line in ["mode = \"forward\"", "forward.allow = []"] {
         refused("listener.x", line);
     }
     refused("route.x", "expect = \"x\"");
@@ -310,9 +327,6 @@ fn what_later_versions_bring_is_refused() {
         "limits.max_requests = 1",
         "sticky = {}",
         "slow_start = \"1s\"",
-        "alpn = \"x\"",
-        "protocol = \"quic\"",
-        "protocol = \"http3\"",
         "endpoints = [\"srv:_http._tcp.api.internal\"]",
     ] {
         refused("upstream.x", line);

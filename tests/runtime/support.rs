@@ -111,7 +111,9 @@ impl Site {
             name: name.into(),
             binds: vec![bind],
             mode: Mode::Http,
-            protocols: Protocols { http1: true, http2: true },
+            alt_svc: Default::default(),
+            quic: Default::default(),
+            protocols: Protocols { http1: true, http2: true, http3: false },
             tls: None,
             proxy_protocol: ProxyProtocol::Off,
             trusted_proxies: vec![],
@@ -165,6 +167,7 @@ impl Site {
         self.named(listener).tls = Some(ListenerTls {
             certificates: vec![files],
             min_version: TlsVersion::V1_2,
+            early_data: false,
             client_auth: ClientAuth::Off,
         });
         self
@@ -173,6 +176,9 @@ impl Site {
     pub fn forward_to(mut self, origin: SocketAddr) -> Self {
         let address = EndpointAddress::Socket(origin);
         self.0.upstreams = vec![model::Upstream {
+            alpn: None,
+            alt_svc: false,
+            quic: Default::default(),
             name: "origin".into(),
             endpoints: vec![EndpointConfig { address, weight: 1, place: place() }],
             protocol: UpstreamProtocol::Http1,

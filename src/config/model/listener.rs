@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{HostPattern, Place, SocketOptions, Stamp};
+use super::{AltSvc, HostPattern, Place, Quic, SocketOptions, Stamp};
 
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,10 @@ pub struct Listener {
     pub mode: Mode,
     /// What it speaks, with `mode = "http"`.
     pub protocols: Protocols,
+    /// What answers on HTTP/1 and HTTP/2 say of HTTP/3.
+    pub alt_svc: AltSvc,
+    /// `[listener.quic]`.
+    pub quic: Quic,
     /// TLS, where it is terminated here.
     pub tls: Option<ListenerTls>,
     /// Whether a PROXY protocol header stands before everything else.
@@ -69,6 +73,9 @@ pub enum Mode {
     TlsPassthrough(HelloRoutes),
     /// Datagrams are relayed, a flow for each client address.
     Udp(UdpRoute),
+    /// QUIC ends here, and each of its streams becomes a connection or a stream of the upstream that the handshake's ALPN
+    /// protocol stands for.
+    Quic(Vec<(String, usize)>),
 }
 
 /// Where datagrams go.
@@ -111,6 +118,8 @@ pub struct Protocols {
     pub http1: bool,
     /// HTTP/2: by ALPN over TLS, by prior knowledge on cleartext.
     pub http2: bool,
+    /// HTTP/3, on the UDP port of the same number.
+    pub http3: bool,
 }
 
 /// `listener.tls`.
@@ -122,6 +131,8 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// Client certificates.
     pub client_auth: ClientAuth,
+    /// 0-RTT over QUIC. Default: false.
+    pub early_data: bool,
 }
 
 /// A certificate chain and its key, both PEM files.
@@ -176,7 +187,7 @@ pub struct ListenerLimits {
     pub max_header_size: u32,
     /// Header fields of a request; 431 past it.
     pub max_headers: u32,
-    /// Concurrent HTTP/2 streams of one connection.
+    /// Concurrent streams of one HTTP/2, HTTP/3 or raw QUIC connection.
     pub max_concurrent_streams: u32,
     /// Bytes of a request body, 413 past it; `None`: unlimited.
     pub max_body: Option<u64>,
@@ -218,12 +229,23 @@ impl Mode {
             Self::Tcp { .. } => "tcp",
             Self::TlsPassthrough(_) => "tls-passthrough",
             Self::Udp(_) => "udp",
+            Self::Quic(_) => "quic",
         }
     }
 
     /// Whether it belongs to the layer 4 plane.
     pub fn is_layer4(&self) -> bool {
-        !matches!(self, Self::Http)
+        !matches!(self, Self::Http | Self::Quic(_))
+    }
+
+    /// Whether it serves requests, by routes.
+    pub fn serves_requests(&self) -> bool {
+        matches!(self, Self::Http)
+    }
+
+    /// Whether it relays sessions, of layer 4 or of QUIC.
+    pub fn relays(&self) -> bool {
+        !self.serves_requests()
     }
 
     /// Whether it accepts datagrams, not connections.
@@ -236,6 +258,7 @@ impl Mode {
         let mut upstreams = match self {
             Self::Http => Vec::new(),
             Self::Tcp { upstream } | Self::Udp(UdpRoute::Upstream(upstream)) => vec![*upstream],
+            Self::Quic(routes) => routes.iter().map(|(_, upstream)| *upstream).collect(),
             Self::TlsPassthrough(routes) | Self::Udp(UdpRoute::Quic(routes)) => {
                 let names = routes.sni.iter().map(|(_, upstream)| *upstream);
                 names.chain(routes.alpn.iter().map(|(_, upstream)| *upstream)).chain(routes.default).collect()
@@ -244,6 +267,15 @@ impl Mode {
         upstreams.sort_unstable();
         upstreams.dedup();
         upstreams
+    }
+}
+
+impl Protocols {
+    /// The words of the configuration.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let Self { http1, http2, http3 } = self;
+        let words = [(http1, "http1"), (http2, "http2"), (http3, "http3")];
+        words.into_iter().filter_map(|(on, word)| on.then_some(word))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::uri::PathAndQuery;
 
-use super::{Place, SocketOptions};
+use super::{Place, SocketOptions, UpstreamQuic};
 
 /// `[upstream.*]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,12 @@ pub struct Upstream {
     pub endpoints: Vec<EndpointConfig>,
     /// What is spoken to it.
     pub protocol: UpstreamProtocol,
+    /// With protocol `quic`: the ALPN protocol that is asked for.
+    pub alpn: Option<String>,
+    /// Whether HTTP/3 is used where the origin's Alt-Svc offers it. Default: false.
+    pub alt_svc: bool,
+    /// `[upstream.*.quic]`.
+    pub quic: UpstreamQuic,
     /// `None`: cleartext.
     pub tls: Option<UpstreamTls>,
     /// How an endpoint is picked.
@@ -80,6 +86,23 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2, by prior knowledge on cleartext.
     Http2,
+    /// HTTP/3.
+    Http3,
+    /// Raw QUIC: a stream for each session.
+    Quic,
+}
+
+impl UpstreamProtocol {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Http3 => "http3",
+            Self::Quic => "quic",
+        }
+    }
 }
 
 /// `upstream.tls`.

@@ -23,10 +23,11 @@ pub(super) static LISTENER: &[Key] = &[
     .example("\":8080\""),
     Key::new(
         "mode",
-        Shape::Choice { words: &["http", "tcp", "tls-passthrough", "udp"], later: &["forward", "quic"] },
+        Shape::Choice { words: &["http", "tcp", "tls-passthrough", "udp", "quic"], later: &["forward"] },
         Fallback::Text("http"),
         "What the listener is for: requests by routes (http), or on layer 4 raw connections (tcp), TLS connections by their \
-         ClientHello, which ends elsewhere (tls-passthrough), datagrams (udp).",
+         ClientHello, which ends elsewhere (tls-passthrough), datagrams (udp); or streams of QUIC connections, which end here \
+         (quic).",
     ),
     Key::new(
         "upstream",
@@ -48,7 +49,7 @@ pub(super) static LISTENER: &[Key] = &[
         Shape::Map(&Shape::Text("the name of an upstream")),
         Fallback::Told("none"),
         "Beside `sni`: ALPN protocols with their upstreams, asked before the name is: the first of the client's list that \
-         stands here.",
+         stands here. With quic: what is offered in the handshake, and where the streams of each go.",
     )
     .example("{ \"acme-tls/1\" = \"acme\" }"),
     Key::new(
@@ -60,9 +61,10 @@ pub(super) static LISTENER: &[Key] = &[
     ),
     Key::new(
         "protocols",
-        Shape::OneOrMany(&Shape::Choice { words: &["http1", "http2"], later: &["http3", "quic"] }),
+        Shape::OneOrMany(&Shape::Choice { words: &["http1", "http2", "http3"], later: &[] }),
         Fallback::Told("[\"http1\", \"http2\"]"),
-        "What is spoken: http2 by ALPN over TLS, by prior knowledge on cleartext (detected).",
+        "What is spoken: http2 by ALPN over TLS, by prior knowledge on cleartext (detected); http3 over TLS on the UDP port of \
+         the same number, advertised by Alt-Svc on the others.",
     )
     .example("[\"http1\", \"http2\"]"),
     Key::new(
@@ -72,6 +74,14 @@ pub(super) static LISTENER: &[Key] = &[
         "Networks whose PROXY protocol header, X-Forwarded-* and Forwarded are believed and appended to; anyone else's are replaced.",
     )
     .example("[\"10.0.0.0/8\"]"),
+    Key::new(
+        "alt_svc",
+        Shape::Either(&[Shape::Choice { words: &["auto", "off"], later: &[] }, Shape::Count { min: 1, max: 65_535 }]),
+        Fallback::Text("auto"),
+        "With http3: what answers on http1 and http2 say of it (RFC 7838): \"auto\" its own port; a number where clients reach \
+         it at another.",
+    ),
+    Key::new("quic", Shape::Table(super::quic::LISTENER), Fallback::Table, "How QUIC is spoken, with http3 and mode quic."),
     Key::new("tls", Shape::Table(TLS), Fallback::Told("cleartext"), "TLS that ends here."),
     Key::new("limits", Shape::Table(LIMITS), Fallback::Table, "What one listener takes on."),
     Key::new(
@@ -129,7 +139,14 @@ static TLS: &[Key] = &[
         "The oldest TLS version accepted.",
     ),
     Key::new("client_auth", Shape::Table(CLIENT_AUTH), Fallback::Told("off"), "Client certificates."),
-    Key::later("early_data"),
+    Key::new(
+        "early_data",
+        Shape::Flag,
+        Fallback::Flag(false),
+        "0-RTT over QUIC: a client that comes back may send safe requests before the handshake ends; they go on with \
+         `Early-Data: 1` (RFC 8470). Whoever records them can send them again.",
+    )
+    .cost("sessions are kept in memory, under a lock that each handshake takes"),
 ];
 
 static CERTIFICATE: &[Key] = &[
@@ -193,7 +210,7 @@ static LIMITS: &[Key] = &[
         "max_concurrent_streams",
         Shape::Count { min: 1, max: 1_000_000 },
         Fallback::Count(defaults::MAX_CONCURRENT_STREAMS as u64),
-        "Concurrent HTTP/2 streams of one connection.",
+        "Concurrent streams of one connection: of HTTP/2, of HTTP/3 and raw ones.",
     )
     .cost("an exchange with its buffers each"),
     Key::new(

@@ -99,6 +99,15 @@ static SERVER: &[Key] = &[
          `/readyz`. It changes nothing. No upstream may point at it.",
     ),
     Key::new(
+        "quic_key_file",
+        Shape::Text("a path"),
+        Fallback::Told("none: made at start"),
+        "32 or more random bytes, of which the keys of QUIC's stateless resets and address tokens are derived. With it clients \
+         learn at once that a process which crashed has forgotten them, and proxies behind one address agree. Keep it secret: \
+         mode 0600.",
+    )
+    .example("\"/var/lib/tidegate/quic.key\""),
+    Key::new(
         "log",
         Shape::Table(logs::LOG),
         Fallback::Table,

@@ -14,10 +14,26 @@ pub(super) static UPSTREAM: &[Key] = &[
     .example("[\"127.0.0.1:3000\"]"),
     Key::new(
         "protocol",
-        Shape::Choice { words: &["auto", "http1", "http2"], later: &["http3", "quic"] },
+        Shape::Choice { words: &["auto", "http1", "http2", "http3", "quic"], later: &[] },
         Fallback::Text("auto"),
-        "What is spoken: auto is ALPN over TLS and http1 on cleartext; http2 on cleartext is prior knowledge (h2c).",
+        "What is spoken: auto is ALPN over TLS and http1 on cleartext; http2 on cleartext is prior knowledge (h2c). quic: a raw \
+         stream for each session, for listeners with mode tcp or quic.",
     ),
+    Key::new(
+        "alpn",
+        Shape::Text("an ALPN protocol"),
+        Fallback::Told("none; needed with protocol quic"),
+        "With protocol quic: the protocol that is asked for in the handshake.",
+    )
+    .example("\"tunnel/1\""),
+    Key::new(
+        "alt_svc",
+        Shape::Flag,
+        Fallback::Flag(false),
+        "Use HTTP/3 where an endpoint's own answers offer it on the same host (Alt-Svc, RFC 7838), and what was spoken before \
+         where that cannot be reached.",
+    ),
+    Key::new("quic", Shape::Table(super::quic::UPSTREAM), Fallback::Table, "How QUIC is spoken to the endpoints."),
     Key::new(
         "balance",
         Shape::Choice {
@@ -76,7 +92,6 @@ pub(super) static UPSTREAM: &[Key] = &[
     Key::later("sticky"),
     Key::later("slow_start"),
     Key::later("limits"),
-    Key::later("alpn"),
 ];
 
 static ENDPOINT: &[Key] = &[

@@ -1,16 +1,21 @@
 //! What `tidegate check` says of a listener.
 
-use super::{Block, bind_text, durations, joined, list, logs, socket};
+use super::{Block, bind_text, durations, joined, list, logs, quic, socket};
 use crate::base::units::{format_duration, format_size};
 use crate::config::defaults;
-use crate::config::model::{ClientAuth, Config, Listener, Mode, ProxyProtocol, TlsVersion, UdpRoute};
+use crate::config::model::{AltSvc, ClientAuth, Config, Listener, Mode, ProxyProtocol, TlsVersion, UdpRoute};
 use crate::config::validate::host_text;
 
 pub(super) fn block(listener: &Listener, config: &Config) -> Block {
     let binds: Vec<_> = listener.binds.iter().map(bind_text).collect();
     let (spoken, mut purpose, mut details) = purpose(listener, config);
     if let Some(tls) = &listener.tls {
-        purpose = if tls.min_version == TlsVersion::V1_3 { "TLS 1.3" } else { "TLS 1.2, 1.3" }.to_owned();
+        purpose = if tls.min_version == TlsVersion::V1_3 || matches!(listener.mode, Mode::Quic(_)) {
+            "TLS 1.3"
+        } else {
+            "TLS 1.2, 1.3"
+        }
+        .to_owned();
         match &tls.client_auth {
             ClientAuth::Off => {}
             ClientAuth::Optional { ca, .. } => {
@@ -20,6 +25,9 @@ pub(super) fn block(listener: &Listener, config: &Config) -> Block {
                 details.push(format!("client certificates required, by {}", ca.display()));
             }
         }
+        if tls.early_data {
+            details.push("early data (0-RTT)".to_owned());
+        }
         for files in &tls.certificates {
             details.push(format!("certificate {} with {}", files.cert.display(), files.key.display()));
         }
@@ -27,6 +35,12 @@ pub(super) fn block(listener: &Listener, config: &Config) -> Block {
     details.extend(joined("limits", limits(listener)));
     details.extend(joined("timeouts", timeouts(listener)));
     details.extend(joined("socket", socket(&listener.socket)));
+    details.extend(joined("quic", quic::of_listener(&listener.quic)));
+    match listener.alt_svc {
+        AltSvc::Auto => {}
+        AltSvc::Off => details.push("no Alt-Svc".to_owned()),
+        AltSvc::Port(port) => details.push(format!("Alt-Svc port {port}")),
+    }
     details.extend(joined("forwarding", forwarding(listener)));
     details.extend(logs::of_listener(listener));
     match listener.proxy_protocol {
@@ -46,13 +60,15 @@ fn purpose(listener: &Listener, config: &Config) -> (String, String, Vec<String>
     let name = |index: usize| &*config.upstreams[index].name;
     match &listener.mode {
         Mode::Http => {
-            let protocols = &listener.protocols;
-            let spoken = [(protocols.http1, "http1"), (protocols.http2, "http2")];
-            let spoken: Vec<_> = spoken.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+            let spoken: Vec<_> = listener.protocols.words().collect();
             (spoken.join(" "), "cleartext".to_owned(), Vec::new())
         }
         Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => {
             (mode, format!("-> {}", name(*upstream)), Vec::new())
+        }
+        Mode::Quic(routes) => {
+            let to = routes.iter().map(|(protocol, to)| format!("alpn {protocol} -> {}", name(*to)));
+            (mode, String::new(), to.collect())
         }
         Mode::TlsPassthrough(routes) | Mode::Udp(UdpRoute::Quic(routes)) => {
             let mut details: Vec<String> = Vec::new();

@@ -1,15 +1,14 @@
 //! What `tidegate check` says of an upstream.
 
-use super::{Block, durations, endpoint_text, joined, list, socket};
+use super::{Block, durations, endpoint_text, joined, list, quic, socket};
 use crate::base::units::format_duration;
 use crate::config::defaults;
-use crate::config::model::{Balance, Health, Outlier, SendProxyProtocol, Upstream, UpstreamProtocol};
+use crate::config::model::{Balance, Health, Outlier, SendProxyProtocol, Upstream};
 
 pub(super) fn block(upstream: &Upstream) -> Block {
-    let spoken = match upstream.protocol {
-        UpstreamProtocol::Auto => "auto",
-        UpstreamProtocol::Http1 => "http1",
-        UpstreamProtocol::Http2 => "http2",
+    let spoken = match &upstream.alpn {
+        Some(alpn) => format!("{} {alpn}", upstream.protocol.as_str()),
+        None => upstream.protocol.as_str().to_owned(),
     };
     let mut balance = upstream.balance.as_str().to_owned();
     if matches!(upstream.balance, Balance::RingHash | Balance::Maglev) {
@@ -29,6 +28,8 @@ pub(super) fn block(upstream: &Upstream) -> Block {
         })
         .collect();
     details.extend(joined("tls", tls_facts(upstream)));
+    details.extend(upstream.alt_svc.then(|| "http3 where Alt-Svc offers it".to_owned()));
+    details.extend(joined("quic", quic::of_upstream(&upstream.quic)));
     details.extend(upstream.health.as_ref().map(health));
     details.extend(upstream.outlier.as_ref().map(outlier));
     match upstream.send_proxy_protocol {
@@ -56,7 +57,7 @@ pub(super) fn block(upstream: &Upstream) -> Block {
     }
     details.extend(joined("pool", pool));
     details.extend(joined("socket", socket(&upstream.socket)));
-    let columns = vec![upstream.name.to_string(), spoken.to_owned(), balance, security.to_owned()];
+    let columns = vec![upstream.name.to_string(), spoken, balance, security.to_owned()];
     Block { columns, details }
 }
 

@@ -21,6 +21,7 @@ impl Check<'_> {
                 Mode::Udp(UdpRoute::Quic(self.hello_routes(section, true)))
             }
             Some("udp") => Mode::Udp(UdpRoute::Upstream(self.only_upstream(section, "udp"))),
+            Some("quic") => self.quic_mode(section),
             Some("tls-passthrough") => Mode::TlsPassthrough(self.hello_routes(section, false)),
             _ => Mode::Http,
         }
@@ -82,20 +83,26 @@ impl Check<'_> {
                 routes.sni.push((pattern, upstream));
             }
         }
-        for pair in section.map("alpn") {
-            let Some(written) = pair.node.written() else { continue };
-            // RFC 7301 §3.1: 1 to 255 bytes.
-            if pair.name.value.is_empty() || pair.name.value.len() > 255 {
-                self.fault(pair.name.spot, "not an ALPN protocol", "1 to 255 bytes");
-            }
-            routes.alpn.push((pair.name.value.clone(), self.relays_to(written, is_udp, true)));
-        }
+        routes.alpn = self.alpn_routes(section, is_udp);
         for key in HELLO {
             if let Some(node) = section.node(key)
                 && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
             {
                 self.fault(node.spot, format!("`{key}` is empty"), "leads nowhere");
             }
+        }
+        routes
+    }
+
+    pub(super) fn alpn_routes(&mut self, section: &Section, is_udp: bool) -> Vec<(String, usize)> {
+        let mut routes = Vec::new();
+        for pair in section.map("alpn") {
+            let Some(written) = pair.node.written() else { continue };
+            // RFC 7301 §3.1: 1 to 255 bytes.
+            if pair.name.value.is_empty() || pair.name.value.len() > 255 {
+                self.fault(pair.name.spot, "not an ALPN protocol", "1 to 255 bytes");
+            }
+            routes.push((pair.name.value.clone(), self.relays_to(written, is_udp, true)));
         }
         routes
     }
@@ -150,10 +157,17 @@ pub(crate) fn without_effect(mode: &str, by_hello: bool) -> Vec<(&'static str, &
     let mut keys: Vec<(&str, &str)> = match mode {
         "http" => return vec![("", "upstream"), ("", "sni"), ("", "alpn")],
         "tls-passthrough" => vec![("", "upstream")],
+        "quic" => vec![("", "upstream"), ("", "sni"), ("", "proxy_protocol"), ("", "trusted_proxies")],
         "udp" if by_hello => vec![("", "upstream")],
         _ => vec![("", "sni"), ("", "alpn")],
     };
-    keys.extend(OF_REQUESTS);
+    keys.extend(OF_REQUESTS.into_iter().filter(|key| mode != "quic" || !OF_QUIC.contains(key)));
+    if mode != "quic" {
+        keys.push(("", "quic"));
+    }
+    if mode == "quic" {
+        keys.extend(OF_CONNECTIONS.into_iter().filter(|(_, key)| *key != "handshake"));
+    }
     if mode == "udp" {
         keys.extend(OF_CONNECTIONS);
     }
@@ -181,8 +195,9 @@ fn help_of_mode(section: &Section, mode: &Mode, key: &str) -> Option<String> {
 /// What chooses by a ClientHello.
 pub(crate) const HELLO: [&str; 2] = ["sni", "alpn"];
 /// What only requests need.
-const OF_REQUESTS: [(&str, &str); 11] = [
+const OF_REQUESTS: [(&str, &str); 12] = [
     ("", "protocols"),
+    ("", "alt_svc"),
     ("", "tls"),
     ("", "forwarding"),
     ("", "request_id"),
@@ -194,6 +209,8 @@ const OF_REQUESTS: [(&str, &str); 11] = [
     ("timeouts", "header"),
     ("timeouts", "client_stall"),
 ];
+/// What QUIC needs of them.
+const OF_QUIC: [(&str, &str); 2] = [("", "tls"), ("limits", "max_concurrent_streams")];
 /// What only connections have.
 const OF_CONNECTIONS: [(&str, &str); 6] = [
     ("timeouts", "handshake"),

@@ -50,7 +50,7 @@ impl Check<'_> {
             self.listeners.entry(name.clone()).or_insert(listeners.len());
             let listener = self.listener(name.into(), binds, section);
             self.with_tls.push(listener.tls.is_some());
-            self.with_routes.push(!listener.mode.is_layer4());
+            self.with_routes.push(listener.mode.serves_requests());
             listeners.push(listener);
         }
         listeners
@@ -61,6 +61,8 @@ impl Check<'_> {
         self.fits_mode(section, &mode, &binds);
         let trusted_proxies = self.networks(section, "trusted_proxies");
         let proxy_protocol = self.proxy_protocol(section, &trusted_proxies, &binds);
+        let protocols = self.protocols(section);
+        self.may_speak_http3(section, protocols, &binds);
         Listener {
             name,
             binds,
@@ -68,7 +70,9 @@ impl Check<'_> {
             mode,
             proxy_protocol,
             trusted_proxies,
-            protocols: self.protocols(section),
+            protocols,
+            alt_svc: self.alt_svc(section, protocols),
+            quic: self.quic(section, protocols),
             tls: section.section("tls").map(|tls| self.listener_tls(tls)),
             limits: limits(section.section("limits")),
             socket: self.socket(section.section("socket")),
@@ -112,13 +116,13 @@ impl Check<'_> {
     }
 
     fn protocols(&mut self, section: &Section) -> Protocols {
-        let Some(node) = section.node("protocols") else { return Protocols { http1: true, http2: true } };
+        let Some(node) = section.node("protocols") else { return Protocols { http1: true, http2: true, http3: false } };
         let nodes = section.list("protocols");
         let named = |word| nodes.iter().any(|node| matches!(node.data, Data::Word(named) if named == word));
         if nodes.is_empty() && !node.is_bad() {
             self.fault(node.spot, "a listener without a protocol", "empty");
         }
-        Protocols { http1: named("http1"), http2: named("http2") }
+        Protocols { http1: named("http1"), http2: named("http2"), http3: named("http3") }
     }
 
     fn listener_tls(&mut self, section: &Section) -> ListenerTls {
@@ -140,7 +144,8 @@ impl Check<'_> {
             _ => TlsVersion::V1_2,
         };
         let client_auth = section.section("client_auth").map_or(ClientAuth::Off, |section| self.client_auth(section));
-        ListenerTls { certificates, min_version, client_auth }
+        let early_data = section.flag("early_data").unwrap_or(false);
+        ListenerTls { certificates, min_version, client_auth, early_data }
     }
 
     fn client_auth(&mut self, section: &Section) -> ClientAuth {

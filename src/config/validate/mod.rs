@@ -12,6 +12,7 @@ mod logs;
 mod matching;
 mod network;
 mod overlap;
+mod quic;
 mod relayed;
 mod route;
 mod socket;
@@ -79,6 +80,9 @@ pub(crate) fn validate(
     let named = check.unique_upstreams(sections);
     let listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
     let upstreams: Vec<_> = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
+    for ((name, section), upstream) in named.iter().zip(&upstreams) {
+        check.fits_quic(name, section, upstream);
+    }
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
     check.relayed(&named, &upstreams, &routes);
     check.no_circles(&listeners);
@@ -115,6 +119,9 @@ impl<'a> Check<'a> {
             log: self.process_log(first.and_then(|section| section.section("log"))),
             access_log: first.and_then(|section| section.section("access_log")).map(|section| self.access_log(section)),
             metrics: first.and_then(|section| section.section("metrics")).map_or_else(Metrics::default, metrics),
+            quic_key_file: first
+                .and_then(|section| section.text("quic_key_file"))
+                .map(|written| (self.path(written), self.place(written.spot))),
         }
     }
 

@@ -32,8 +32,13 @@ impl Check<'_> {
             protocol: match section.word("protocol") {
                 Some("http1") => UpstreamProtocol::Http1,
                 Some("http2") => UpstreamProtocol::Http2,
+                Some("http3") => UpstreamProtocol::Http3,
+                Some("quic") => UpstreamProtocol::Quic,
                 _ => UpstreamProtocol::Auto,
             },
+            alpn: section.text("alpn").map(|written| written.value.to_owned()),
+            alt_svc: section.flag("alt_svc").unwrap_or(false),
+            quic: self.upstream_quic(section.section("quic")),
             tls,
             balance,
             hash_on: self.hash_on(section, balance),

@@ -1,7 +1,7 @@
 //! Listeners: which come, which go, and what changes in those that stay.
 
-use super::Matched;
 use super::keys::{Keys, NEW_CONNECTIONS};
+use super::{Matched, quic};
 use crate::base::units::format_duration;
 use crate::config::Config;
 use crate::config::model::{
@@ -51,6 +51,8 @@ fn listener(before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String
             keys.words("tls", &before.is_some(), &after.is_some(), word).note(NEW_CONNECTIONS);
         }
     }
+    quic::alt_svc(&mut keys, before.alt_svc, after.alt_svc);
+    quic::of_listener(&mut keys, &before.quic, &after.quic);
     keys.changed("trusted_proxies", before.trusted_proxies != after.trusted_proxies);
     limit_keys(&mut keys, &before.limits, &after.limits);
     timeout_keys(&mut keys, &before.timeouts, &after.timeouts);
@@ -80,6 +82,11 @@ fn relay_keys(keys: &mut Keys, before: &Listener, after: &Listener, name: [&dyn 
             alpn.sort();
             (sni, alpn)
         }
+        Mode::Quic(routes) => {
+            let mut alpn: Vec<_> = routes.iter().map(|(word, to)| (word.clone(), name(*to))).collect();
+            alpn.sort();
+            (Vec::new(), alpn)
+        }
         _ => Default::default(),
     };
     let [name_before, name_after] = name;
@@ -90,7 +97,7 @@ fn relay_keys(keys: &mut Keys, before: &Listener, after: &Listener, name: [&dyn 
 }
 
 fn tls_keys(keys: &mut Keys, before: &ListenerTls, after: &ListenerTls) {
-    let ListenerTls { certificates, min_version, client_auth } = before;
+    let ListenerTls { certificates, min_version, client_auth, early_data } = before;
     // Where a pair is named says nothing about it.
     let pairs = |list: &[CertificateFiles]| -> Vec<_> {
         list.iter().map(|CertificateFiles { cert, key, place: _ }| (cert.clone(), key.clone())).collect()
@@ -104,6 +111,7 @@ fn tls_keys(keys: &mut Keys, before: &ListenerTls, after: &ListenerTls) {
         .to_owned()
     })
     .note(NEW_CONNECTIONS);
+    keys.compare("tls.early_data", early_data, &after.early_data).note(NEW_CONNECTIONS);
     let (mode, ca) = authentication(client_auth);
     let (new_mode, new_ca) = authentication(&after.client_auth);
     keys.words("tls.client_auth.mode", &mode, &new_mode, |mode| (*mode).to_owned()).note(NEW_CONNECTIONS);
@@ -165,9 +173,7 @@ fn addresses(binds: &[Bind]) -> String {
 }
 
 fn spoken(protocols: &Protocols) -> String {
-    let Protocols { http1, http2 } = protocols;
-    let names = [(*http1, "http1"), (*http2, "http2")];
-    names.iter().filter_map(|(on, name)| on.then_some(*name)).collect::<Vec<_>>().join("+")
+    protocols.words().collect::<Vec<_>>().join("+")
 }
 
 /// A limit where there was none counts from zero.

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use http::uri::PathAndQuery;
 
-use super::Matched;
 use super::keys::{Keys, NEW_CONNECTIONS};
+use super::{Matched, quic};
 use crate::config::Config;
 use crate::config::model::{
-    EndpointAddress, EndpointConfig, Health, Outlier, PoolLimits, Upstream, UpstreamProtocol, UpstreamTimeouts,
-    UpstreamTls,
+    EndpointAddress, EndpointConfig, Health, Outlier, PoolLimits, Upstream, UpstreamTimeouts, UpstreamTls,
 };
 use crate::config::summary::endpoint_text;
 
@@ -59,6 +58,9 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
         name: _,
         endpoints,
         protocol,
+        alpn,
+        alt_svc,
+        quic,
         tls,
         balance,
         hash_on,
@@ -80,14 +82,10 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
     let order = |list: &[EndpointConfig]| list.iter().map(|one| one.address.clone()).collect::<Vec<_>>();
     let is_reordered = order(endpoints) != order(&after.endpoints) && sorted(endpoints) == sorted(&after.endpoints);
     keys.changed("order of endpoints", is_reordered);
-    keys.words("protocol", protocol, &after.protocol, |protocol| {
-        match protocol {
-            UpstreamProtocol::Auto => "auto",
-            UpstreamProtocol::Http1 => "http1",
-            UpstreamProtocol::Http2 => "http2",
-        }
-        .to_owned()
-    });
+    keys.words("protocol", protocol, &after.protocol, |protocol| protocol.as_str().to_owned());
+    keys.words("alpn", alpn, &after.alpn, |alpn| alpn.as_deref().unwrap_or("none").to_owned());
+    keys.compare("alt_svc", alt_svc, &after.alt_svc);
+    quic::of_upstream(&mut keys, quic, &after.quic);
     match (tls, &after.tls) {
         (Some(before), Some(after)) => {
             let UpstreamTls { server_name, ca, client_identity, insecure } = before;

@@ -138,6 +138,8 @@ impl Live {
             UpstreamProtocol::Auto => vec![H2.to_vec(), HTTP1.to_vec()],
             UpstreamProtocol::Http1 => vec![HTTP1.to_vec()],
             UpstreamProtocol::Http2 => vec![H2.to_vec()],
+            // Theirs is set where QUIC is spoken.
+            UpstreamProtocol::Http3 | UpstreamProtocol::Quic => Vec::new(),
         };
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), fingerprint: fingerprint.finish() })
     }

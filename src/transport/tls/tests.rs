@@ -21,7 +21,7 @@ use crate::config::model::{
 use crate::net::io::Socket;
 use crate::net::testing::on_worker;
 
-const BOTH: Protocols = Protocols { http1: true, http2: true };
+const BOTH: Protocols = Protocols { http1: true, http2: true, http3: false };
 
 type Served = Result<(Box<tls_server::TlsStream<Socket>>, Accepted), Error>;
 type Connected = Result<Box<client::TlsStream<Socket>>, Error>;
@@ -37,7 +37,7 @@ fn name(name: &str) -> ServerName<'static> {
 }
 
 fn listener(certificates: Vec<CertificateFiles>) -> ListenerTls {
-    ListenerTls { certificates, min_version: TlsVersion::V1_2, client_auth: ClientAuth::Off }
+    ListenerTls { certificates, min_version: TlsVersion::V1_2, client_auth: ClientAuth::Off, early_data: false }
 }
 
 fn serve(tls: &ListenerTls) -> Arc<ServerTls> {
@@ -164,7 +164,7 @@ fn alpn_follows_what_the_listener_and_the_upstream_speak() {
     on_worker(async {
         let folder = Folder::new();
         let tls = listener(vec![folder.leaf("a", &["a.test"])]);
-        let server = ServerTls::new(&tls, Protocols { http1: true, http2: false }, None).unwrap();
+        let server = ServerTls::new(&tls, Protocols { http1: true, http2: false, http3: false }, None).unwrap();
         let (served, connected) = shake(&server, &client(&trusting(&folder)), "a.test").await;
         assert!(!served.unwrap().1.alpn_h2);
         assert_eq!(connected.unwrap().get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));

@@ -22,8 +22,8 @@ use crate::transport::tls::server::ServerTls;
 use crate::upstream::fixtures::{Caller, body_of, on_worker, request, until, upstream_config};
 use crate::upstream::registry::Registry;
 
-const HTTP1: Protocols = Protocols { http1: true, http2: false };
-const BOTH: Protocols = Protocols { http1: true, http2: true };
+const HTTP1: Protocols = Protocols { http1: true, http2: false, http3: false };
+const BOTH: Protocols = Protocols { http1: true, http2: true, http3: false };
 
 /// An origin behind TLS that answers every request with `hello`.
 struct TlsOrigin {
@@ -46,8 +46,12 @@ impl TlsOrigin {
         };
         let place = Place { file: "test".into(), line: 1, column: 1 };
         let files = CertificateFiles { cert: write("leaf", &leaf.cert_pem), key: write("key", &leaf.key_pem), place };
-        let tls =
-            ListenerTls { certificates: vec![files], min_version: TlsVersion::V1_2, client_auth: ClientAuth::Off };
+        let tls = ListenerTls {
+            certificates: vec![files],
+            min_version: TlsVersion::V1_2,
+            client_auth: ClientAuth::Off,
+            early_data: false,
+        };
         let origin = Rc::new(Self {
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             tls: ServerTls::new(&tls, protocols, None).unwrap(),

@@ -106,7 +106,7 @@ impl Facts {
         let mut series = summed(workers);
         let mut taken = |scope, name: &Arc<str>| series.remove(&(scope, Arc::clone(name)));
         let listeners = snapshot.listeners.iter().map(|listener| {
-            let is_layer4 = listener.config.mode.is_layer4();
+            let is_layer4 = listener.config.mode.relays();
             let scope = if is_layer4 { Scope::ListenerSessions } else { Scope::Listener };
             ListenerFacts::of(listener, is_layer4, taken(scope, &listener.name).unwrap_or_default())
         });

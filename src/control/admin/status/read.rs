@@ -8,7 +8,7 @@ use super::{
     CertificateStatus, Connections, EndpointCheck, EndpointOutlier, EndpointStatus, Handshakes, Hist, LastFailure,
     Layer4, Listener, Pool, RecentError, Reload, Route, Status, UpstreamStatus, Worker,
 };
-use crate::config::model::{self, RouteAction, UpstreamProtocol};
+use crate::config::model::{self, RouteAction};
 use crate::config::{Config, match_text};
 use crate::control::view::{LastReload, View};
 use crate::snapshot::{ListenerSpec, Snapshot};
@@ -129,17 +129,16 @@ impl Listener {
     fn of(spec: &ListenerSpec, view: &View, counted: &Counted) -> Self {
         let addresses = view.addresses();
         let own = addresses.iter().filter(|(name, _)| *name == spec.name);
-        let (config, is_layer4) = (&spec.config, spec.config.mode.is_layer4());
-        let spoken = [(config.protocols.http1, "http1"), (config.protocols.http2, "http2")];
+        let (config, relays) = (&spec.config, spec.config.mode.relays());
         Self {
             name: Arc::clone(&spec.name),
             mode: config.mode.as_str().into(),
             addresses: own.map(|(_, address)| address.to_string()).collect(),
-            protocols: spoken.into_iter().filter(|(on, _)| *on && !is_layer4).map(|(_, name)| name.into()).collect(),
+            protocols: config.protocols.words().filter(|_| !relays).map(Into::into).collect(),
             tls: spec.tls.is_some(),
             max_connections: config.limits.max_connections,
             traffic: counted.of(Scope::Listener, &spec.name),
-            sessions: is_layer4.then(|| counted.sessions_of(Scope::ListenerSessions, &spec.name).unwrap_or_default()),
+            sessions: relays.then(|| counted.sessions_of(Scope::ListenerSessions, &spec.name).unwrap_or_default()),
         }
     }
 }
@@ -187,11 +186,7 @@ impl UpstreamStatus {
     fn of(upstream: &Upstream, counted: &Counted) -> Self {
         let set = upstream.endpoints.load();
         let counts = set.counts_requests();
-        let protocol = match upstream.config.protocol {
-            UpstreamProtocol::Auto => "auto",
-            UpstreamProtocol::Http1 => "http1",
-            UpstreamProtocol::Http2 => "http2",
-        };
+        let protocol = upstream.config.protocol.as_str();
         let balance = upstream.config.balance.as_str();
         Self {
             name: Arc::clone(&upstream.name),
