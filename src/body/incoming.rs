@@ -1,16 +1,22 @@
 //! A body as it arrives, from whichever protocol reads it: requests of clients and answers of endpoints. The protocol is
 //! told by a tag, so that one that is read by hyper costs neither a box nor a clone.
 
+use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::http3::{self, Code, RecvBody, Side};
+
 /// A body as it arrives.
 pub enum Incoming {
     /// Over HTTP/1 or HTTP/2.
     Hyper(hyper::body::Incoming),
+    /// Over HTTP/3.
+    Http3(RecvBody),
 }
 
 /// Why a body ends before its end.
@@ -19,11 +25,43 @@ pub enum Error {
     /// hyper's word.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    /// HTTP/3's.
+    #[error(transparent)]
+    Http3(#[from] http3::Error),
+}
+
+impl Error {
+    /// Whether the bytes themselves are wrong, and not only missing.
+    pub fn is_malformed(&self) -> bool {
+        match self {
+            Self::Hyper(error) => is_malformed(error),
+            Self::Http3(error) => error.side() == Side::Local && error.code() == Code::MESSAGE_ERROR,
+        }
+    }
+}
+
+/// hyper tells it by the kind of an I/O error somewhere below (RFC 9112 §7.1).
+fn is_malformed(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(this) = cause {
+        let kind = this.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
+            return true;
+        }
+        cause = this.source();
+    }
+    false
 }
 
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self::Hyper(body)
+    }
+}
+
+impl From<RecvBody> for Incoming {
+    fn from(body: RecvBody) -> Self {
+        Self::Http3(body)
     }
 }
 
@@ -34,18 +72,21 @@ impl HttpBody for Incoming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Error::Hyper),
+            Self::Http3(body) => Pin::new(body).poll_frame(cx).map_err(Error::Http3),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http3(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) => body.size_hint(),
+            Self::Http3(body) => body.size_hint(),
         }
     }
 }

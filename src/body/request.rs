@@ -3,8 +3,6 @@
 //! otherwise. The client's stall deadline and the body's limit are kept here.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error as StdError;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -171,16 +169,11 @@ impl Source {
     }
 }
 
-/// Why a client's body ends before its end: its framing is wrong (RFC 9112 §7.1), or the client is gone.
+/// Why a client's body ends before its end: its framing is wrong, or the client is gone.
 fn broken(error: incoming::Error) -> Error {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
-    while let Some(this) = cause {
-        let kind = this.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) {
-            return Error::downstream(Kind::HttpRequestError, "the framing of the request's body is malformed")
-                .because(error);
-        }
-        cause = this.source();
+    if error.is_malformed() {
+        let reason = "the framing of the request's body is malformed";
+        return Error::downstream(Kind::HttpRequestError, reason).because(error);
     }
     Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error)
 }
