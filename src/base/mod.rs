@@ -7,5 +7,6 @@ pub mod ewma;
 pub mod id;
 pub mod limit;
 pub mod log_filter;
+pub mod stream_code;
 pub mod template;
 pub mod units;

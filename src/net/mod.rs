@@ -1,6 +1,7 @@
 //! Bytes and sockets.
 pub mod accept;
 pub mod bind;
+pub mod buffers;
 pub mod connect;
 pub mod connecting;
 pub mod datagram;

@@ -1,7 +1,6 @@
 //! Bytes both ways between two streams that have nothing more to say to the proxy (WebSocket after its 101): with
 //! half-close, back-pressure, an idle deadline, and a buffer only while bytes are on their way.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::buffers::{Buffer, return_buffer, take_buffer};
 use super::timer::{Instant, Timer};
 
 /// What a relay moved, and why it ended.
@@ -205,36 +205,10 @@ impl Drop for Flow {
     }
 }
 
-/// One TLS record of the largest kind (RFC 8446 §5.1).
-const BUFFER_SIZE: usize = 16 * 1024;
-/// Buffers kept for later on one thread: half a megabyte.
-const SPARE_BUFFERS: usize = 32;
-
-type Buffer = Box<[u8; BUFFER_SIZE]>;
-
-thread_local! {
-    // A read that finds nothing gives its buffer back, so idle tunnels hold none and a busy worker needs few.
-    static SPARE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_buffer() -> Buffer {
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
-    spare.unwrap_or_else(|| Box::new([0; BUFFER_SIZE]))
-}
-
-fn return_buffer(buffer: Buffer) {
-    // The thread's locals may be gone already when a runtime is torn down with the thread.
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS {
-            spare.push(buffer);
-        }
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::buffers::{BUFFER_SIZE, spare_buffers};
     use crate::net::io::Socket;
     use crate::net::testing::on_worker;
     use std::future::pending;
@@ -373,7 +347,7 @@ mod tests {
             client.read_exact(&mut [0; 4]).await.unwrap();
             tokio::task::yield_now().await;
             // One buffer was enough for both directions, and it is back.
-            assert_eq!(SPARE.with_borrow(Vec::len), 1);
+            assert_eq!(spare_buffers(), 1);
         });
     }
 }

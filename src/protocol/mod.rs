@@ -4,4 +4,5 @@ mod farewell;
 pub mod h2_frames;
 pub mod http;
 pub mod link;
+pub mod quic_stream;
 pub mod wire;
