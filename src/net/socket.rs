@@ -5,11 +5,11 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::sys;
 use crate::config::model::{Keepalive, SocketOptions};
@@ -76,16 +76,41 @@ pub fn prepare_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Re
 pub fn connect_from(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
     // An IPv6 socket takes this option of IPv4 as well.
     sys::set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    SockRef::from(socket).bind(&SocketAddr::new(source, 0).into()).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable => io::Error::new(error.kind(), NotOurs(source)),
-        _ => error,
-    })
+    bind_source(socket, SocketAddr::new(source, 0))
 }
 
 /// No interface of this machine has the address that a connection was to come from.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is no address of this machine")]
 pub struct NotOurs(pub IpAddr);
+
+/// A socket for datagrams to endpoints, which nobody else sends to: bound to `source`, or to no address in particular where that
+/// is unspecified, and to a free port. Asks for several MiB of room; the kernel gives what it is allowed to.
+///
+/// # Errors
+/// As [`connect_from`], or the kernel's.
+pub fn datagrams_from(source: IpAddr) -> io::Result<UdpSocket> {
+    let address = SocketAddr::new(source, 0);
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_recv_buffer_size(DATAGRAM_ROOM)?;
+    socket.set_send_buffer_size(DATAGRAM_ROOM)?;
+    if source.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    bind_source(&socket, address)?;
+    Ok(socket.into())
+}
+
+/// Bytes of datagrams that wait on such a socket, in either direction: what a fast path brings while a worker is busy for some
+/// milliseconds. Whatever the kernel does not grant is lost packets.
+const DATAGRAM_ROOM: usize = 4 * 1024 * 1024;
+
+fn bind_source(socket: &impl AsFd, source: SocketAddr) -> io::Result<()> {
+    SockRef::from(socket).bind(&source.into()).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => io::Error::new(error.kind(), NotOurs(source.ip())),
+        _ => error,
+    })
+}
 
 /// `upstream.source` as one worker goes through it.
 #[derive(Debug, Default)]

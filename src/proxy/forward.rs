@@ -106,7 +106,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
         order.wanted = None;
     }
     match attempts(order, rule, source.as_ref(), response_timeout).await {
-        Ok((http2, answer)) => finish(order, source, http2, answer),
+        Ok((multiplexed, answer)) => finish(order, source, multiplexed, answer),
         Err(error) => {
             if let Some(source) = source {
                 source.abandon();
@@ -129,7 +129,7 @@ fn source_of(order: &Order, rule: &ForwardRule, body: Incoming) -> Result<Option
     let exchange = Rc::clone(&order.scene.exchange);
     // Towards HTTP/1 a request that is not idempotent is sent again only while nothing of its body was read, and what is
     // kept for nothing could not be read into again.
-    let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_speak_http2();
+    let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_multiplex();
     let replay = if kept_for { rule.retry.replay } else { 0 };
     Ok(Some(Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers)))
 }
@@ -165,11 +165,11 @@ async fn attempts(
             }
             Err(error) => return Err(error),
         };
-        let (reused, http2) = (session.is_reused(), session.is_http2());
+        let (reused, multiplexed) = (session.is_reused(), session.is_multiplexed());
         // A copy is kept only where the request may have to be sent again.
-        let mut kept = state.may_be_sent_again(reused, http2);
+        let mut kept = state.may_be_sent_again(reused, multiplexed);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
-        let request = request_for(order, rule, fields, http2, &pick, source)?;
+        let request = request_for(order, rule, fields, multiplexed, &pick, source)?;
         let trial = Trial::begin(pick.endpoint());
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
         if let Some(source) = source {
@@ -184,7 +184,7 @@ async fn attempts(
                     if pick.is_counted() {
                         order.scene.exchange.hold(Some(Box::new(pick)));
                     }
-                    return Ok((http2, answer));
+                    return Ok((multiplexed, answer));
                 }
                 None
             }
@@ -286,12 +286,13 @@ fn send(
     Unless { future: session.send(request), overdue }
 }
 
-/// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on HTTP/2.
+/// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on the streams of HTTP/2 and
+/// HTTP/3.
 fn request_for(
     order: &Order,
     rule: &ForwardRule,
     mut fields: HeaderMap,
-    http2: bool,
+    multiplexed: bool,
     pick: &Pick,
     source: Option<&Rc<Source>>,
 ) -> Result<Request<Body>, Error> {
@@ -303,7 +304,7 @@ fn request_for(
     };
     // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.
     let alone = order.upstream.upstream().config.send_proxy_protocol != SendProxyProtocol::Off;
-    let uri = if http2 {
+    let uri = if multiplexed {
         fields.remove(HOST);
         absolute(order, host, order.target.clone())?
     } else {
@@ -319,14 +320,14 @@ fn request_for(
     if order.asks_trailers {
         // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
         fields.insert(TE, HeaderValue::from_static("trailers"));
-        if !http2 {
+        if !multiplexed {
             fields.insert(CONNECTION, HeaderValue::from_static(if alone { "te, close" } else { "te" }));
         }
-    } else if alone && !http2 {
+    } else if alone && !multiplexed {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(wanted) = &order.wanted
-        && !http2
+        && !multiplexed
     {
         wanted.put_into(&mut fields);
     }
@@ -363,13 +364,18 @@ fn join_cookies(fields: &mut HeaderMap) {
 }
 
 /// The answer as the client gets it.
-fn finish(order: &Order, source: Option<Rc<Source>>, http2: bool, answer: Answer) -> Result<Response<Body>, Error> {
+fn finish(
+    order: &Order,
+    source: Option<Rc<Source>>,
+    multiplexed: bool,
+    answer: Answer,
+) -> Result<Response<Body>, Error> {
     let (mut head, incoming) = answer.response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return upgrade::switch(order, &head, answer.upgraded);
     }
     // RFC 9112 §6.3: hyper has decoded the coding and leaves the length that contradicts it.
-    if !http2 && head.headers.contains_key(TRANSFER_ENCODING) {
+    if !multiplexed && head.headers.contains_key(TRANSFER_ENCODING) {
         check_coding(&head.headers)?;
         head.headers.remove(CONTENT_LENGTH);
     }

@@ -48,10 +48,10 @@ pub fn is_idempotent(method: &Method) -> bool {
 
 impl Attempt<'_> {
     /// Whether a copy of the head is worth keeping before it is sent.
-    pub fn may_be_sent_again(&self, reused: bool, http2: bool) -> bool {
+    pub fn may_be_sent_again(&self, reused: bool, multiplexed: bool) -> bool {
         let left = self.used < self.rules.attempts;
         (reused && self.replays == 0 && (self.idempotent || self.has_body))
-            || http2
+            || multiplexed
             || (left && self.idempotent && (self.rules.on_reset_before_headers || !self.rules.on_status.is_empty()))
     }
 

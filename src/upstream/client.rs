@@ -10,7 +10,8 @@ use http::{Request, Response};
 use tokio::sync::oneshot;
 
 use super::http1::{self, Http1};
-use super::http2::{Http2, StreamGuard};
+use super::http2::{self, Http2};
+use super::http3::{self, Http3};
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
@@ -22,6 +23,8 @@ pub enum Session {
     Http1(Http1),
     /// A stream on a shared connection.
     Http2(Http2),
+    /// The same over QUIC.
+    Http3(Http3),
 }
 
 pin_project_lite::pin_project! {
@@ -50,15 +53,23 @@ pub struct Answer {
     pub response: Response<Incoming>,
     /// The connection itself, after a 101 on HTTP/1. Whether the request asked for it is the caller's to check.
     pub upgraded: Option<Upgraded>,
-    /// Holds the stream's place on its HTTP/2 connection: to be dropped when the body has ended or is given up.
-    pub stream: Option<StreamGuard>,
+    /// Holds the stream's place on a shared connection: to be dropped when the body has ended or is given up.
+    pub stream: Option<StreamPlace>,
+}
+
+/// A stream's place on its connection.
+pub enum StreamPlace {
+    /// Among the streams of HTTP/2.
+    Http2(http2::StreamGuard),
+    /// Among the streams of HTTP/3.
+    Http3(http3::StreamGuard),
 }
 
 /// Why there is no answer.
 pub struct SendFailure {
     /// What happened, whose fault it is, and whether the request may be sent again.
     pub error: Error,
-    /// The request as it was handed in, but for its version and an HTTP/2 request's Host, where nothing of it was sent.
+    /// The request as it was handed in, but for its version and the Host of one on a stream, where nothing of it was sent.
     pub request: Option<Box<Request<Body>>>,
 }
 
@@ -77,23 +88,25 @@ impl Session {
         match self {
             Session::Http1(session) => session.is_reused(),
             Session::Http2(session) => session.is_reused(),
+            Session::Http3(session) => session.is_reused(),
         }
     }
 
     /// Whether the request must carry scheme and authority in its URI, instead of origin-form and Host.
-    pub fn is_http2(&self) -> bool {
-        matches!(self, Session::Http2(_))
+    pub fn is_multiplexed(&self) -> bool {
+        matches!(self, Session::Http2(_) | Session::Http3(_))
     }
 
     /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
-    /// the HTTP/1 connection or resets the HTTP/2 stream.
+    /// the HTTP/1 connection or resets the stream.
     ///
     /// # Errors
     /// See [`SendFailure`]. An error that the request's body raised keeps its kind and side.
     pub fn send(self, request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         match self {
             Session::Http1(session) => Either::Left { future: session.send(request) },
-            Session::Http2(session) => Either::Right { future: session.send(request) },
+            Session::Http2(session) => Either::Right { future: Either::Left { future: session.send(request) } },
+            Session::Http3(session) => Either::Right { future: Either::Right { future: session.send(request) } },
         }
     }
 }

@@ -2,6 +2,7 @@
 //! connection are counted here. Called when the pool has none.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Upstream;
 use super::endpoint::Endpoint;
+use crate::base::addr::Address;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::{SocketOptions, UpstreamProtocol};
@@ -22,6 +24,7 @@ use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
+use crate::transport::quic::{self, Connection};
 
 /// A new connection on which nothing was sent yet.
 pub(super) struct Connected {
@@ -45,9 +48,31 @@ pub(super) async fn connect(
     sources: &Sources,
     preface: Option<&[u8]>,
 ) -> Result<Connected, Error> {
+    let establishing = establish(upstream, endpoint, counters, clock, sources, preface);
+    attempted(upstream, endpoint, counters, clock, establishing).await
+}
+
+/// As [`connect`], over QUIC: what is agreed on is HTTP/3.
+pub(super) async fn connect_quic(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Arc<Counters>,
+    clock: &PhaseClock,
+    sources: &Sources,
+) -> Result<Connection, Error> {
+    attempted(upstream, endpoint, counters, clock, quic(upstream, endpoint, sources)).await
+}
+
+/// Makes a connection within the connect timeout, and tells whoever counts how that went.
+async fn attempted<T>(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Counters,
+    clock: &PhaseClock,
+    establishing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     counters.upstream_connects.add(1);
     clock.enter(Phase::Connect, Instant::now());
-    let establishing = establish(upstream, endpoint, counters, clock, sources, preface);
     let connected = match timer::timeout(upstream.config.timeouts.connect, establishing).await {
         Ok(connected) => connected,
         Err(_) => {
@@ -77,6 +102,16 @@ async fn establish(
     endpoint.state.heard(http2);
     let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
     Ok(Connected { io, http2, alone: preface.is_some() })
+}
+
+/// A QUIC connection on which HTTP/3 was agreed on.
+pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
+    match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
+        (Address::Socket(address), Some(tls), Some(name)) => {
+            quic::client::connect(*address, tls, name, quic::client::H3, &upstream.config.quic, sources).await
+        }
+        _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
+    }
 }
 
 /// A connected socket on which `preface` was sent.
@@ -114,7 +149,7 @@ pub(super) async fn channel(
                 (UpstreamProtocol::Auto, alpn) => alpn == Some(b"h2"),
                 (UpstreamProtocol::Http2, None | Some(b"h2")) => true,
                 (UpstreamProtocol::Http3 | UpstreamProtocol::Quic, _) => {
-                    return Err(Error::internal("an endpoint that speaks QUIC was asked over TCP"));
+                    return Err(Error::internal("QUIC is not spoken over TCP"));
                 }
                 (UpstreamProtocol::Http2, Some(_)) => {
                     let reason = "the endpoint does not speak HTTP/2";

@@ -172,7 +172,7 @@ pub struct EndpointState {
     standing: Mutex<Standing>,
 }
 
-/// What an endpoint was last heard to speak.
+/// What an endpoint speaks: by configuration, or as it was last heard over TLS, which tells between the first two alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
     /// It was not asked yet.
@@ -181,6 +181,8 @@ pub enum Spoken {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/3.
+    Http3,
 }
 
 impl Default for EndpointState {

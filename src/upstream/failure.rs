@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use h2::Reason;
 
 use crate::base::error::{Error, Kind, Retry};
+use crate::http3::{self, Code, Scope, Side};
 
 /// What is known of the exchange beside the error.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +92,66 @@ pub(super) fn http2(error: hyper::Error, progress: Progress) -> (Error, bool) {
     }
     let reason = "the connection to the endpoint broke before it answered";
     (Error::upstream(Kind::ConnectionTerminated, progress.retry(), reason).because(error), true)
+}
+
+/// The endpoint said of an HTTP/3 request that it did not take it (RFC 9114 §4.1.1, §5.2).
+pub(super) fn not_taken(error: http3::Error) -> Error {
+    let reason = match error.code() {
+        Code::REQUEST_REJECTED => "the endpoint refused the stream",
+        _ => "the connection to the endpoint was closed before the request was sent",
+    };
+    Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason).because(error)
+}
+
+/// The request was under way on an HTTP/3 stream and no answer came of it.
+pub(super) fn http3(error: http3::Error, progress: Progress) -> Error {
+    let (kind, retry, reason) = match (error.scope(), error.side()) {
+        (Scope::Stream, Side::Remote) => return reset_http3(error.code()).because(error),
+        (Scope::Stream, Side::Local) => match error.code() {
+            // We reset it ourselves, as the request's body failed; its cause is known elsewhere.
+            Code::REQUEST_CANCELLED => {
+                let reason = "the client's request ended before it was complete";
+                return Error::downstream(Kind::ClientGone, reason).because(error);
+            }
+            Code::EXCESSIVE_LOAD => {
+                let reason = "the head of the answer is larger than allowed";
+                (Kind::HttpResponseHeaderSectionSize, Retry::Never, reason)
+            }
+            _ => (Kind::HttpProtocolError, Retry::Never, "the answer is not valid HTTP/3"),
+        },
+        (Scope::Connection, Side::Local) if error.code() != Code::NO_ERROR => {
+            (Kind::HttpProtocolError, Retry::Never, "the endpoint violated HTTP/3")
+        }
+        (Scope::Connection, _) if error.is_timeout() => {
+            (Kind::ConnectionTerminated, progress.retry(), "the endpoint fell silent before it answered")
+        }
+        (Scope::Connection, _) => {
+            (Kind::ConnectionTerminated, progress.retry(), "the connection to the endpoint broke before it answered")
+        }
+    };
+    Error::upstream(kind, retry, reason).because(error)
+}
+
+/// What a RESET_STREAM in the place of an answer means.
+fn reset_http3(code: Code) -> Error {
+    match code {
+        // RFC 9114 §4.1.1: rejected without any processing, so safe to send again.
+        Code::REQUEST_REJECTED => {
+            Error::upstream(Kind::ConnectionTerminated, Retry::Always, "the endpoint refused the stream")
+        }
+        Code::GENERAL_PROTOCOL_ERROR
+        | Code::FRAME_UNEXPECTED
+        | Code::FRAME_ERROR
+        | Code::REQUEST_INCOMPLETE
+        | Code::MESSAGE_ERROR => {
+            let reason = "the endpoint reset the stream for a protocol error";
+            Error::upstream(Kind::HttpProtocolError, Retry::Never, reason)
+        }
+        _ => {
+            let reason = "the endpoint reset the stream before it answered";
+            Error::upstream(Kind::ConnectionTerminated, Retry::Never, reason)
+        }
+    }
 }
 
 /// What a RST_STREAM in the place of an answer means.

@@ -13,10 +13,11 @@ use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use super::client::{Answer, SendFailure};
+use super::client::{Answer, SendFailure, StreamPlace};
 use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
+use super::sessions::Multiplexed;
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
@@ -96,7 +97,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
     });
     pool.connection_opened();
     if !alone {
-        pool.share(Rc::clone(&shared));
+        pool.http2.share(Rc::clone(&shared));
     }
     tokio::task::spawn_local(drive(Rc::clone(&shared)));
     Ok(shared.stream())
@@ -114,8 +115,16 @@ async fn drive(shared: Rc<Shared>) {
 }
 
 impl Shared {
-    /// How many more streams may be opened.
-    pub(super) fn free(&self) -> usize {
+    /// Whether no stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.get() == 0
+    }
+}
+
+impl Multiplexed for Shared {
+    type Stream = Http2;
+
+    fn free(&self) -> usize {
         if self.retired.get() {
             return 0;
         }
@@ -126,28 +135,20 @@ impl Shared {
         allowed.min(MAX_STREAMS).saturating_sub(self.open.get() as usize)
     }
 
-    /// Opens a stream; the caller has made sure that there is one.
-    pub(super) fn stream(self: &Rc<Self>) -> Http2 {
+    fn stays(&self, now: Instant) -> bool {
+        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
+        !self.retired.get() && !idle_for_too_long && now < self.expires
+    }
+
+    fn stream(self: &Rc<Self>) -> Http2 {
         self.open.set(self.open.get() + 1);
         let reused = self.served.replace(true);
         Http2 { stream: StreamGuard { shared: Rc::clone(self) }, reused }
     }
 
-    /// Whether the session may stay in the pool: used, or idle for not too long, and not too old.
-    pub(super) fn stays(&self, now: Instant) -> bool {
-        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
-        !self.retired.get() && !idle_for_too_long && now < self.expires
-    }
-
-    /// Whether no stream is open.
-    pub(super) fn is_idle(&self) -> bool {
-        self.open.get() == 0
-    }
-
-    /// Takes no more streams; open ones finish, then the connection closes.
-    pub(super) fn retire(self: &Rc<Self>) {
+    fn retire(self: &Rc<Self>) {
         if !self.retired.replace(true) {
-            self.pool.unshare(self);
+            self.pool.http2.unshare(self);
         }
         if self.is_idle() {
             self.sender.take();
@@ -201,9 +202,11 @@ impl Http2 {
     ) -> Result<Answer, SendFailure> {
         let shared = &self.stream.shared;
         match answered {
-            Ok(response) => {
-                Ok(Answer { response: response.map(Incoming::Hyper), upgraded: None, stream: Some(self.stream) })
-            }
+            Ok(response) => Ok(Answer {
+                response: response.map(Incoming::Hyper),
+                upgraded: None,
+                stream: Some(StreamPlace::Http2(self.stream)),
+            }),
             Err(mut failed) => {
                 let request = failed.take_message();
                 let progress = Progress { reused: self.reused, received: false };

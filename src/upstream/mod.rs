@@ -13,8 +13,10 @@ pub(crate) mod fixtures;
 pub mod health;
 mod http1;
 mod http2;
+mod http3;
 pub mod pool;
 pub mod registry;
+mod sessions;
 pub mod worker;
 
 use std::hash::{Hash, Hasher};
@@ -46,11 +48,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whether a request may end up on an HTTP/2 connection, by configuration or because ALPN may choose it.
-    pub fn may_speak_http2(&self) -> bool {
+    /// Whether a request may end up on a stream of a shared connection, by configuration or because ALPN may choose it.
+    pub fn may_multiplex(&self) -> bool {
         match self.config.protocol {
-            model::UpstreamProtocol::Http1 | model::UpstreamProtocol::Http3 | model::UpstreamProtocol::Quic => false,
-            model::UpstreamProtocol::Http2 => true,
+            model::UpstreamProtocol::Http1 => false,
+            model::UpstreamProtocol::Http2 | model::UpstreamProtocol::Http3 | model::UpstreamProtocol::Quic => true,
             model::UpstreamProtocol::Auto => self.tls.is_some(),
         }
     }

@@ -1,4 +1,4 @@
-//! The connections of one worker, by endpoint: a stack of idle HTTP/1 connections and the shared HTTP/2 sessions. Limits
+//! The connections of one worker, by endpoint: a stack of idle HTTP/1 connections and the shared sessions of HTTP/2 and HTTP/3. Limits
 //! are totals of the configuration shared out among the workers. One task per worker ends what is idle for too long or
 //! too old, so no connection has a timer of its own.
 
@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use super::Upstream;
 use super::endpoint::Endpoint;
 use super::http1::{Http1, Slot};
-use super::http2::{Http2, Shared};
+use super::sessions::Sessions;
 use super::worker::WorkerUpstream;
+use super::{http2, http3};
 use crate::base::addr::Address;
 use crate::base::error::Error;
 use crate::body::ledger::Measured;
@@ -64,7 +65,8 @@ struct Clock {
 /// One worker's connections to one endpoint.
 pub(super) struct EndpointPool {
     idle: RefCell<VecDeque<Rc<Slot>>>,
-    sessions: RefCell<Vec<Rc<Shared>>>,
+    pub(super) http2: Sessions<http2::Shared>,
+    pub(super) http3: Sessions<http3::Shared>,
     limits: Cell<Limits>,
     /// Endpoints of living generations that use it; none: nothing comes back to it.
     attached: Cell<u32>,
@@ -138,11 +140,11 @@ impl Pools {
         self.pools.borrow().values().for_each(|pool| pool.close_idle());
     }
 
-    /// Idle HTTP/1 connections and open HTTP/2 sessions at this moment.
+    /// Idle HTTP/1 connections and open shared ones at this moment.
     pub fn resting(&self) -> (usize, usize) {
         let pools = self.pools.borrow();
         pools.values().fold((0, 0), |(idle, sessions), pool| {
-            (idle + pool.idle.borrow().len(), sessions + pool.sessions.borrow().len())
+            (idle + pool.idle.borrow().len(), sessions + pool.http2.len() + pool.http3.len())
         })
     }
 
@@ -172,7 +174,8 @@ impl Pools {
         let pool = pools.entry(key).or_insert_with(|| {
             Rc::new(EndpointPool {
                 idle: RefCell::default(),
-                sessions: RefCell::default(),
+                http2: Sessions::default(),
+                http3: Sessions::default(),
                 limits: Cell::new(limits),
                 attached: Cell::new(0),
                 connecting: Connecting::default(),
@@ -296,31 +299,10 @@ impl EndpointPool {
         }
     }
 
-    pub(super) fn share(&self, session: Rc<Shared>) {
-        self.sessions.borrow_mut().push(session);
-    }
-
-    pub(super) fn unshare(&self, session: &Rc<Shared>) {
-        self.sessions.borrow_mut().retain(|other| !Rc::ptr_eq(other, session));
-    }
-
-    /// A stream on the session with the most room; the first of equals, so that surplus sessions become idle and close.
-    pub(super) fn take_stream(&self) -> Option<Http2> {
-        let sessions = self.sessions.borrow();
-        let mut best: Option<(&Rc<Shared>, usize)> = None;
-        for session in sessions.iter() {
-            let free = session.free();
-            if free > best.map_or(0, |(_, most)| most) {
-                best = Some((session, free));
-            }
-        }
-        best.map(|(session, _)| session.stream())
-    }
-
     fn close_idle(&self) {
         self.idle.take().iter().for_each(|slot| slot.close());
-        let sessions = self.sessions.borrow().clone();
-        sessions.iter().for_each(Shared::retire);
+        self.http2.retire();
+        self.http3.retire();
     }
 
     fn sweep(&self, now: Instant) {
@@ -331,8 +313,8 @@ impl EndpointPool {
             }
             stays
         });
-        let over: Vec<_> = self.sessions.borrow().iter().filter(|session| !session.stays(now)).cloned().collect();
-        over.iter().for_each(Shared::retire);
+        self.http2.sweep(now);
+        self.http3.sweep(now);
     }
 }
 

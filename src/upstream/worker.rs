@@ -15,7 +15,7 @@ use super::endpoint::{Endpoint, Spoken};
 use super::endpoint_set::EndpointSet;
 use super::http2::MAX_STREAMS;
 use super::pool::{EndpointPool, Pools};
-use super::{http1, http2};
+use super::{http1, http2, http3};
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::ledger::Measured;
 use crate::body::phase_clock::PhaseClock;
@@ -151,7 +151,7 @@ impl WorkerUpstream {
             Spoken::Http1 => false,
             Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
             // One connection serves all who wait for it, up to its streams.
-            Spoken::Http2 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
+            Spoken::Http2 | Spoken::Http3 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
         } {
             // Counted when this future ends, whichever way.
             waiting.get_or_insert_with(|| Wait::begin(self.pools.counters()));
@@ -178,6 +178,12 @@ impl WorkerUpstream {
         preface: Option<&[u8]>,
     ) -> Result<Session, Error> {
         let (upstream, counters) = (&self.upstream, self.pools.counters());
+        if self.speaks(endpoint) == Spoken::Http3 {
+            let connecting = connector::connect_quic(upstream, &endpoint.endpoint, counters, clock, &self.sources);
+            let connection = connecting.await?;
+            let quic = &upstream.config.quic.transport;
+            return Ok(Session::Http3(http3::start(connection, &endpoint.pool, quic, counters)));
+        }
         let connecting = connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface);
         let connected = connecting.await?;
         if connected.http2 {
@@ -188,13 +194,14 @@ impl WorkerUpstream {
     }
 
     fn pooled(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Option<Session> {
-        let spoken = self.speaks(endpoint);
-        let mut session = None;
-        if spoken != Spoken::Http2 && !fresh {
-            session = endpoint.pool.take_idle().map(Session::Http1);
-        }
-        if session.is_none() && spoken != Spoken::Http1 {
-            session = endpoint.pool.take_stream().map(Session::Http2);
+        let (spoken, pool) = (self.speaks(endpoint), &endpoint.pool);
+        let mut session = match spoken {
+            Spoken::Http1 | Spoken::Unknown if !fresh => pool.take_idle().map(Session::Http1),
+            Spoken::Http3 => pool.http3.take_stream().map(Session::Http3),
+            _ => None,
+        };
+        if session.is_none() && matches!(spoken, Spoken::Http2 | Spoken::Unknown) {
+            session = pool.http2.take_stream().map(Session::Http2);
         }
         if session.is_some() {
             self.pools.counters().upstream_reuses.add(1);
@@ -206,7 +213,8 @@ impl WorkerUpstream {
     fn speaks(&self, endpoint: &WorkerEndpoint) -> Spoken {
         match (self.upstream.config.protocol, &self.upstream.tls) {
             (UpstreamProtocol::Http1, _) | (UpstreamProtocol::Auto, None) => Spoken::Http1,
-            (UpstreamProtocol::Http2 | UpstreamProtocol::Http3 | UpstreamProtocol::Quic, _) => Spoken::Http2,
+            (UpstreamProtocol::Http2, _) => Spoken::Http2,
+            (UpstreamProtocol::Http3 | UpstreamProtocol::Quic, _) => Spoken::Http3,
             (UpstreamProtocol::Auto, Some(_)) => endpoint.endpoint.state.spoken(),
         }
     }

@@ -3,10 +3,12 @@
 
 use std::hash::{Hash, Hasher};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use quinn::crypto::rustls::QuicClientConfig;
 use rustc_hash::FxHasher;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
@@ -36,6 +38,8 @@ pub struct ClientTls {
 /// What was made of the files at one time.
 struct Live {
     connector: TlsConnector,
+    /// The same for QUIC, by what is agreed on and whether anything is sent early: an upstream has one of these.
+    quic: Mutex<Vec<(Box<[u8]>, bool, quinn::ClientConfig)>>,
     /// A number that changes with whom is trusted and who we say we are.
     fingerprint: u64,
 }
@@ -106,7 +110,33 @@ impl ClientTls {
         }
         Ok(stream)
     }
+
+    /// What QUIC connections begin with that agree on `alpn`, with the tickets of those before. `early`: whether something may
+    /// be sent before the endpoint has answered.
+    ///
+    /// # Errors
+    /// None that configuration could cause.
+    pub(in crate::transport) fn quic(&self, alpn: &[u8], early: bool) -> Result<quinn::ClientConfig, Error> {
+        let live = self.live.load();
+        let mut made = live.quic.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, config)) = made.iter().find(|(own, is_early, _)| **own == *alpn && *is_early == early) {
+            return Ok(config.clone());
+        }
+        let mut config = ClientConfig::clone(live.connector.config());
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.enable_early_data = early;
+        // A ticket that was given over TCP is not for QUIC.
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let crypto = QuicClientConfig::try_from(config)
+            .map_err(|error| Error::internal("TLS cannot be set up for QUIC").because(error))?;
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        made.push((alpn.into(), early, config.clone()));
+        Ok(config)
+    }
 }
+
+/// Names of endpoints whose tickets are kept.
+const SESSIONS: usize = 256;
 
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -141,7 +171,8 @@ impl Live {
             // Theirs is set where QUIC is spoken.
             UpstreamProtocol::Http3 | UpstreamProtocol::Quic => Vec::new(),
         };
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), fingerprint: fingerprint.finish() })
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Self { connector, quic: Mutex::default(), fingerprint: fingerprint.finish() })
     }
 }
 

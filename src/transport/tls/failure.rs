@@ -46,6 +46,28 @@ pub(super) fn of_endpoint(error: io::Error) -> Error {
     Error::upstream(kind, Retry::Always, reason).because(error)
 }
 
+/// The handshake with an endpoint failed with this alert of ours: where TLS speaks through QUIC, the error itself is lost.
+pub(in crate::transport) fn of_our_alert(alert: u8) -> (Kind, &'static str) {
+    use AlertDescription as Alert;
+    match Alert::from(alert) {
+        Alert::CertificateExpired => (Kind::TlsCertificateError, "the endpoint's certificate has expired"),
+        Alert::UnknownCA => (Kind::TlsCertificateError, "the endpoint's certificate comes from an unknown authority"),
+        Alert::CertificateRevoked => (Kind::TlsCertificateError, "the endpoint's certificate was revoked"),
+        Alert::UnsupportedCertificate => {
+            (Kind::TlsCertificateError, "the endpoint's certificate is for another purpose")
+        }
+        Alert::DecryptError => {
+            (Kind::TlsCertificateError, "a signature of the endpoint, or of its authority, is wrong")
+        }
+        // Another name than was asked for, most of the time.
+        Alert::BadCertificate | Alert::CertificateUnknown => {
+            (Kind::TlsCertificateError, "the endpoint's certificate cannot be accepted")
+        }
+        Alert::NoApplicationProtocol => (Kind::TlsProtocolError, "no application protocol in common (ALPN)"),
+        _ => (Kind::TlsProtocolError, "the TLS handshake failed"),
+    }
+}
+
 const NOT_TLS: &str = "no TLS";
 
 fn tls_error(error: &io::Error) -> Option<&TlsError> {
@@ -119,7 +141,8 @@ fn of_client_certificate(fault: &CertificateError) -> &'static str {
     }
 }
 
-fn alert_from_endpoint(alert: AlertDescription) -> &'static str {
+/// What an alert of an endpoint says.
+pub(in crate::transport) fn alert_from_endpoint(alert: AlertDescription) -> &'static str {
     use AlertDescription as Alert;
     match alert {
         Alert::UnrecognisedName => "the endpoint does not know the name (TLS alert)",

@@ -2,7 +2,7 @@
 pub mod cert_store;
 pub mod client;
 pub mod development;
-mod failure;
+pub(super) mod failure;
 mod pem;
 pub mod provider;
 pub mod server;
@@ -11,6 +11,6 @@ pub use failure::kind_of;
 pub use rustls_pki_types::ServerName;
 
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;

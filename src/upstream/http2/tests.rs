@@ -75,7 +75,7 @@ fn requests_share_one_connection() {
         origin.serve(100);
         for turn in 0..5 {
             let session = caller.session(false).await.unwrap();
-            assert!(session.is_http2());
+            assert!(session.is_multiplexed());
             assert_eq!(session.is_reused(), turn > 0);
             let answer = session.send(request()).await.ok().unwrap();
             assert_eq!(body_of(answer).await, "hello");

@@ -131,7 +131,7 @@ fn auto_speaks_what_alpn_chooses() {
             let caller = caller(origin.config());
             for turn in 0..3 {
                 let session = caller.session(false).await.unwrap();
-                assert_eq!((session.is_http2(), session.is_reused()), (http2, turn > 0));
+                assert_eq!((session.is_multiplexed(), session.is_reused()), (http2, turn > 0));
                 assert_eq!(caller.phase.get(), if turn > 0 { Phase::Queue } else { Phase::Tls });
                 body_of(session.send(request()).await.ok().unwrap()).await;
                 until(|| caller.pools.resting() == (usize::from(!http2), usize::from(http2))).await;
@@ -146,7 +146,7 @@ fn http1_is_spoken_where_it_is_configured_although_http2_is_offered() {
         let origin = TlsOrigin::serve(BOTH).await;
         let mut config = origin.config();
         config.protocol = UpstreamProtocol::Http1;
-        assert!(!caller(config).session(false).await.unwrap().is_http2());
+        assert!(!caller(config).session(false).await.unwrap().is_multiplexed());
     });
 }
 

@@ -1,0 +1,144 @@
+//! QUIC connections to endpoints. A worker has one UDP socket for each address family, and one for each local address that an
+//! upstream connects from; they are made on first use and carry all connections of that worker. RFC 9000, RFC 9001.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn::{
+    ConnectError, Connecting, Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+};
+use tokio::runtime::{Handle, Id};
+
+use super::failure;
+use crate::base::error::{Error, Kind, Retry};
+use crate::config::model::{Congestion, QuicTransport, UpstreamQuic};
+use crate::net::connect;
+use crate::net::socket::{self, Sources};
+use crate::transport::tls::client::{ClientTls, ServerName};
+
+/// What HTTP/3 is called in a handshake (RFC 9114 §3.1).
+pub const H3: &[u8] = b"h3";
+
+/// Silence after which a connection is given up: no acknowledgement came of what was sent. An endpoint may want less.
+const MAX_IDLE: Duration = Duration::from_secs(50);
+/// Silence after which a sign of life is asked for, where the configuration says nothing: a request may wait for longer than an
+/// endpoint keeps a silent connection, mostly 30 s, and a path that forgets it even less (RFC 9308 §3.2).
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Streams that an HTTP/3 endpoint may open towards us: control, QPACK's two, and some that nobody knows (RFC 9114 §6.2.3).
+const H3_STREAMS_FROM_ENDPOINT: u32 = 16;
+/// Streams of either kind that any other endpoint may open towards us.
+const STREAMS_FROM_ENDPOINT: u32 = 128;
+/// Datagrams kept for a reader that is slow (RFC 9221), in bytes.
+const DATAGRAMS: usize = 256 * 1024;
+
+thread_local! {
+    static SOCKETS: RefCell<Sockets> = RefCell::default();
+}
+
+/// The endpoints (in quinn's sense of the word) of a thread, by the local address that they are bound to.
+#[derive(Default)]
+struct Sockets {
+    /// They live and die with it.
+    runtime: Option<Id>,
+    bound: Vec<(IpAddr, Endpoint)>,
+}
+
+/// Connects to `address`, from the source whose turn it is, and agrees on `alpn` with whoever proves to be `name`. The
+/// deadline is the caller's. Cancel-safe: a dropped call gives the connection up.
+///
+/// # Errors
+/// The endpoint's or its network's fault, always worth another try: nothing was sent.
+pub async fn connect(
+    address: SocketAddr,
+    tls: &ClientTls,
+    name: &ServerName<'static>,
+    alpn: &[u8],
+    options: &UpstreamQuic,
+    sources: &Sources,
+) -> Result<Connection, Error> {
+    begin(address, tls, name, alpn, options, sources)?.await.map_err(failure::of_endpoint)
+}
+
+/// Sends the first packet, from the first of the sources that can be used.
+fn begin(
+    address: SocketAddr,
+    tls: &ClientTls,
+    name: &ServerName<'static>,
+    alpn: &[u8],
+    options: &UpstreamQuic,
+    sources: &Sources,
+) -> Result<Connecting, Error> {
+    let mut config = tls.quic(alpn, options.early_data)?;
+    config.transport_config(Arc::new(transport(alpn, &options.transport)));
+    let mut last = None;
+    for source in sources.turn(address) {
+        let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let endpoint = match bound_to(source.unwrap_or(any)) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                last = Some(error);
+                continue;
+            }
+        };
+        return endpoint.connect_with(config, address, &name.to_str()).map_err(not_begun);
+    }
+    Err(connect::explain(last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())))
+}
+
+fn not_begun(error: ConnectError) -> Error {
+    match error {
+        ConnectError::InvalidRemoteAddress(_) => {
+            let reason = "the endpoint's address takes no connection";
+            Error::upstream(Kind::DestinationUnavailable, Retry::Always, reason).because(error)
+        }
+        error => Error::internal("a QUIC connection could not be begun").because(error),
+    }
+}
+
+/// This thread's endpoint on a local address.
+fn bound_to(source: IpAddr) -> std::io::Result<Endpoint> {
+    SOCKETS.with_borrow_mut(|sockets| {
+        let runtime = Handle::current().id();
+        if sockets.runtime != Some(runtime) {
+            *sockets = Sockets { runtime: Some(runtime), bound: Vec::new() };
+        }
+        if let Some((_, endpoint)) = sockets.bound.iter().find(|(bound, _)| *bound == source) {
+            return Ok(endpoint.clone());
+        }
+        let socket = socket::datagrams_from(source)?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        sockets.bound.push((source, endpoint.clone()));
+        Ok(endpoint)
+    })
+}
+
+/// How connections to an endpoint behave. quinn's defaults leave the memory of a connection unbounded.
+fn transport(alpn: &[u8], quic: &QuicTransport) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    // RFC 9114 §6.1: an HTTP/3 endpoint opens no bidirectional stream.
+    let (bidirectional, unidirectional) =
+        if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(bidirectional))
+        .max_concurrent_uni_streams(VarInt::from_u32(unidirectional))
+        .stream_receive_window(VarInt::from_u32(quic.stream_window))
+        .receive_window(VarInt::from_u32(quic.connection_window))
+        .send_window(u64::from(quic.connection_window))
+        .max_idle_timeout(IdleTimeout::try_from(MAX_IDLE).ok())
+        .keep_alive_interval(Some(quic.keep_alive.unwrap_or(KEEP_ALIVE)))
+        .datagram_receive_buffer_size((alpn != H3).then_some(DATAGRAMS))
+        .datagram_send_buffer_size(DATAGRAMS)
+        .enable_segmentation_offload(quic.segmentation_offload);
+    match quic.congestion {
+        Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+        Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+        Congestion::NewReno => config.congestion_controller_factory(Arc::new(NewRenoConfig::default())),
+    };
+    config
+}
+
+#[cfg(test)]
+mod tests;

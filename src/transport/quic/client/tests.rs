@@ -1,0 +1,158 @@
+use std::future::Future;
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Incoming, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::*;
+use crate::base::error::Side;
+use crate::config::model::{UpstreamProtocol, UpstreamTls};
+use crate::net::testing::on_worker;
+use crate::transport::tls::provider::provider;
+use crate::transport::tls::testing::Folder;
+
+fn options() -> UpstreamQuic {
+    UpstreamQuic::default()
+}
+
+/// An endpoint called `origin.test`.
+struct Origin {
+    folder: Folder,
+    endpoint: Endpoint,
+}
+
+impl Origin {
+    fn bind(alpn: &[u8]) -> Self {
+        let folder = Folder::new();
+        let files = folder.leaf("origin", &["origin.test"]);
+        let chain = CertificateDer::pem_file_iter(&files.cert).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let crypto = QuicServerConfig::try_from(config).unwrap();
+        let config = ServerConfig::with_crypto(Arc::new(crypto));
+        Self { folder, endpoint: Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap() }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    fn tls(&self) -> Arc<ClientTls> {
+        self.tls_with(|_| {})
+    }
+
+    fn tls_with(&self, edit: impl FnOnce(&mut UpstreamTls)) -> Arc<ClientTls> {
+        let mut tls = UpstreamTls { ca: Some(self.folder.ca()), ..UpstreamTls::default() };
+        edit(&mut tls);
+        ClientTls::new(Some(&tls), UpstreamProtocol::Auto).unwrap()
+    }
+
+    async fn next(&self) -> Incoming {
+        self.endpoint.accept().await.unwrap()
+    }
+
+    /// What comes of connecting while this does `met` with the first who asks.
+    async fn met<F: Future>(&self, tls: &ClientTls, name: &str, met: impl FnOnce(Incoming) -> F) -> Result<(), Error> {
+        let name = tls.server_name(name).unwrap();
+        let (sources, options) = (Sources::default(), options());
+        let (answer, _) = tokio::join!(connect(self.address(), tls, &name, H3, &options, &sources), async {
+            met(self.next().await).await
+        });
+        answer.map(drop)
+    }
+}
+
+/// As an endpoint that likes everybody.
+async fn accept(incoming: Incoming) -> Option<Connection> {
+    incoming.await.ok()
+}
+
+#[test]
+fn connections_of_a_worker_share_one_socket() {
+    on_worker(async {
+        let origin = Origin::bind(H3);
+        let (tls, sources) = (origin.tls(), Sources::default());
+        let name = tls.server_name("origin.test").unwrap();
+        let mut ports = Vec::new();
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let options = options();
+            let (ours, theirs) = tokio::join!(connect(origin.address(), &tls, &name, H3, &options, &sources), async {
+                accept(origin.next().await).await
+            });
+            let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+            ports.push(theirs.remote_address().port());
+            let mut stream = ours.open_uni().await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            stream.finish().unwrap();
+            let mut stream = theirs.accept_uni().await.unwrap();
+            assert_eq!(stream.read_to_end(100).await.unwrap(), b"hello");
+            kept.push((ours, theirs));
+        }
+        assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    });
+}
+
+#[test]
+fn connects_from_each_source_in_turn_and_past_one_that_is_not_ours() {
+    on_worker(async {
+        let origin = Origin::bind(H3);
+        let tls = origin.tls();
+        let name = tls.server_name("origin.test").unwrap();
+        // RFC 5737: an address for documentation is nobody's.
+        let sources = Sources::new(&["127.0.0.7", "192.0.2.1", "127.0.0.8"].map(|source| source.parse().unwrap()), 0);
+        let mut from = Vec::new();
+        for _ in 0..4 {
+            let options = options();
+            let (ours, theirs) = tokio::join!(connect(origin.address(), &tls, &name, H3, &options, &sources), async {
+                accept(origin.next().await).await
+            });
+            ours.unwrap();
+            from.push(theirs.unwrap().remote_address().ip().to_string());
+        }
+        assert_eq!(from, ["127.0.0.7", "127.0.0.8", "127.0.0.8", "127.0.0.7"]);
+        let foreign = Sources::new(&["192.0.2.1".parse().unwrap()], 0);
+        let error = connect(origin.address(), &tls, &name, H3, &options(), &foreign).await.unwrap_err();
+        assert_eq!(error.reason(), "an address of `source` is none of this machine");
+    });
+}
+
+#[test]
+fn says_why_a_handshake_failed() {
+    on_worker(async {
+        let origin = Origin::bind(H3);
+        let said = |answer: Result<(), Error>| {
+            let error = answer.unwrap_err();
+            assert_eq!((error.side(), error.retry()), (Side::Upstream, Retry::Always));
+            (error.kind(), error.reason())
+        };
+        let other_name = origin.met(&origin.tls(), "another.test", accept).await;
+        let refused_certificate = "the endpoint's certificate cannot be accepted";
+        assert_eq!(said(other_name), (Kind::TlsCertificateError, refused_certificate));
+        let others = Folder::new();
+        let strangers = origin.tls_with(|tls| tls.ca = Some(others.ca()));
+        let unknown = origin.met(&strangers, "origin.test", accept).await;
+        let unknown_authority = "the endpoint's certificate comes from an unknown authority";
+        assert_eq!(said(unknown), (Kind::TlsCertificateError, unknown_authority));
+        let unverified = origin.tls_with(|tls| tls.insecure = true);
+        assert!(origin.met(&unverified, "another.test", accept).await.is_ok());
+        let refused = origin.met(&origin.tls(), "origin.test", async |incoming: Incoming| incoming.refuse()).await;
+        assert_eq!(said(refused), (Kind::ConnectionRefused, "the endpoint refused the connection"));
+        let else_spoken = Origin::bind(b"another");
+        let answer = else_spoken.met(&else_spoken.tls(), "origin.test", accept).await;
+        let no_protocol = "no application protocol in common with the endpoint (TLS alert)";
+        assert_eq!(said(answer), (Kind::TlsAlertReceived, no_protocol));
+        let (tls, sources) = (origin.tls(), Sources::default());
+        let (name, options) = (tls.server_name("origin.test").unwrap(), options());
+        let nowhere = connect("127.0.0.1:0".parse().unwrap(), &tls, &name, H3, &options, &sources);
+        assert_eq!(said(nowhere.await.map(drop)).0, Kind::DestinationUnavailable);
+    });
+}

@@ -1,0 +1,218 @@
+//! HTTP/3 connections to an endpoint. Each is shared by as many requests as its windows bear and the endpoint allows; the pool
+//! opens another when they run out. What `http2` is for HTTP/2, on QUIC.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Version, header};
+use tokio::time::Instant;
+
+use super::client::{Answer, SendFailure, StreamPlace};
+use super::failure::{self, Progress};
+use super::pool::EndpointPool;
+use super::sessions::Multiplexed;
+use crate::body::Body;
+use crate::body::incoming::Incoming;
+use crate::config::model::QuicTransport;
+use crate::http3::{Closed, Config, SendError, Sender, client};
+use crate::telemetry::counters::Counters;
+use crate::transport::quic::{self, Connection};
+
+/// Streams on one connection, however many the endpoint allows and the windows bear: as on HTTP/2.
+pub(super) const MAX_STREAMS: usize = super::http2::MAX_STREAMS;
+/// Bytes of an answer's field section, as on HTTP/1 and HTTP/2.
+const MAX_FIELD_SECTION: u64 = 64 * 1024;
+
+/// One connection and its streams.
+pub(super) struct Shared {
+    pool: Rc<EndpointPool>,
+    /// Dropping it lets open streams finish and then closes the connection.
+    sender: RefCell<Option<Sender>>,
+    connection: Connection,
+    counters: Arc<Counters>,
+    /// Bytes of it that were counted already: received, sent.
+    counted: Cell<(u64, u64)>,
+    max_streams: usize,
+    open: Cell<usize>,
+    served: Cell<bool>,
+    /// Takes no more streams: too old, going away, or broken.
+    retired: Cell<bool>,
+    idle_since: Cell<Instant>,
+    expires: Instant,
+}
+
+/// A stream's place on its connection, from before the request is sent until the answer's body ends.
+pub struct StreamGuard {
+    shared: Rc<Shared>,
+}
+
+/// A stream in the hands of one request.
+pub struct Http3 {
+    stream: StreamGuard,
+    reused: bool,
+}
+
+/// Starts HTTP/3 on a new connection and spawns the task that drives it.
+pub(super) fn start(
+    connection: Connection,
+    pool: &Rc<EndpointPool>,
+    quic: &QuicTransport,
+    counters: &Arc<Counters>,
+) -> Http3 {
+    let (sender, driver) = client::start(connection.clone(), config());
+    let shared = Rc::new(Shared {
+        sender: RefCell::new(Some(sender)),
+        connection,
+        counters: Arc::clone(counters),
+        counted: Cell::default(),
+        max_streams: streams_within(quic),
+        open: Cell::new(0),
+        served: Cell::new(false),
+        retired: Cell::new(false),
+        idle_since: Cell::new(pool.now()),
+        expires: pool.expiry(),
+        pool: Rc::clone(pool),
+    });
+    pool.connection_opened();
+    pool.http3.share(Rc::clone(&shared));
+    tokio::task::spawn_local(drive(Rc::clone(&shared), driver));
+    shared.stream()
+}
+
+/// What endpoints are promised.
+pub(super) fn config() -> Rc<Config> {
+    Rc::new(Config { max_field_section_size: MAX_FIELD_SECTION, ..Config::default() })
+}
+
+/// As many as may all be stalled by clients who read nothing while the connection still moves: the window of a connection is no
+/// less than those of its streams together.
+fn streams_within(quic: &QuicTransport) -> usize {
+    let borne = quic.connection_window / quic.stream_window.max(1);
+    (borne as usize).clamp(1, MAX_STREAMS)
+}
+
+async fn drive(shared: Rc<Shared>, driver: impl Future<Output = Closed>) {
+    let closed = driver.await;
+    tracing::debug!(code = %closed.code, reason = closed.reason, side = ?closed.side, "an HTTP/3 connection ended");
+    shared.retire();
+    shared.meter();
+    shared.pool.connection_closed();
+}
+
+impl Shared {
+    fn is_idle(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    /// Whether requests still have a place on it.
+    fn takes_requests(&self) -> bool {
+        let sender = self.sender.borrow();
+        !self.retired.get() && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
+    }
+
+    /// Counts what passed since the last time; whoever shows it sees it this late.
+    fn meter(&self) {
+        let stats = self.connection.stats();
+        let (received, sent) = (stats.udp_rx.bytes, stats.udp_tx.bytes);
+        let (before, sent_before) = self.counted.replace((received, sent));
+        self.counters.bytes_upstream_in.add(received - before);
+        self.counters.bytes_upstream_out.add(sent - sent_before);
+    }
+}
+
+impl Multiplexed for Shared {
+    type Stream = Http3;
+
+    fn free(&self) -> usize {
+        let waits = self.sender.borrow().as_ref().is_some_and(|sender| !sender.has_capacity());
+        if waits || !self.takes_requests() {
+            return 0;
+        }
+        self.max_streams.saturating_sub(self.open.get())
+    }
+
+    fn stays(&self, now: Instant) -> bool {
+        self.meter();
+        let idle_for_too_long = self.is_idle() && now >= self.idle_since.get() + self.pool.idle_timeout();
+        self.takes_requests() && !idle_for_too_long && now < self.expires
+    }
+
+    fn stream(self: &Rc<Self>) -> Http3 {
+        self.open.set(self.open.get() + 1);
+        let reused = self.served.replace(true);
+        Http3 { stream: StreamGuard { shared: Rc::clone(self) }, reused }
+    }
+
+    fn retire(self: &Rc<Self>) {
+        if !self.retired.replace(true) {
+            self.pool.http3.unshare(self);
+        }
+        if self.is_idle() {
+            self.sender.take();
+        }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.open.set(shared.open.get() - 1);
+        if !shared.is_idle() {
+            return;
+        }
+        shared.idle_since.set(shared.pool.now());
+        if shared.retired.get() {
+            shared.sender.take();
+        } else if !shared.pool.keeps(shared.expires) {
+            shared.retire();
+        }
+    }
+}
+
+impl Http3 {
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends one request on this stream. Dropping the future cancels it.
+    pub(super) fn send(self, mut request: Request<Body>) -> Pin<Box<dyn Future<Output = Result<Answer, SendFailure>>>> {
+        let sender = self.stream.shared.sender.borrow().clone();
+        *request.version_mut() = Version::HTTP_3;
+        // RFC 9114 §4.3.1: `:authority` takes its place, from the URI.
+        request.headers_mut().remove(header::HOST);
+        // Boxed: it would lie in the future of every request, of those on HTTP/1 and HTTP/2 too.
+        Box::pin(async move {
+            let Some(sender) = sender else {
+                return Err(SendFailure::new(failure::session_gone(), Some(request)));
+            };
+            match sender.send(request, drop).await {
+                Ok(response) => {
+                    let response = response.map(Incoming::from);
+                    Ok(Answer { response, upgraded: None, stream: Some(StreamPlace::Http3(self.stream)) })
+                }
+                Err(failed) => Err(self.failed(failed)),
+            }
+        })
+    }
+
+    fn failed(self, failed: SendError<Body>) -> SendFailure {
+        let shared = &self.stream.shared;
+        let why = failed.error;
+        let error = match &failed.request {
+            Some(_) => failure::not_taken(why),
+            // An endpoint that does not like our certificate says so when the handshake is over for us (RFC 8446 §4.4.4).
+            None => match quic::refusal(&shared.connection) {
+                Some(refusal) => refusal,
+                None => failure::http3(why, Progress { reused: self.reused, received: false }),
+            },
+        };
+        // At once, not when the connection's task gets to see it: the next try must not land here again.
+        if !shared.takes_requests() {
+            shared.retire();
+        }
+        SendFailure::new(error, failed.request)
+    }
+}
