@@ -12,6 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::http3::{self, Code, RecvBody, Side};
 
 /// A body as it arrives.
+#[derive(Debug)]
 pub enum Incoming {
     /// Over HTTP/1 or HTTP/2.
     Hyper(hyper::body::Incoming),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::sync::mpsc;
 
 use crate::support::body::Sent;

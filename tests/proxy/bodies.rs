@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tidegate::base::error::Kind;
+use tidegate::body::incoming::{Error, Incoming};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::support::body::{Feed, Received, Sent, next_piece, noise, noise_in_pieces, receive};
@@ -124,7 +124,7 @@ async fn a_short_answer_never_ends_cleanly(pair: Pair) {
     assert!(!is_whole_answer(response).await);
 }
 
-async fn is_whole_answer(response: hyper::Result<Response<Incoming>>) -> bool {
+async fn is_whole_answer(response: Result<Response<Incoming>, Error>) -> bool {
     match response {
         Ok(response) if response.status() == StatusCode::OK => receive(response.into_body()).await.broken.is_none(),
         Ok(response) => {

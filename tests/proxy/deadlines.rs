@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::sync::mpsc;
 
 use crate::support::body::{Sent, noise, receive};

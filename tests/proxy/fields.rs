@@ -2,7 +2,7 @@
 //! comes, and the route has the last word.
 
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use crate::support::body::Sent;
 use crate::support::client::{get, with};

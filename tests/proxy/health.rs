@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use crate::support::body::Sent;
 use crate::support::client::Client;

@@ -3,7 +3,7 @@
 
 use http::Request;
 use http::Response;
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use crate::support::body::{Sent, receive};
 use crate::support::origin::{RawOrigin, echo, ok};

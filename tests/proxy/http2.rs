@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 

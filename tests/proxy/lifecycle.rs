@@ -1,8 +1,8 @@
 //! Draining and reloading: what is under way is finished, what is new meets the new state. PITFALLS 17.
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tidegate::app::ExitReason;
+use tidegate::body::incoming::Incoming;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 

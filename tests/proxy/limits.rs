@@ -1,7 +1,7 @@
 //! Limits on what a client may send: bodies, heads, connections.
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::sync::mpsc;
 
 use crate::support::body::{Sent, noise, receive};

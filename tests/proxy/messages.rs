@@ -1,7 +1,7 @@
 //! Whole messages through every pair of protocols: methods, statuses, lengths, fields.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use crate::support::body::{Sent, receive};
 use crate::support::client::{get, of, post, with};

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 

@@ -2,7 +2,7 @@
 //! connection ends, on HTTP/2 the stream.
 
 use http::{Method, Request, Response, Uri};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use crate::support::body::{Sent, receive};
 use crate::support::client::{Reply, get, of, with};

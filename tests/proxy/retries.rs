@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
@@ -251,8 +251,9 @@ async fn a_session_that_goes_away_is_replaced() {
         while let Ok((socket, _)) = listener.accept().await {
             counted.set(counted.get() + 1);
             let builder = hyper::server::conn::http2::Builder::new(LocalTasks);
-            let service =
-                hyper::service::service_fn(async |request| Ok::<_, std::convert::Infallible>(ok(request).await));
+            let service = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
+                Ok::<_, std::convert::Infallible>(ok(request.map(Incoming::Hyper)).await)
+            });
             spawn_local(async move {
                 let io = hyper_util::rt::TokioIo::new(socket);
                 let mut connection = std::pin::pin!(builder.serve_connection(io, service));

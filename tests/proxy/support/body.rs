@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use tidegate::body::incoming::{Error, Incoming};
 use tokio::sync::mpsc;
 
 type Piece = Result<Frame<Bytes>, io::Error>;
@@ -34,7 +34,7 @@ pub struct Received {
     pub bytes: Bytes,
     pub trailers: Option<HeaderMap>,
     /// Why it is not whole.
-    pub broken: Option<hyper::Error>,
+    pub broken: Option<Error>,
 }
 
 impl Sent {
@@ -144,7 +144,8 @@ impl Body for Sent {
 }
 
 /// Reads a body to its end, clean or not.
-pub async fn receive(mut body: Incoming) -> Received {
+pub async fn receive(body: impl Into<Incoming>) -> Received {
+    let mut body = body.into();
     let mut received = Received { bytes: Bytes::new(), trailers: None, broken: None };
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {

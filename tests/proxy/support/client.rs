@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, response};
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use tidegate::body::incoming::{Error, Incoming};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
@@ -81,21 +81,21 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn send(&mut self, request: Request<Sent>) -> hyper::Result<Response<Incoming>> {
+    pub async fn send(&mut self, request: Request<Sent>) -> Result<Response<Incoming>, Error> {
         let (mut head, body) = request.into_parts();
         let host = head.headers.remove(HOST).unwrap_or(HeaderValue::from_static(SITE));
         match &mut self.sender {
             Sender::Http1(sender) => {
                 head.headers.insert(HOST, host);
                 sender.ready().await?;
-                sender.send_request(Request::from_parts(head, body)).await
+                Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
             }
             Sender::Http2(sender) => {
                 let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
                 let uri = Uri::builder().scheme(self.scheme.clone()).authority(host.as_bytes()).path_and_query(target);
                 head.uri = uri.build().unwrap();
                 sender.ready().await?;
-                sender.send_request(Request::from_parts(head, body)).await
+                Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
             }
         }
     }
@@ -168,7 +168,7 @@ impl AsyncWrite for Saying {
 }
 
 impl Reply {
-    pub async fn take(response: Response<Incoming>) -> Self {
+    pub async fn take(response: Response<impl Into<Incoming>>) -> Self {
         let (head, body) = response.into_parts();
         let received = receive(body).await;
         assert!(received.broken.is_none(), "{head:?}: {:?}", received.broken);

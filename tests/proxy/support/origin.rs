@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{HeaderMap, Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tidegate::body::incoming::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::spawn_local;
@@ -134,11 +134,11 @@ where
     F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
 {
     let io = TokioIo::new(io);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let service = Rc::clone(&service);
         let seen = Seen { uri: request.uri().clone(), headers: request.headers().clone(), told: told.clone() };
         service.seen.borrow_mut().push(seen);
-        async move { Ok::<_, Infallible>((service.behaviour)(request).await) }
+        async move { Ok::<_, Infallible>((service.behaviour)(request.map(Incoming::Hyper)).await) }
     });
     // How a connection ends is what the tests look at from the other side.
     let _ended = if http2 {

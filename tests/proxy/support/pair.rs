@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use tidegate::body::incoming::Incoming;
 
 use super::body::Sent;
 use super::certificates::ORIGIN;
