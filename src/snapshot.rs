@@ -19,6 +19,8 @@ use crate::route::table::Table;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::{AccessLog, Logger};
 use crate::telemetry::series::{self, Scope};
+use crate::transport::quic::keys::Keys;
+use crate::transport::quic::steering::Steering;
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
 use crate::upstream::worker::WorkerUpstream;
@@ -37,6 +39,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Where there is one. It stays the same from one generation to the next while its configuration does.
     pub access_log: Option<Arc<AccessLog>>,
+    /// The keys of QUIC. They stay the same from one generation to the next while the file that they come from is the same.
+    pub quic_keys: Keys,
 }
 
 /// One listener, compiled. Cheap to clone: a worker keeps a copy of its own, so that a request touches no counter
@@ -68,8 +72,18 @@ pub struct Listening {
     pub id: SocketId,
     /// What accepts there.
     pub spec: Arc<ListenerSpec>,
-    /// `None`: the worker has it already. Beside it what tells the control thread, by being dropped, that it is closed.
-    pub socket: Option<(BoundSocket, Arc<()>)>,
+    /// `None`: the worker has it already.
+    pub socket: Option<Opened>,
+}
+
+/// A socket on its way to the worker that reads it.
+pub struct Opened {
+    /// The worker's member of the group, or its descriptor of the one socket.
+    pub socket: BoundSocket,
+    /// Tells the control thread, by being dropped, that it is closed.
+    pub open: Arc<()>,
+    /// Where QUIC connections are taken: what joins the workers of the address.
+    pub steering: Option<Arc<Steering>>,
 }
 
 /// A snapshot as one worker holds it; a request clones the `Rc` around it and touches no counter that others touch.

@@ -17,9 +17,10 @@ use crate::route::l4::Layer4;
 use crate::route::table::Table;
 use crate::snapshot::{ListenerSpec, Snapshot};
 use crate::telemetry::access_log::AccessLog;
+use crate::transport::quic::keys::Keys;
 use crate::transport::tls::cert_store::CertFault;
 use crate::transport::tls::client::ClientTls;
-use crate::transport::tls::server::ServerTls;
+use crate::transport::tls::server::{Offer, ServerTls};
 use crate::upstream::Upstream;
 use crate::upstream::registry::Registry;
 
@@ -55,11 +56,32 @@ pub fn compile(
     {
         access_log::tell(&mut faults, log, &error);
     }
-    if !faults.is_empty() {
+    let Some(quic_keys) = quic_keys(config, previous, &mut faults).filter(|_| faults.is_empty()) else {
         return Err(faults);
-    }
+    };
     let routes = Arc::new(Table::compile(config));
-    Ok(Snapshot { generation, server: config.server.clone(), listeners, routes, upstreams, access_log: None })
+    let server = config.server.clone();
+    Ok(Snapshot { generation, server, listeners, routes, upstreams, access_log: None, quic_keys })
+}
+
+/// `None`: its fault is told. A file is read once: clients that are connected know tokens of the keys that were made of it.
+fn quic_keys(config: &Config, previous: Option<&Snapshot>, faults: &mut Faults) -> Option<Keys> {
+    let path = |server: &model::Server| server.quic_key_file.as_ref().map(|(path, _)| path.clone());
+    if let Some(previous) = previous.filter(|previous| path(&previous.server) == path(&config.server)) {
+        return Some(previous.quic_keys.clone());
+    }
+    let keys = match &config.server.quic_key_file {
+        Some((path, _)) => Keys::load(path),
+        None => Keys::random(),
+    };
+    keys.map_err(|fault| {
+        let place = config.server.quic_key_file.as_ref().map(|(_, place)| place);
+        match place {
+            Some(place) => tell(faults, fault, place),
+            None => faults.push_plain(fault.what, Some(fault.help)),
+        }
+    })
+    .ok()
 }
 
 /// `[server.admin]` and `[server.observe]`, as far as they are there.
@@ -96,7 +118,7 @@ fn listener(
         None => None,
         Some(tls) => {
             let ticketed = before.and_then(|before| before.tls.as_deref());
-            match ServerTls::new(tls, config.protocols, ticketed) {
+            match ServerTls::new(tls, Offer::of(config), ticketed) {
                 Ok(tls) => Some(tls),
                 Err(found) => {
                     found.into_iter().for_each(|fault| tell(faults, fault, &config.place));

@@ -143,7 +143,7 @@ impl Control {
         info!(workers, descriptors, connections, "starting");
         let mut sockets = ListeningSockets::new(workers);
         sockets.inherit(inherited);
-        let plan = sockets.plan(config).map_err(Refused::Bind)?;
+        let plan = sockets.plan(config, &snapshot.quic_keys).map_err(Refused::Bind)?;
         let mut discovery = Discovery::new(Arc::clone(&registry), SystemResolver::new());
         resolve(&mut discovery, &snapshot).await;
         let (shares, _) = sockets.commit(plan, &snapshot);
@@ -197,7 +197,7 @@ impl Control {
         let mut next = compile(config, Some(&self.snapshot), &self.registry, generation)?;
         let access_log = self.access_logs.prepare(config.server.access_log.as_ref())?;
         self.sockets.let_go(config).await;
-        let plan = self.sockets.plan(config).map_err(Refused::Bind)?;
+        let plan = self.sockets.plan(config, &next.quic_keys).map_err(Refused::Bind)?;
         if config.listeners.iter().any(|listener| listener.mode.is_layer4()) {
             self.workers.start_layer4(&self.snapshot).await?;
         }

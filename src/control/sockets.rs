@@ -3,7 +3,9 @@
 //! member of a SO_REUSEPORT group resets what waits in its queue. A reload plans first, which may fail, and commits
 //! then, which may not.
 
+mod bound;
 mod file;
+mod key;
 mod shares;
 
 use std::io;
@@ -11,16 +13,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::base::addr::Address;
 use crate::base::id::SocketId;
-use crate::config::model::{Bind, Config, Listener, Protocols, SocketOptions};
-use crate::net::bind::{self, BindError, BoundSocket};
+use crate::config::model::{Bind, Config, Listener};
+use crate::net::bind::{BindError, BoundSocket};
 use crate::net::inherited::InheritedSocket;
-use crate::snapshot::{ListenerSpec, Listening, Snapshot};
+use crate::snapshot::{Listening, Snapshot};
+use crate::transport::quic::keys::Keys;
 
+use bound::{Bound, Purpose};
 pub(super) use file::SocketFile;
+use key::{Key, keys};
 use shares::Plane;
 pub use shares::Shares;
 
@@ -35,38 +40,6 @@ pub struct ListeningSockets {
     /// Kept open for as long as the process lives, since a later generation may want one again and nobody can be asked
     /// for it a second time. With each, whether the log says already that nobody wants it.
     inherited: Vec<(InheritedSocket, bool)>,
-}
-
-/// One bound address.
-struct Bound {
-    id: SocketId,
-    key: Key,
-    listener: usize,
-    options: SocketOptions,
-    /// One for each worker, in the order of the workers.
-    members: Vec<BoundSocket>,
-    /// For a Unix socket: the file that is ours to remove.
-    file: Option<SocketFile>,
-    /// Whose workers accept there.
-    plane: Plane,
-    /// What the workers have not been given yet; empty once they have.
-    to_give: Vec<BoundSocket>,
-    /// Held by every worker for as long as its socket is open.
-    open: Arc<()>,
-    /// Whether the log says already what the kernel granted.
-    is_logged: bool,
-    /// What a service manager calls the socket that it handed over.
-    inherited: Option<String>,
-}
-
-/// What makes two addresses of two generations the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
-    bind: Bind,
-    /// UDP has ports of its own.
-    is_udp: bool,
-    /// With port 0 every use is a socket of its own: the listener's name and which of its addresses.
-    picked_for: Option<(Arc<str>, usize)>,
 }
 
 /// The sockets of the next generation; dropping it closes what it opened.
@@ -111,7 +84,7 @@ impl ListeningSockets {
     ///
     /// # Errors
     /// Every address that cannot be had.
-    pub fn plan(&mut self, config: &Config) -> Result<Plan, Vec<BindError>> {
+    pub fn plan(&mut self, config: &Config, quic: &Keys) -> Result<Plan, Vec<BindError>> {
         let wanted: Vec<(usize, &Listener, Key)> = (0..)
             .zip(&config.listeners)
             .flat_map(|(place, listener)| keys(listener).map(move |key| (place, listener, key)))
@@ -128,12 +101,13 @@ impl ListeningSockets {
         }
         let mut entries = Vec::with_capacity(wanted.len());
         for ((listener, config, key), heir) in wanted.into_iter().zip(heirs) {
+            let purpose = Purpose { listener, config, workers: self.workers, keys: quic };
             match self.place_of(&key) {
                 Some(place) => match self.bound[place].moved_to(Plane::of(config)) {
                     Ok(moved) => entries.push(Entry::Kept { place, listener, moved }),
                     Err(error) => errors.push(error),
                 },
-                None => match self.open(key, listener, config, heir) {
+                None => match self.open(key, &purpose, heir, &mut entries) {
                     Ok(bound) => entries.push(Entry::New(Box::new(bound))),
                     Err(error) => errors.push(error),
                 },
@@ -157,12 +131,7 @@ impl ListeningSockets {
                     // Two listeners never have the same key, so a place is taken once.
                     if let Some(mut bound) = before[place].take() {
                         changes.kept += 1;
-                        bound.listener = listener;
-                        let config = &snapshot.listeners[listener].config;
-                        bound.change_options(&config.socket);
-                        if !moved.is_empty() {
-                            (bound.to_give, bound.plane, bound.is_logged) = (moved, Plane::of(config), false);
-                        }
+                        bound.renew(listener, &snapshot.listeners[listener].config, moved, &snapshot.quic_keys);
                         self.bound.push(bound);
                     }
                 }
@@ -182,13 +151,16 @@ impl ListeningSockets {
         std::mem::take(&mut self.bound).into_iter().for_each(Bound::close);
     }
 
-    /// Where each listener accepts: its name and an address, in the order of the configuration.
+    /// Where each listener accepts: its name and an address, in the order of the configuration. One of both TCP and UDP is
+    /// named once.
     pub fn addresses(&self, snapshot: &Snapshot) -> Vec<(Arc<str>, Address)> {
         let named = |bound: &Bound| {
             let address = bound.members.first()?.local_address().clone();
             Some((Arc::clone(&snapshot.listeners[bound.listener].name), address))
         };
-        self.bound.iter().filter_map(named).collect()
+        let mut addresses: Vec<_> = self.bound.iter().filter_map(named).collect();
+        addresses.dedup();
+        addresses
     }
 
     /// Logs each address that is new or changed, with what is spoken there and what the kernel granted.
@@ -225,28 +197,50 @@ impl ListeningSockets {
         heirs
     }
 
-    fn open(&mut self, key: Key, listener: usize, config: &Listener, heir: Option<usize>) -> Result<Bound, BindError> {
-        let options = &config.socket;
-        let inherited = heir.map(|heir| &self.inherited[heir].0);
-        let to_give = match inherited {
-            Some(socket) => socket
-                .members(options, self.workers)
-                .map_err(|source| BindError { address: bind::name(&key.bind), source })?,
-            None if key.is_udp => bind::bind_datagram(&key.bind, options, self.workers)?,
-            None => bind::bind(&key.bind, options, self.workers)?,
-        };
-        let file = match &key.bind {
-            // The file of a socket that was handed over is its giver's.
-            Bind::Unix(path) if inherited.is_none() => SocketFile::of(path),
-            _ => None,
-        };
-        let inherited = inherited.map(|socket| socket.name().to_owned());
-        let members = to_give.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
-        let members = members.map_err(|source| BindError { address: bind::name(&key.bind), source })?;
-        let id = SocketId(self.next_id);
-        self.next_id += 1;
-        let (options, open, plane) = (options.clone(), Arc::new(()), Plane::of(config));
-        Ok(Bound { id, key, listener, options, members, file, plane, to_give, open, is_logged: false, inherited })
+    /// Opens an address. Where the kernel picks the port of both TCP and UDP it is the same for both, so that clients find
+    /// the one by the other; it knows nothing of that, and may have to pick again.
+    fn open(
+        &mut self,
+        key: Key,
+        purpose: &Purpose<'_>,
+        heir: Option<usize>,
+        entries: &mut [Entry],
+    ) -> Result<Bound, BindError> {
+        let mut tries = PICKS;
+        loop {
+            let twin = self.twin_of(&key, entries);
+            let at = twin.map_or_else(|| key.bind.clone(), |port| with_port(&key.bind, port));
+            let heir = heir.map(|heir| &self.inherited[heir].0);
+            let opened = Bound::open(SocketId(self.next_id), key.clone(), &at, purpose, heir);
+            self.next_id += 1;
+            match opened {
+                Err(error) if error.source.kind() == io::ErrorKind::AddrInUse && twin.is_some() && tries > 0 => {
+                    tries -= 1;
+                    let Some(place) = entries.iter().position(|entry| entry.is_new_twin_of(&key)) else {
+                        return Err(error);
+                    };
+                    if let Entry::New(other) = &mut entries[place] {
+                        let id = SocketId(self.next_id);
+                        self.next_id += 1;
+                        **other = Bound::open(id, other.key.clone(), &other.key.bind, purpose, None)?;
+                    }
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// The port that was picked for the same address over the other transport.
+    fn twin_of(&self, key: &Key, entries: &[Entry]) -> Option<u16> {
+        let new = entries.iter().filter_map(|entry| match entry {
+            Entry::New(bound) => Some(&**bound),
+            Entry::Kept { .. } => None,
+        });
+        let twin = new.chain(&self.bound).find(|bound| bound.key.is_twin_of(key))?;
+        match twin.members.first()?.local_address() {
+            Address::Socket(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
     }
 
     fn place_of(&self, key: &Key) -> Option<usize> {
@@ -275,106 +269,34 @@ impl ListeningSockets {
     fn shares(&mut self, snapshot: &Snapshot) -> Shares {
         let mut shares = Shares::new(self.workers);
         for bound in &mut self.bound {
-            let mut given = std::mem::take(&mut bound.to_give).into_iter();
+            let mut given = bound.give();
             for share in shares.of(bound.plane) {
                 let spec = Arc::clone(&snapshot.listeners[bound.listener]);
-                let socket = given.next().map(|socket| (socket, Arc::clone(&bound.open)));
-                share.push(Listening { id: bound.id, spec, socket });
+                share.push(Listening { id: bound.id, spec, socket: given.next() });
             }
         }
         shares
     }
 }
 
-impl Key {
-    fn shares_port_with(&self, other: &Self) -> bool {
-        let port_of = |key: &Self| Some((port(&key.bind)?, key.is_udp));
-        port_of(self).is_some_and(|own| port_of(other) == Some(own))
-    }
-
-    fn ensure_free(&self) -> Result<(), BindError> {
-        if self.is_udp { bind::ensure_datagram_free(&self.bind) } else { bind::ensure_free(&self.bind) }
+impl Entry {
+    fn is_new_twin_of(&self, key: &Key) -> bool {
+        matches!(self, Self::New(bound) if bound.key.is_twin_of(key))
     }
 }
 
-impl Bound {
-    /// Descriptors for the workers of another plane; none where it is theirs already.
-    fn moved_to(&self, plane: Plane) -> Result<Vec<BoundSocket>, BindError> {
-        if self.plane == plane {
-            return Ok(Vec::new());
-        }
-        let members = self.members.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
-        members.map_err(|source| BindError { address: bind::name(&self.key.bind), source })
-    }
-
-    fn change_options(&mut self, wanted: &SocketOptions) {
-        if self.options == *wanted {
-            return;
-        }
-        for member in &self.members {
-            if let Err(error) = member.change_options(wanted) {
-                warn!(address = bind::name(&self.key.bind), %error, "a changed socket option was refused and waits for a restart");
-            }
-        }
-        self.options = wanted.clone();
-        self.is_logged = false;
-    }
-
-    /// The file goes first: who connects from now on finds nobody, instead of a queue that nobody empties.
-    fn close(self) {
-        drop(self.file);
-        if let Some(member) = self.members.first() {
-            info!(address = %member.local_address(), "no longer listening");
-        }
-    }
-
-    fn log(&self, spec: &ListenerSpec) {
-        let Some(member) = self.members.first() else { return };
-        let granted = member.granted(&self.options).map_or_else(|| "-".to_owned(), |granted| granted.to_string());
-        info!(
-            listener = %spec.name,
-            address = %member.local_address(),
-            protocols = spoken(spec),
-            sockets = self.members.len(),
-            inherited = self.inherited.as_deref(),
-            granted,
-            "listening"
-        );
+fn with_port(bind: &Bind, port: u16) -> Bind {
+    match bind {
+        Bind::AnyAddress(_) => Bind::AnyAddress(port),
+        Bind::Address(address) => Bind::Address((address.ip(), port).into()),
+        Bind::Unix(path) => Bind::Unix(path.clone()),
     }
 }
 
+/// How often the kernel may pick a port for TCP that somebody else has for UDP.
+const PICKS: u32 = 16;
 /// How long a worker may take to empty the queue of an address that is wanted again.
 const LET_GO: Duration = Duration::from_millis(500);
-
-fn port(bind: &Bind) -> Option<u16> {
-    match bind {
-        Bind::AnyAddress(port) => Some(*port),
-        Bind::Address(address) => Some(address.port()),
-        Bind::Unix(_) => None,
-    }
-}
-
-fn keys(listener: &Listener) -> impl Iterator<Item = Key> {
-    listener.binds.iter().enumerate().map(|(nth, bind)| {
-        let picks =
-            matches!(bind, Bind::AnyAddress(0)) || matches!(bind, Bind::Address(address) if address.port() == 0);
-        let is_udp = listener.mode.is_udp();
-        Key { bind: bind.clone(), is_udp, picked_for: picks.then(|| (Arc::clone(&listener.name), nth)) }
-    })
-}
-
-fn spoken(spec: &ListenerSpec) -> &'static str {
-    let Protocols { http1, http2, http3: _ } = spec.config.protocols;
-    match (http1, http2, spec.tls.is_some()) {
-        _ if spec.config.mode.is_layer4() => spec.config.mode.as_str(),
-        (true, true, true) => "http1, http2 over tls",
-        (true, false, true) => "http1 over tls",
-        (_, _, true) => "http2 over tls",
-        (true, true, false) => "http1, http2",
-        (true, false, false) => "http1",
-        (_, _, false) => "http2",
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -400,7 +322,7 @@ mod tests {
 
     fn put(sockets: &mut ListeningSockets, config: &Config) -> (Shares, Changes) {
         let snapshot = compile(config, None, &Registry::new(), Generation(1)).unwrap();
-        let plan = sockets.plan(config).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let plan = sockets.plan(config, &snapshot.quic_keys).unwrap_or_else(|errors| panic!("{errors:?}"));
         sockets.commit(plan, &snapshot)
     }
 
@@ -482,7 +404,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.sock");
         let config = parse(&listener("local", &format!("unix:{}", path.display()), ""));
-        let plan = sockets.plan(&config).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let plan = sockets.plan(&config, &Keys::random().unwrap()).unwrap_or_else(|errors| panic!("{errors:?}"));
         assert!(UnixStream::connect(&path).is_ok());
         drop(plan);
         assert!(!path.exists());
@@ -495,7 +417,7 @@ mod tests {
         put(&mut first, &parse(&listener("web", "127.0.0.1:0", "")));
         let taken = format!("127.0.0.1:{}", port(&first));
         let both = listener("taken", &taken, "") + &listener("foreign", "192.0.2.1:9", "");
-        let Err(errors) = second.plan(&parse(&both)) else { panic!("both were had") };
+        let Err(errors) = second.plan(&parse(&both), &Keys::random().unwrap()) else { panic!("both were had") };
         assert_eq!(errors.len(), 2);
     }
 
@@ -544,7 +466,7 @@ mod tests {
         drop((shares, again));
         put(&mut sockets, &parse(&listener("other", "127.0.0.1:0", "")));
         let _theirs = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-        assert!(sockets.plan(&config).is_err());
+        assert!(sockets.plan(&config, &Keys::random().unwrap()).is_err());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::udp::Udp;
 use super::upstreams::L4Upstream;
 use crate::base::id::SocketId;
 use crate::net::bind::BoundSocket;
-use crate::snapshot::{ListenerSpec, Listening, Snapshot};
+use crate::snapshot::{ListenerSpec, Listening, Opened, Snapshot};
 use crate::telemetry::access_log::Logger;
 use crate::upstream::endpoint_set::EndpointSet;
 
@@ -285,7 +285,7 @@ impl Worker {
                 self.acceptors[place].renew(Rc::clone(&listener));
                 self.places.insert(id, place);
             }
-            if let Some((socket, open)) = socket {
+            if let Some(Opened { socket, open, .. }) = socket {
                 match self.listen_on(listener, socket, open) {
                     Ok(place) => drop(self.places.insert(id, place)),
                     Err(error) => failed.push((id, error)),
@@ -302,12 +302,7 @@ impl Worker {
         failed
     }
 
-    fn take_datagrams(
-        &mut self,
-        id: SocketId,
-        listener: Rc<L4Listener>,
-        socket: Option<(BoundSocket, Arc<()>)>,
-    ) -> io::Result<()> {
+    fn take_datagrams(&mut self, id: SocketId, listener: Rc<L4Listener>, socket: Option<Opened>) -> io::Result<()> {
         let udp = match &mut self.udp {
             Some(udp) => udp,
             none => {
@@ -317,7 +312,7 @@ impl Worker {
             }
         };
         match socket {
-            Some((socket, open)) => udp.listen(self.poll.registry(), id, listener, socket, open),
+            Some(Opened { socket, open, .. }) => udp.listen(self.poll.registry(), id, listener, socket, open),
             None => {
                 udp.renew(id, listener);
                 Ok(())

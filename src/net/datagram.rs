@@ -189,7 +189,7 @@ impl Delivery {
 /// What the kernel says.
 pub fn prepare_listening(socket: impl AsFd, local: SocketAddr) -> io::Result<()> {
     // A kernel without it gives datagrams one by one.
-    let _ = sys::set_receive_offload(&socket);
+    let _ = sys::set_receive_offload(&socket, true);
     if local.ip().is_unspecified() { sys::set_packet_info(socket, local.is_ipv6()) } else { Ok(()) }
 }
 

@@ -10,6 +10,7 @@ pub mod inherited;
 pub mod io;
 pub mod proxy_protocol;
 pub mod relay;
+pub mod reuseport_bpf;
 pub mod socket;
 pub mod sys;
 pub mod timer;

@@ -45,12 +45,58 @@ pub fn fast_open_connect(socket: impl AsFd) -> io::Result<bool> {
     read(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT).map(|value| value != 0)
 }
 
-/// Lets `socket`, which takes datagrams, have those that arrived together as one (UDP_GRO).
+/// Lets `socket`, which takes datagrams, have those that arrived together as one (UDP_GRO), or not.
 ///
 /// # Errors
 /// What the kernel says; one before 5.0 does not know it.
-pub fn set_receive_offload(socket: impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+pub fn set_receive_offload(socket: impl AsFd, on: bool) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(on))
+}
+
+/// How many datagrams the kernel has dropped so far that were for `socket`, for want of room or since they were broken
+/// (SO_MEMINFO); it wraps around.
+///
+/// # Errors
+/// What the kernel says; one before 4.12 does not know it.
+pub fn dropped_datagrams(socket: impl AsFd) -> io::Result<u32> {
+    // sock_diag(7): nine numbers, of which the last one tells the drops.
+    let mut numbers = [0_u32; 9];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `length` bytes, the size of
+    // `numbers`, and every bit pattern of a `u32` is valid.
+    let answer = unsafe {
+        let to = (&raw mut numbers).cast();
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut length)
+    };
+    if answer == 0 { Ok(numbers[8]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the kernel ask `program` which member of the SO_REUSEPORT group that `socket` belongs to gets a datagram or a
+/// connection (SO_ATTACH_REUSEPORT_CBPF, classic BPF).
+///
+/// # Errors
+/// What the kernel says: the program is no valid one, or there is no group.
+pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // The kernel only reads the instructions.
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    let size = size_of_val(&program) as libc::socklen_t;
+    let option = libc::SO_ATTACH_REUSEPORT_CBPF;
+    // SAFETY: the descriptor is open while it is borrowed; the pointer and the size are those of `program`, which names as
+    // many instructions as there are behind its pointer; all of it outlives the call, and the kernel copies it.
+    let answer = unsafe {
+        let from = (&raw const program).cast();
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, from, size)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the program of [`attach_reuseport_program`] off the group again: the kernel hashes addresses.
+///
+/// # Errors
+/// What the kernel says; where there is no program, that there is none.
+pub fn detach_reuseport_program(socket: impl AsFd) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
 }
 
 /// Has every datagram say which address of this machine it was sent to (IP_PKTINFO, RFC 3542 §6.1).
@@ -475,11 +521,11 @@ mod tests {
     #[test]
     fn offload_and_packet_info_are_set_on_both_families() {
         for socket in [udp("127.0.0.1"), udp("::1")].into_iter().flatten() {
-            set_receive_offload(&socket).unwrap();
+            set_receive_offload(&socket, true).unwrap();
             set_packet_info(&socket, socket.local_addr().unwrap().is_ipv6()).unwrap();
             assert_eq!(read(&socket, libc::SOL_UDP, libc::UDP_GRO).unwrap(), 1);
         }
-        assert!(set_receive_offload(std::net::TcpListener::bind("127.0.0.1:0").unwrap()).is_err());
+        assert!(set_receive_offload(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), true).is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::proxy::stack::stack;
 use crate::proxy::{record, rescue};
 use crate::snapshot::WorkerSnapshot;
 use crate::transport::Channel;
-use crate::transport::tls::server::Accepted;
+use crate::transport::tls::server::{Accepted, Alpn};
 
 /// Serves one connection until it ends; `permit` is given back then. Not cancel-safe: dropping it closes the connection.
 pub async fn serve(
@@ -66,7 +66,7 @@ pub async fn serve(
     };
     let settled = match &tls {
         None => Settled::Nothing,
-        Some(accepted) if accepted.alpn_h2 => Settled::Http2,
+        Some(accepted) if accepted.alpn == Alpn::Http2 => Settled::Http2,
         // RFC 9113 §3.3: over TLS, HTTP/2 is chosen by ALPN alone.
         Some(_) => Settled::Http1,
     };

@@ -13,16 +13,16 @@ use tracing::{debug, warn};
 
 use super::connection;
 use super::introduction::{self, Expected};
+use super::quic::{self, QuicSide};
 use super::worker::{Command, Worker};
 use crate::base::drain::{Entry, Flag};
 use crate::base::id::SocketId;
 use crate::base::limit::{AddressPermit, Limit, Permit};
 use crate::net::accept;
-use crate::net::bind::BoundSocket;
 use crate::net::handoff::HandedOver;
 use crate::net::io::Socket;
 use crate::proxy::context::Profile;
-use crate::snapshot::{ListenerSpec, Snapshot, WorkerSnapshot};
+use crate::snapshot::{ListenerSpec, Opened, Snapshot, WorkerSnapshot};
 
 /// One bound address on one worker.
 pub struct WorkerListener {
@@ -31,6 +31,8 @@ pub struct WorkerListener {
     /// part of: its number would name another listener in the next.
     now: RefCell<(Rc<WorkerSnapshot>, Rc<Profile>)>,
     draining: Flag,
+    /// Where it takes QUIC.
+    pub(super) quic: QuicSide,
     /// When it was last said that a limit keeps clients waiting.
     full_logged: Cell<Option<Instant>>,
 }
@@ -38,7 +40,7 @@ pub struct WorkerListener {
 impl WorkerListener {
     pub(super) fn new(id: SocketId, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> Rc<Self> {
         let now = RefCell::new(with_profile(spec, generation));
-        Rc::new(Self { id, now, draining: Flag::default(), full_logged: Cell::default() })
+        Rc::new(Self { id, now, draining: Flag::default(), quic: QuicSide::default(), full_logged: Cell::default() })
     }
 
     /// The generation its requests are served by, and the listener in it. A connection asks again for each request, so
@@ -64,14 +66,19 @@ impl WorkerListener {
 
     pub(super) fn renew(&self, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) {
         self.now.replace(with_profile(spec, generation));
+        self.quic.renew(self);
+    }
+
+    pub(super) fn draining(&self) -> &Flag {
+        &self.draining
     }
 
     /// An operator must know why clients wait, but not at every one of them.
-    fn warn_full(&self, limit: &str, connections: u32) {
+    pub(super) fn warn_full(&self, limit: &str, connections: u32, what: &str) {
         let now = Instant::now();
         if self.full_logged.get().is_none_or(|last| now - last >= FULL_LOG_INTERVAL) {
             self.full_logged.set(Some(now));
-            warn!(listener = %self.spec().name, limit, connections, "full: new clients wait in the queue");
+            warn!(listener = %self.spec().name, limit, connections, "full: {what}");
         }
     }
 
@@ -96,8 +103,13 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// With permits of the listener, where it has a limit, and of the process.
+    pub(super) fn new(listener: Option<Permit>, process: Permit) -> Self {
+        Self { _listener: listener, _process: process, address: None }
+    }
+
     /// Counts the connection for the client's address, where the listener limits that; false: it has too many already.
-    fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
+    pub(super) fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
         let (Some(limits), Some(client)) = (&spec.per_address, client) else { return true };
         self.address = limits.acquire(client.ip());
         if self.address.is_none() {
@@ -117,7 +129,7 @@ pub struct ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    fn new(worker: &Rc<Worker>, admission: Admission) -> Self {
+    pub(super) fn new(worker: &Rc<Worker>, admission: Admission) -> Self {
         worker.counters().connections_open.add(1);
         worker.loads().opened(worker.id());
         Self { admission, _under_way: worker.under_way().enter(), worker: Rc::clone(worker) }
@@ -146,16 +158,15 @@ pub struct Arrival {
     connection: HandedOver<Admission>,
 }
 
-/// Begins to accept on `socket`; `open` is dropped when it is closed.
+/// Begins to accept on a socket, of connections or of QUIC's datagrams.
 ///
 /// # Errors
 /// The system does not let this worker's runtime watch the socket.
-pub(super) fn listen(
-    worker: &Rc<Worker>,
-    listener: &Rc<WorkerListener>,
-    socket: BoundSocket,
-    open: Arc<()>,
-) -> io::Result<()> {
+pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, opened: Opened) -> io::Result<()> {
+    let Opened { socket, open, steering } = opened;
+    if let Some(steering) = steering {
+        return quic::listen(worker, listener, socket, steering, open);
+    }
     let source = socket.into_listener()?;
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     tokio::task::spawn_local(async move {
@@ -193,14 +204,14 @@ async fn admitted(worker: &Worker, listener: &WorkerListener) -> Admission {
         None => None,
     };
     let process = permit(worker.process_limit(), listener, "the descriptor limit").await;
-    Admission { _listener: of_listener, _process: process, address: None }
+    Admission::new(of_listener, process)
 }
 
 async fn permit(limit: &Arc<Limit>, listener: &WorkerListener, name: &str) -> Permit {
     if let Some(permit) = limit.acquire() {
         return permit;
     }
-    listener.warn_full(name, limit.max());
+    listener.warn_full(name, limit.max(), "new clients wait in the queue");
     limit.acquired().await
 }
 

@@ -1,5 +1,8 @@
 //! Joins the rooms per listener: a worker thread, its listening sockets, and the life of a connection.
 pub mod connection;
+mod http3;
 mod introduction;
 pub mod listeners;
+mod quic;
+mod streams;
 pub mod worker;

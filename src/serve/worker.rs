@@ -193,7 +193,7 @@ impl Worker {
                 }
                 None => WorkerListener::new(id, spec, self.current()),
             };
-            if let Some(Err(error)) = socket.map(|(socket, open)| listeners::listen(self, &listener, socket, open)) {
+            if let Some(Err(error)) = socket.map(|opened| listeners::listen(self, &listener, opened)) {
                 failed.push((id, error));
             }
             wanted.insert(id, listener);
@@ -292,16 +292,18 @@ pub fn spawn(setup: Setup, first: Apply, left: UnboundedSender<usize>) -> io::Re
 async fn serve(setup: Setup, first: Apply) {
     timer::start();
     let worker = Worker::new(&setup, Arc::clone(&first.snapshot));
-    tokio::task::spawn_local(beat(Arc::clone(&setup.telemetry)));
+    tokio::task::spawn_local(beat(Rc::clone(&worker)));
     worker.apply(first);
     worker.run(setup.commands).await;
 }
 
 /// Shows once a second that the worker runs, and how late it came to it: whatever else was ready by then waited as long.
-async fn beat(telemetry: Arc<WorkerTelemetry>) {
+async fn beat(worker: Rc<Worker>) {
+    let telemetry = worker.telemetry();
     telemetry.beat_first();
     loop {
         telemetry.beat(timer::lateness(BEAT).await);
+        worker.listeners.borrow().values().for_each(|listener| listener.quic.count_dropped());
     }
 }
 

@@ -144,6 +144,20 @@ cells! {
     datagrams_out,
     /// Datagrams of either direction that were not passed on: no room, no flow, no endpoint.
     datagrams_dropped,
+    /// QUIC connections from clients whose handshake succeeded, or whose early data was taken.
+    quic_connections,
+    /// QUIC handshakes with clients that failed or took too long.
+    quic_handshakes_failed,
+    /// Clients that were asked to prove their address before their QUIC handshake (Retry).
+    quic_retries_sent,
+    /// QUIC connections that were refused: a limit is reached, or the listener closes.
+    quic_refused,
+    /// Datagrams of QUIC that were lost here: no room in a socket's buffer, or at the worker that they were for.
+    quic_datagrams_dropped,
+    /// Datagrams of QUIC that were passed on to the worker that has their connection.
+    quic_steered,
+    /// QUIC connections that were used before their handshake was over (0-RTT).
+    early_data_accepted,
     /// Connections closed since they did not begin with a ClientHello that leads somewhere.
     hellos_refused,
     /// Connections closed, and datagrams dropped, since a PROXY protocol header was missing, broken or from somebody not trusted.

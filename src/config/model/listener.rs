@@ -221,6 +221,26 @@ pub struct Forwarding {
     pub via: Option<Arc<str>>,
 }
 
+impl Listener {
+    /// Whether QUIC ends here, on UDP.
+    pub fn takes_quic(&self) -> bool {
+        match self.mode {
+            Mode::Http => self.protocols.http3,
+            Mode::Quic(_) => true,
+            Mode::Tcp { .. } | Mode::TlsPassthrough(_) | Mode::Udp(_) => false,
+        }
+    }
+
+    /// Whether it accepts connections, of TCP or of a Unix socket.
+    pub fn takes_connections(&self) -> bool {
+        match self.mode {
+            Mode::Http => self.protocols.http1 || self.protocols.http2,
+            Mode::Tcp { .. } | Mode::TlsPassthrough(_) => true,
+            Mode::Udp(_) | Mode::Quic(_) => false,
+        }
+    }
+}
+
 impl Mode {
     /// The word of the configuration.
     pub fn as_str(&self) -> &'static str {

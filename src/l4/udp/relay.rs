@@ -137,7 +137,7 @@ impl Relay {
     pub(super) fn put_together(&mut self) {
         if !std::mem::replace(&mut self.is_put_together, true) {
             // A kernel without it gives datagrams one by one.
-            let _ = sys::set_receive_offload(&self.socket);
+            let _ = sys::set_receive_offload(&self.socket, true);
         }
     }
 

@@ -1,7 +1,19 @@
-//! QUIC: connections whose streams HTTP/3 and raw bytes travel on.
-
+//! QUIC with quinn, in both roles: connections whose streams HTTP/3 and raw bytes travel on. From clients: one endpoint for
+//! each worker and UDP address of a listener; whose a datagram is stands in its connection ID. To endpoints: [`client`].
 pub mod client;
+pub mod connection_id;
+mod crypto;
+mod endpoint;
 mod failure;
+mod handshake;
+pub mod keys;
+mod params;
+mod qlog;
+mod socket;
+pub mod steering;
 
+pub use crypto::QuicCrypto;
+pub use endpoint::{Place, QuicListener};
 pub use failure::refusal;
+pub use handshake::{Established, QuicAccepted, handshake};
 pub use quinn::Connection;

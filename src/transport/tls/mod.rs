@@ -2,6 +2,7 @@
 pub mod cert_store;
 pub mod client;
 pub mod development;
+mod early_data;
 pub(super) mod failure;
 mod pem;
 pub mod provider;

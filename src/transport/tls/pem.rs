@@ -20,7 +20,7 @@ pub struct CertFault {
 }
 
 impl CertFault {
-    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(in crate::transport) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
         Self { place: None, what: what.into(), help: help.into() }
     }
 

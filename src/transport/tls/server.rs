@@ -15,27 +15,40 @@ use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::super::quic::QuicCrypto;
 use super::cert_store::{CertFault, CertStore, Certificate, Renewed};
+use super::early_data::EarlySessions;
 use super::failure;
 use super::pem::read_certificates;
 use super::provider::provider;
 use crate::base::error::Error;
-use crate::config::model::{ClientAuth, ListenerTls, Protocols, TlsVersion};
+use crate::config::model::{ClientAuth, Listener, ListenerTls, Mode, Protocols, TlsVersion};
 use crate::net::io::Socket;
 
 /// What a listener needs to terminate TLS.
 pub struct ServerTls {
     config: ListenerTls,
-    protocols: Protocols,
+    offer: Offer,
     live: ArcSwap<Live>,
+}
+
+/// What is offered by ALPN (RFC 7301), the first first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    tcp: Vec<Vec<u8>>,
+    /// None: the listener speaks no QUIC.
+    quic: Vec<Vec<u8>>,
 }
 
 /// What was made of the files at one time.
 struct Live {
     acceptor: TlsAcceptor,
+    /// `None`: no QUIC is spoken.
+    quic: Option<Arc<QuicCrypto>>,
     certificates: Arc<CertStore>,
     authentication: Authentication,
     ticketer: Arc<dyn ProducesTickets>,
+    early_sessions: EarlySessions,
 }
 
 /// Who checks the clients.
@@ -62,14 +75,30 @@ pub struct Renewal {
 pub struct Accepted {
     /// The name the client asked for, lowercase.
     pub sni: Option<Rc<str>>,
-    /// HTTP/2 was agreed on by ALPN.
-    pub alpn_h2: bool,
+    /// What was agreed on by ALPN.
+    pub alpn: Alpn,
     /// The version.
     pub version: TlsVersion,
     /// No new key exchange signature was made: the client came with a ticket.
     pub resumed: bool,
     /// The client proved who it is.
     pub client_cert: bool,
+}
+
+/// A protocol that a handshake agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Alpn {
+    /// None.
+    #[default]
+    None,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/3.
+    Http3,
+    /// One of a listener with `mode = "quic"`.
+    Other(Rc<str>),
 }
 
 impl ServerTls {
@@ -81,9 +110,10 @@ impl ServerTls {
     /// Every fault of every file.
     pub fn new(
         tls: &ListenerTls,
-        protocols: Protocols,
+        offer: impl Into<Offer>,
         previous: Option<&ServerTls>,
     ) -> Result<Arc<Self>, Vec<CertFault>> {
+        let offer = offer.into();
         let previous = previous.map(|previous| previous.live.load_full());
         let known = previous.as_ref().map(|previous| &*previous.certificates);
         let (certificates, authentication) =
@@ -93,9 +123,9 @@ impl ServerTls {
                     return Err(certificates.err().into_iter().flatten().chain(authentication.err()).collect());
                 }
             };
-        let live = Live::new(tls, protocols, certificates, authentication, previous.as_deref());
+        let live = Live::new(tls, &offer, certificates, authentication, previous.as_deref());
         let live = ArcSwap::from_pointee(live.map_err(|fault| vec![fault])?);
-        Ok(Arc::new(Self { config: tls.clone(), protocols, live }))
+        Ok(Arc::new(Self { config: tls.clone(), offer, live }))
     }
 
     /// Reads the files again and uses what is new in them from the next handshake on. A pair that does not fit together
@@ -112,7 +142,7 @@ impl ServerTls {
             return Renewal { faults, ..Renewal::default() };
         }
         let certificates = store.map_or_else(|| Arc::clone(&before.certificates), Arc::new);
-        match Live::new(&self.config, self.protocols, certificates, authentication, Some(&before)) {
+        match Live::new(&self.config, &self.offer, certificates, authentication, Some(&before)) {
             Ok(live) => {
                 self.live.store(Arc::new(live));
                 Renewal { certificates: changed, authorities, faults }
@@ -122,6 +152,11 @@ impl ServerTls {
                 Renewal { faults, ..Renewal::default() }
             }
         }
+    }
+
+    /// What handshakes over QUIC are done with now; `None`: the listener speaks none.
+    pub fn quic(&self) -> Option<Arc<QuicCrypto>> {
+        self.live.load().quic.clone()
     }
 
     /// The certificates it serves now.
@@ -153,7 +188,7 @@ impl ServerTls {
         let session = stream.get_ref().1;
         let accepted = Accepted {
             sni: session.server_name().map(Rc::from),
-            alpn_h2: session.alpn_protocol() == Some(H2),
+            alpn: Alpn::of(session.alpn_protocol()),
             version: match session.protocol_version() {
                 Some(ProtocolVersion::TLSv1_2) => TlsVersion::V1_2,
                 _ => TlsVersion::V1_3,
@@ -168,29 +203,48 @@ impl ServerTls {
 impl Live {
     fn new(
         tls: &ListenerTls,
-        protocols: Protocols,
+        offer: &Offer,
         certificates: Arc<CertStore>,
         authentication: Authentication,
         previous: Option<&Self>,
     ) -> Result<Self, CertFault> {
+        let previous = previous.filter(|previous| previous.authentication.trust == authentication.trust);
         let ticketer = match previous {
-            Some(previous) if previous.authentication.trust == authentication.trust => Arc::clone(&previous.ticketer),
-            _ => Ticketer::new().map_err(|error| internal(&error))?,
+            Some(previous) => Arc::clone(&previous.ticketer),
+            None => Ticketer::new().map_err(|error| internal(&error))?,
         };
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(tls.min_version))
-            .map_err(|error| internal(&error))?
-            .with_client_cert_verifier(Arc::clone(&authentication.verifier))
-            .with_cert_resolver(Arc::clone(&certificates) as _);
-        config.alpn_protocols = alpn(protocols);
-        config.ticketer = Arc::clone(&ticketer);
-        // Tickets hold the whole session, so nothing is kept here and no lock is taken for it.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        // A ticket costs a seal, a key derivation and a record in each full handshake. One lets the next connection
-        // resume, and that one brings the next ticket; a client that opens several at once asks for more (RFC 9149).
-        config.send_tls13_tickets = 1;
-        config.max_tls13_tickets = 4;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificates, authentication, ticketer })
+        let early_sessions = previous.map_or_else(EarlySessions::new, |previous| previous.early_sessions.clone());
+        let config = |versions| {
+            let mut config = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(versions)
+                .map_err(|error| internal(&error))?
+                .with_client_cert_verifier(Arc::clone(&authentication.verifier))
+                .with_cert_resolver(Arc::clone(&certificates) as _);
+            config.ticketer = Arc::clone(&ticketer);
+            // Tickets hold the whole session, so nothing is kept here and no lock is taken for it.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            // A ticket costs a seal, a key derivation and a record in each full handshake. One lets the next connection
+            // resume, and that one brings the next ticket; a client that opens several at once asks for more (RFC 9149).
+            config.send_tls13_tickets = 1;
+            config.max_tls13_tickets = 4;
+            Ok(config)
+        };
+        let mut over_tcp = config(versions(tls.min_version))?;
+        over_tcp.alpn_protocols.clone_from(&offer.tcp);
+        let quic = if offer.quic.is_empty() {
+            None
+        } else {
+            // RFC 9001 §4.2: nothing older than TLS 1.3.
+            let mut over_quic = config(TLS13_ALONE)?;
+            over_quic.alpn_protocols.clone_from(&offer.quic);
+            if tls.early_data {
+                early_sessions.serve(&mut over_quic);
+            }
+            let quic = QuicCrypto::new(over_quic);
+            Some(quic.map_err(|error| CertFault::new(format!("QUIC cannot be set up: {error}"), ""))?)
+        };
+        let acceptor = TlsAcceptor::from(Arc::new(over_tcp));
+        Ok(Self { acceptor, quic, certificates, authentication, ticketer, early_sessions })
     }
 }
 
@@ -219,15 +273,52 @@ pub(super) const H2: &[u8] = b"h2";
 /// ALPN of HTTP/1.1, RFC 7301 §6.
 pub(super) const HTTP1: &[u8] = b"http/1.1";
 
-fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
-    let mut names = Vec::new();
-    if protocols.http2 {
-        names.push(H2.to_vec());
+/// ALPN of HTTP/3, RFC 9114 §3.1.
+pub(super) const HTTP3: &[u8] = b"h3";
+
+impl Offer {
+    /// What a listener speaks.
+    pub fn of(listener: &Listener) -> Self {
+        match &listener.mode {
+            Mode::Quic(routes) => {
+                let quic = routes.iter().map(|(protocol, _)| protocol.as_bytes().to_vec()).collect();
+                Self { tcp: Vec::new(), quic }
+            }
+            _ => listener.protocols.into(),
+        }
     }
-    if protocols.http1 {
-        names.push(HTTP1.to_vec());
+}
+
+impl From<Protocols> for Offer {
+    fn from(Protocols { http1, http2, http3 }: Protocols) -> Self {
+        let names = |names: &[(bool, &[u8])]| names.iter().filter(|name| name.0).map(|name| name.1.to_vec()).collect();
+        Self { tcp: names(&[(http2, H2), (http1, HTTP1)]), quic: names(&[(http3, HTTP3)]) }
     }
-    names
+}
+
+impl Alpn {
+    /// The protocol of a name.
+    pub fn of(name: Option<&[u8]>) -> Self {
+        match name {
+            None => Self::None,
+            Some(HTTP1) => Self::Http1,
+            Some(H2) => Self::Http2,
+            Some(HTTP3) => Self::Http3,
+            // What is agreed on was offered, and so was text.
+            Some(other) => Self::Other(String::from_utf8_lossy(other).into()),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Http1 => Some("http/1.1"),
+            Self::Http2 => Some("h2"),
+            Self::Http3 => Some("h3"),
+            Self::Other(name) => Some(name),
+        }
+    }
 }
 
 fn versions(min: TlsVersion) -> &'static [&'static rustls::SupportedProtocolVersion] {

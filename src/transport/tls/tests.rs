@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server as tls_server};
 
 use super::client::ClientTls;
 use super::kind_of;
-use super::server::{Accepted, ServerTls};
+use super::server::{Accepted, Alpn, ServerTls};
 use super::testing::Folder;
 use crate::base::error::{Error, Kind, Retry, Side};
 use crate::config::model::{
@@ -148,7 +148,7 @@ fn bytes_cross_a_verified_channel_and_alpn_prefers_h2() {
         for host in ["a.test", "127.0.0.1"] {
             let (served, connected) = shake(&server, &client, host).await;
             let ((mut served, accepted), mut connected) = (served.unwrap(), connected.unwrap());
-            assert!(accepted.alpn_h2 && !accepted.resumed && !accepted.client_cert);
+            assert!(accepted.alpn == Alpn::Http2 && !accepted.resumed && !accepted.client_cert);
             assert_eq!(accepted.version, TlsVersion::V1_3);
             connected.write_all(b"ping").await.unwrap();
             connected.flush().await.unwrap();
@@ -166,7 +166,7 @@ fn alpn_follows_what_the_listener_and_the_upstream_speak() {
         let tls = listener(vec![folder.leaf("a", &["a.test"])]);
         let server = ServerTls::new(&tls, Protocols { http1: true, http2: false, http3: false }, None).unwrap();
         let (served, connected) = shake(&server, &client(&trusting(&folder)), "a.test").await;
-        assert!(!served.unwrap().1.alpn_h2);
+        assert!(served.unwrap().1.alpn != Alpn::Http2);
         assert_eq!(connected.unwrap().get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
 
         let only_h2 = ClientTls::new(Some(&trusting(&folder)), UpstreamProtocol::Http2).unwrap();

@@ -18,7 +18,7 @@ use crate::net::io::Socket;
 use crate::telemetry::WorkerTelemetry;
 use crate::transport::tls::client::ClientTls;
 use crate::transport::tls::development::{make_authority, make_leaf};
-use crate::transport::tls::server::ServerTls;
+use crate::transport::tls::server::{Alpn, ServerTls};
 use crate::upstream::fixtures::{Caller, body_of, on_worker, request, until, upstream_config};
 use crate::upstream::registry::Registry;
 
@@ -72,7 +72,7 @@ impl TlsOrigin {
 
     async fn speak(self: Rc<Self>, socket: Socket) {
         let Ok((mut stream, accepted)) = self.tls.accept(socket).await else { return };
-        if accepted.alpn_h2 {
+        if accepted.alpn == Alpn::Http2 {
             let mut session = h2::server::handshake(stream).await.unwrap();
             while let Some(Ok((_, mut stream))) = session.accept().await {
                 let mut body = stream.send_response(http::Response::new(()), false).unwrap();
