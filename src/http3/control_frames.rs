@@ -85,7 +85,10 @@ impl ControlFrames {
     fn begin(&mut self, header: Header) -> Result<(), Error> {
         let Header { kind, length } = header;
         if !self.has_settings && kind != kind::SETTINGS {
-            return Err(Error::connection(Code::MISSING_SETTINGS, "a control stream that does not begin with SETTINGS"));
+            return Err(Error::connection(
+                Code::MISSING_SETTINGS,
+                "a control stream that does not begin with SETTINGS",
+            ));
         }
         let by_client = self.role == Role::Server;
         let limit = match kind {

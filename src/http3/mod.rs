@@ -5,9 +5,15 @@ mod body;
 pub mod client;
 mod config;
 mod control;
+pub mod control_frames;
 #[allow(dead_code, reason = "the driver of the connection is not there yet")]
 mod error;
+pub mod frame;
+pub mod priority;
 pub mod server;
+pub mod settings;
+pub mod uni_stream;
+pub mod varint;
 
 pub use self::body::RecvBody;
 pub use self::client::{SendError, Sender};

@@ -73,8 +73,7 @@ fn a_request_in_any_pieces() {
 
 #[test]
 fn interim_responses_come_before_the_head() {
-    let stream =
-        [frame(kind::HEADERS, b"1xx"), frame(kind::HEADERS, b"1xx"), frame(kind::HEADERS, b"head")].concat();
+    let stream = [frame(kind::HEADERS, b"1xx"), frame(kind::HEADERS, b"1xx"), frame(kind::HEADERS, b"head")].concat();
     let events = vec![head("1xx"), head("1xx"), head("head")];
     assert_eq!(read(Role::Client, &stream, 3), (events, Ok(())));
     assert_eq!(fault(Role::Client, &[frame(kind::HEADERS, b"1xx"), frame(kind::DATA, b"x")]), Code::FRAME_UNEXPECTED);
