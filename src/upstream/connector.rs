@@ -104,11 +104,12 @@ async fn establish(
     Ok(Connected { io, http2, alone: preface.is_some() })
 }
 
-/// A QUIC connection on which HTTP/3 was agreed on.
+/// A QUIC connection on which HTTP/3 was agreed on, or what the upstream asks for in its place.
 pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
     match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
         (Address::Socket(address), Some(tls), Some(name)) => {
-            quic::client::connect(*address, tls, name, quic::client::H3, &upstream.config.quic, sources).await
+            let alpn = upstream.config.alpn.as_ref().map_or(quic::client::H3, String::as_bytes);
+            quic::client::connect(*address, tls, name, alpn, &upstream.config.quic, sources).await
         }
         _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
     }

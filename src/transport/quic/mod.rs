@@ -17,3 +17,8 @@ pub use endpoint::{Place, QuicListener};
 pub use failure::refusal;
 pub use handshake::{Established, QuicAccepted, handshake};
 pub use quinn::Connection;
+
+/// Closes a connection with an error code of the protocol that it carries; of one past 2^62, the largest.
+pub fn close(connection: &Connection, code: u64) {
+    connection.close(quinn::VarInt::from_u64(code).unwrap_or(quinn::VarInt::MAX), b"");
+}

@@ -1,4 +1,4 @@
-//! One active check of one endpoint: a TCP connection, or a GET over the upstream's own transport. The deadline is the caller's.
+//! One active check of one endpoint: a connection, or a GET over the upstream's own transport. The deadline is the caller's.
 
 use std::error::Error as _;
 use std::fmt;
@@ -14,13 +14,15 @@ use tokio::time::Instant;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::phase_clock::PhaseClock;
-use crate::config::model::{self, SendProxyProtocol, SocketOptions};
+use crate::config::model::{self, SendProxyProtocol, SocketOptions, UpstreamProtocol};
+use crate::http3::{Code, client};
 use crate::net::proxy_protocol::{self, Transport};
 use crate::net::socket::Sources;
-use crate::upstream::Upstream;
-use crate::upstream::connector;
+use crate::transport::quic::{self, Connection};
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::failure::{self, Progress};
 use crate::upstream::http2::LocalTasks;
+use crate::upstream::{Upstream, connector, http3};
 
 /// Why an endpoint is not well.
 #[derive(Debug)]
@@ -62,6 +64,9 @@ pub async fn probe(upstream: &Upstream, endpoint: &Endpoint, health: &model::Hea
     let sources = Sources::new(&upstream.config.source, fastrand::usize(..1 << 16));
     // A connection that waits for its first data, as with TCP_FASTOPEN_CONNECT, would say nothing of the endpoint.
     let options = SocketOptions { fast_open: false, ..upstream.config.socket.clone() };
+    if matches!(upstream.config.protocol, UpstreamProtocol::Http3 | UpstreamProtocol::Quic) {
+        return over_quic(upstream, endpoint, health, &sources).await;
+    }
     let header = header(upstream.config.send_proxy_protocol);
     let socket = connector::socket(endpoint, &options, &sources, header.as_deref()).await.map_err(Unwell::Failed)?;
     let Some(path) = &health.path else { return Ok(()) };
@@ -78,8 +83,41 @@ pub async fn probe(upstream: &Upstream, endpoint: &Endpoint, health: &model::Hea
             driven(connection, sender.send_request(request(upstream, endpoint, health, path, true)?)).await
         }
     };
-    let status = asked.map_err(no_answer)?.status();
-    // The head says it; nobody waits for the body.
+    judge(asked.map_err(no_answer)?.status())
+}
+
+/// Without a path a handshake is well enough: it takes more of an endpoint than a TCP connection does.
+async fn over_quic(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    health: &model::Health,
+    sources: &Sources,
+) -> Result<(), Unwell> {
+    let visit = Visit(connector::quic(upstream, endpoint, sources).await.map_err(Unwell::Failed)?);
+    let Some(path) = &health.path else { return Ok(()) };
+    let (sender, connection) = client::start(visit.0.clone(), http3::config());
+    let asked = driven(connection, sender.send(request(upstream, endpoint, health, path, true)?, drop)).await;
+    let progress = Progress { reused: false, received: false };
+    match asked {
+        Ok(answer) => judge(answer.status()),
+        Err(failed) => {
+            let refusal = quic::refusal(&visit.0);
+            Err(Unwell::Failed(refusal.unwrap_or_else(|| failure::http3(failed.error, progress))))
+        }
+    }
+}
+
+/// A connection that is closed as soon as nobody looks at it: the endpoint need not wait for its silence to end.
+struct Visit(Connection);
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        quic::close(&self.0, Code::NO_ERROR.value());
+    }
+}
+
+/// The head says it; nobody waits for the body.
+fn judge(status: StatusCode) -> Result<(), Unwell> {
     if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(Unwell::Status(status)) }
 }
 

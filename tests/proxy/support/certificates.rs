@@ -1,9 +1,12 @@
 //! Certificates of the tests: one authority and the leaves it signed, made once for the process, written to a folder
 //! that vanishes with the proxy that reads them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use quinn::Endpoint;
+use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -113,6 +116,12 @@ pub fn origin_config(alpn: &[&[u8]]) -> Arc<ServerConfig> {
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
+}
+
+/// An origin's end of QUIC that speaks HTTP/3.
+pub fn quic_origin(address: SocketAddr) -> Endpoint {
+    let crypto = QuicServerConfig::try_from(origin_config(&[b"h3"])).unwrap();
+    Endpoint::server(quinn::ServerConfig::with_crypto(Arc::new(crypto)), address).unwrap()
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

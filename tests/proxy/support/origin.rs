@@ -7,12 +7,14 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Uri};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate::body::incoming::Incoming;
+use tidegate::http3;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::spawn_local;
@@ -53,6 +55,9 @@ impl Origin {
     where
         F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
     {
+        if speaks == Upstream::Http3 {
+            return Self::start_http3(behaviour);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let origin = Self { address, seen: Rc::default(), connections: Rc::default() };
@@ -63,6 +68,29 @@ impl Origin {
                 socket.set_nodelay(true).unwrap();
                 connections.set(connections.get() + 1);
                 spawn_local(serve(told, speaks, socket, Rc::clone(&service)));
+            }
+        });
+        origin
+    }
+
+    fn start_http3<F>(behaviour: F) -> Self
+    where
+        F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+    {
+        let endpoint = certificates::quic_origin("127.0.0.1:0".parse().unwrap());
+        let address = endpoint.local_addr().unwrap();
+        let origin = Self { address, seen: Rc::default(), connections: Rc::default() };
+        let service = Rc::new(Service { behaviour, seen: Rc::clone(&origin.seen) });
+        let connections = Rc::clone(&origin.connections);
+        spawn_local(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                connections.set(connections.get() + 1);
+                let service = OverHttp3(Rc::clone(&service));
+                spawn_local(async move {
+                    if let Ok(connection) = incoming.await {
+                        http3::serve(connection, Rc::default(), http3::Control::new(), service).await;
+                    }
+                });
             }
         });
         origin
@@ -95,6 +123,38 @@ struct Service<F> {
     seen: Rc<RefCell<Vec<Seen>>>,
 }
 
+impl<F> Service<F>
+where
+    F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+{
+    async fn answer(self: Rc<Self>, told: Vec<u8>, request: Request<Incoming>) -> Response<Sent> {
+        let seen = Seen { uri: request.uri().clone(), headers: request.headers().clone(), told };
+        self.seen.borrow_mut().push(seen);
+        (self.behaviour)(request).await
+    }
+}
+
+struct OverHttp3<F>(Rc<Service<F>>);
+
+impl<F> http3::Service for OverHttp3<F>
+where
+    F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
+{
+    type Body = Sent;
+
+    fn call(
+        &self,
+        request: Request<http3::RecvBody>,
+        _: http3::Informational,
+    ) -> (impl Future<Output = Response<Sent>> + 'static, impl http3::Watch + 'static) {
+        (Rc::clone(&self.0).answer(Vec::new(), request.map(Incoming::Http3)), ())
+    }
+
+    fn refuse(&self, refusal: http3::Refusal) -> Response<Bytes> {
+        panic!("the proxy's request was refused: {refusal:?}");
+    }
+}
+
 async fn serve<F>(told: bool, speaks: Upstream, mut socket: TcpStream, service: Rc<Service<F>>)
 where
     F: AsyncFn(Request<Incoming>) -> Response<Sent> + 'static,
@@ -109,6 +169,7 @@ where
                 http(true, told, stream, service).await;
             }
         }
+        Upstream::Http3 => unreachable!("it is not spoken over TCP"),
     }
 }
 
@@ -135,10 +196,8 @@ where
 {
     let io = TokioIo::new(io);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let service = Rc::clone(&service);
-        let seen = Seen { uri: request.uri().clone(), headers: request.headers().clone(), told: told.clone() };
-        service.seen.borrow_mut().push(seen);
-        async move { Ok::<_, Infallible>((service.behaviour)(request.map(Incoming::Hyper)).await) }
+        let answering = Rc::clone(&service).answer(told.clone(), request.map(Incoming::Hyper));
+        async move { Ok::<_, Infallible>(answering.await) }
     });
     // How a connection ends is what the tests look at from the other side.
     let _ended = if http2 {

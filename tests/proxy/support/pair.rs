@@ -28,6 +28,7 @@ pub enum Upstream {
     Http1,
     Http2,
     Http2Tls,
+    Http3,
 }
 
 /// One of each.
@@ -79,11 +80,12 @@ impl Pair {
             Downstream::H1 | Downstream::H2 => plan,
             Downstream::H1Tls | Downstream::H2Tls => plan.tls(),
         };
+        let tls = format!("tls = {{ server_name = \"{ORIGIN}\", ca = \"@/ca.pem\" }}");
         match self.up {
             Upstream::Http1 => plan,
             Upstream::Http2 => plan.upstream("protocol = \"http2\""),
-            Upstream::Http2Tls => plan
-                .upstream(&format!("protocol = \"http2\"\ntls = {{ server_name = \"{ORIGIN}\", ca = \"@/ca.pem\" }}")),
+            Upstream::Http2Tls => plan.upstream("protocol = \"http2\"").upstream(&tls),
+            Upstream::Http3 => plan.upstream("protocol = \"http3\"").upstream(&tls),
         }
     }
 
