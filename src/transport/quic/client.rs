@@ -6,15 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
-use quinn::{
-    ConnectError, Connecting, Connection, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
-};
+use quinn::{ClientConfig, ConnectError, Connecting, Connection, Endpoint, EndpointConfig, TokioRuntime};
+use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use tokio::runtime::{Handle, Id};
 
-use super::failure;
+use super::params::{self, Bounds};
+use super::{failure, qlog};
 use crate::base::error::{Error, Kind, Retry};
-use crate::config::model::{Congestion, QuicTransport, UpstreamQuic};
+use crate::config::model::UpstreamQuic;
 use crate::net::connect;
 use crate::net::socket::{self, Sources};
 use crate::transport::tls::client::{ClientTls, ServerName};
@@ -31,8 +30,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const H3_STREAMS_FROM_ENDPOINT: u32 = 16;
 /// Streams of either kind that any other endpoint may open towards us.
 const STREAMS_FROM_ENDPOINT: u32 = 128;
-/// Datagrams kept for a reader that is slow (RFC 9221), in bytes.
-const DATAGRAMS: usize = 256 * 1024;
+/// Bytes of the connection ID that a connection begins with; quinn's own choice.
+const MAX_CID_SIZE: usize = 20;
 
 thread_local! {
     static SOCKETS: RefCell<Sockets> = RefCell::default();
@@ -71,8 +70,7 @@ fn begin(
     options: &UpstreamQuic,
     sources: &Sources,
 ) -> Result<Connecting, Error> {
-    let mut config = tls.quic(alpn, options.early_data)?;
-    config.transport_config(Arc::new(transport(alpn, &options.transport)));
+    let config = config(tls, alpn, options)?;
     let mut last = None;
     for source in sources.turn(address) {
         let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -115,29 +113,22 @@ fn bound_to(source: IpAddr) -> std::io::Result<Endpoint> {
     })
 }
 
-/// How connections to an endpoint behave. quinn's defaults leave the memory of a connection unbounded.
-fn transport(alpn: &[u8], quic: &QuicTransport) -> TransportConfig {
-    let mut config = TransportConfig::default();
+/// How a connection to an endpoint behaves.
+fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic) -> Result<ClientConfig, Error> {
+    let mut config = tls.quic(alpn, options.early_data)?;
+    // RFC 9000 §7.2: at random. Chosen here to name the file after it.
+    let id = RandomConnectionIdGenerator::new(MAX_CID_SIZE).generate_cid();
+    let qlog = options.transport.qlog.as_deref().and_then(|folder| qlog::open(folder, "client", id));
     // RFC 9114 §6.1: an HTTP/3 endpoint opens no bidirectional stream.
     let (bidirectional, unidirectional) =
         if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
-    config
-        .max_concurrent_bidi_streams(VarInt::from_u32(bidirectional))
-        .max_concurrent_uni_streams(VarInt::from_u32(unidirectional))
-        .stream_receive_window(VarInt::from_u32(quic.stream_window))
-        .receive_window(VarInt::from_u32(quic.connection_window))
-        .send_window(u64::from(quic.connection_window))
-        .max_idle_timeout(IdleTimeout::try_from(MAX_IDLE).ok())
-        .keep_alive_interval(Some(quic.keep_alive.unwrap_or(KEEP_ALIVE)))
-        .datagram_receive_buffer_size((alpn != H3).then_some(DATAGRAMS))
-        .datagram_send_buffer_size(DATAGRAMS)
-        .enable_segmentation_offload(quic.segmentation_offload);
-    match quic.congestion {
-        Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
-        Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
-        Congestion::NewReno => config.congestion_controller_factory(Arc::new(NewRenoConfig::default())),
-    };
-    config
+    let mut transport =
+        params::transport(&options.transport, Bounds { idle: MAX_IDLE, bidirectional, unidirectional }, qlog);
+    if options.transport.keep_alive.is_none() {
+        transport.keep_alive_interval(Some(KEEP_ALIVE));
+    }
+    config.initial_dst_cid_provider(Arc::new(move || id)).transport_config(Arc::new(transport));
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -23,7 +23,12 @@ pub(super) struct Bounds {
 }
 
 /// For connections from clients of a listener.
-pub(super) fn server(listener: &Listener, crypto: Arc<QuicCrypto>, keys: &Keys, qlog: Option<QlogStream>) -> ServerConfig {
+pub(super) fn server(
+    listener: &Listener,
+    crypto: Arc<QuicCrypto>,
+    keys: &Keys,
+    qlog: Option<QlogStream>,
+) -> ServerConfig {
     let streams = listener.limits.max_concurrent_streams;
     let is_raw = matches!(listener.mode, Mode::Quic(_));
     let bounds = Bounds {
