@@ -14,6 +14,16 @@ pub enum Address {
     Unix(Arc<Path>),
 }
 
+impl Address {
+    /// The port; `None` for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Address::Socket(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     /// As the configuration writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

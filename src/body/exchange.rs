@@ -320,6 +320,15 @@ impl Exchange {
         Poll::Ready(())
     }
 
+    /// The same, for a stream that may still hold some of an answer which has ended here.
+    pub fn poll_taking_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.open.get() && self.waiting.get() != Waiting::Client {
+            self.waiting.set(Waiting::Client);
+            self.arm(Instant::now() + self.limits.get().client_stall);
+        }
+        self.poll_client_overdue(cx)
+    }
+
     fn arm(&self, until: Instant) {
         let until = self.total_until.get().map_or(until, |total| total.min(until));
         self.until.set(Some(until));

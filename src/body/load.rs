@@ -38,6 +38,15 @@ impl Load {
         self.idle_since.get()
     }
 
+    /// Notes that something went on until `at` which no exchange tells of; false: nothing is new about that.
+    pub fn touch(&self, at: Instant) -> bool {
+        let later = at > self.idle_since.get();
+        if later {
+            self.idle_since.set(at);
+        }
+        later
+    }
+
     pub(super) fn began(&self) {
         self.open.set(self.open.get() + 1);
         self.served.set(self.served.get() + 1);

@@ -4,6 +4,7 @@
 
 pub mod exchange;
 pub mod incoming;
+pub mod interim;
 pub mod ledger;
 pub mod load;
 pub mod phase_clock;

@@ -17,9 +17,11 @@ pub use self::io::{LinkIo, Track};
 use super::wire::Refusal;
 use crate::body::exchange::Exchange;
 use crate::body::load::Load;
+use crate::http3::Informational;
 use crate::net::timer::Timer;
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
+use crate::transport::quic::Established;
 
 /// The deadlines of a connection.
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ pub struct Link {
     refusal: Cell<Option<Refusal>>,
     tunnel: RefCell<Option<Tunnel>>,
     supervised: RefCell<Option<Rc<Exchange>>>,
+    informational: RefCell<Option<Informational>>,
+    early: RefCell<Option<Established>>,
 }
 
 /// A connection that was idle so long gives its buffers back. Short, since a held buffer is the larger part of an idle
@@ -100,6 +104,8 @@ impl Link {
             refusal: Cell::new(None),
             tunnel: RefCell::new(None),
             supervised: RefCell::new(None),
+            informational: RefCell::new(None),
+            early: RefCell::new(None),
         })
     }
 
@@ -118,13 +124,38 @@ impl Link {
         self.tunnel.take()
     }
 
-    /// Names the exchange whose stream hyper is about to spawn (HTTP/2).
+    /// Names the exchange of the stream that is about to be spawned (HTTP/2, HTTP/3).
     pub fn supervise(&self, exchange: Rc<Exchange>) {
         self.supervised.replace(Some(exchange));
     }
 
     pub(super) fn take_supervised(&self) -> Option<Rc<Exchange>> {
         self.supervised.take()
+    }
+
+    /// Says where interim answers to the next request go (HTTP/3).
+    pub(super) fn offer(&self, informational: Informational) {
+        self.informational.replace(Some(informational));
+    }
+
+    /// Where interim answers to the request go that is being taken up, where they go anywhere.
+    pub fn take_informational(&self) -> Option<Informational> {
+        self.informational.take()
+    }
+
+    /// The handshake is not over yet (0-RTT); `established` tells when it is.
+    pub fn begin_early(&self, established: Established) {
+        self.early.replace(Some(established));
+    }
+
+    /// What tells that the handshake is over, while it is not.
+    pub(super) fn established(&self) -> Option<Established> {
+        self.early.borrow().as_ref().filter(|established| !established.is_complete()).cloned()
+    }
+
+    /// Whether somebody else may have recorded and sent what comes now: the handshake is not over (RFC 8470).
+    pub fn is_early(&self) -> bool {
+        self.early.borrow().as_ref().is_some_and(|established| !established.is_complete())
     }
 
     /// Whether the connection was asked to go.
@@ -181,7 +212,8 @@ impl Link {
             if let Some(since) = self.head_since.get() {
                 consider(since + limits.header, Verdict::HeaderLate);
             } else if self.load.served() == 0 {
-                consider(self.born + limits.header, Verdict::HeaderLate);
+                // Which is when it began, unless HTTP/3 has seen a head that is on its way.
+                consider(self.load.idle_since() + limits.header, Verdict::HeaderLate);
             } else if self.retired.get().is_none() {
                 // Once asked to go it is only waited for: a client that does not answer must not be found idle for ever.
                 consider(self.load.idle_since() + limits.idle, Verdict::IdleLate);
@@ -192,7 +224,8 @@ impl Link {
         } else if let Some(since) = self.head_since.get()
             && !http1
         {
-            // On HTTP/2 an unfinished head blocks every stream; on HTTP/1 it waits behind the exchange under way.
+            // On HTTP/2 an unfinished head blocks every stream; on HTTP/1 it waits behind the exchange under way. On
+            // HTTP/3 each stream has its own.
             consider(since + limits.header, Verdict::HeaderLate);
         }
         match self.retired.get() {

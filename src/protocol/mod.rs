@@ -3,6 +3,7 @@ pub mod detect;
 mod farewell;
 pub mod h2_frames;
 pub mod http;
+pub mod http3;
 pub mod link;
 pub mod quic_stream;
 pub mod wire;

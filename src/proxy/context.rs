@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use http::HeaderMap;
 use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
 
 use super::affinity::Asker;
 use super::headers::forwarded::{ForwardedFor, Policy};
@@ -16,7 +16,7 @@ use super::rescue;
 use crate::base::template::Placeholder;
 use crate::body::exchange::{Exchange, Limits};
 use crate::body::ledger::Measured;
-use crate::config::model::SendProxyProtocol;
+use crate::config::model::{AltSvc, Listener, SendProxyProtocol};
 use crate::net::proxy_protocol::{self, Transport};
 use crate::protocol::http::Settings;
 use crate::protocol::link::{Deadlines, Link};
@@ -35,6 +35,8 @@ pub struct Profile {
     pub via: Option<Via>,
     /// What its connections speak.
     pub settings: Rc<Settings>,
+    /// What answers say of where HTTP/3 is to be had; `None`: nothing.
+    pub alt_svc: Option<HeaderValue>,
     /// What its worker measures of it.
     pub measured: Rc<Measured>,
     /// Where its requests are logged; `None`: nowhere.
@@ -42,8 +44,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Computes it.
-    pub fn new(spec: Rc<ListenerSpec>, generation: &WorkerSnapshot) -> Self {
+    /// Computes it, for the connections of one address; `port` is its port.
+    pub fn new(spec: Rc<ListenerSpec>, generation: &WorkerSnapshot, port: Option<u16>) -> Self {
         let config = &spec.config;
         let settings = Settings {
             http1: config.protocols.http1,
@@ -63,11 +65,25 @@ impl Profile {
             policy: Policy::new(&config.forwarding, &config.trusted_proxies),
             via: config.forwarding.via.as_deref().and_then(Via::new),
             settings: Rc::new(settings),
+            alt_svc: alt_svc(config, port),
             measured: generation.listener_measured(&spec.name),
             logger: generation.logger.clone().filter(|_| config.access_log),
             spec,
         }
     }
+}
+
+/// RFC 7838 §3: HTTP/3 on the same host, to be remembered for a day.
+fn alt_svc(config: &Listener, port: Option<u16>) -> Option<HeaderValue> {
+    if !config.protocols.http3 || config.tls.is_none() {
+        return None;
+    }
+    let port = match config.alt_svc {
+        AltSvc::Auto => port?,
+        AltSvc::Port(port) => port,
+        AltSvc::Off => return None,
+    };
+    HeaderValue::try_from(format!("h3=\":{port}\"; ma=86400")).ok()
 }
 
 impl Profile {

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
-use super::headers::hop_by_hop;
+use super::headers::{cookie, hop_by_hop};
 use super::record;
 use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
@@ -24,6 +24,7 @@ use crate::base::id::RouteId;
 use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
+use crate::body::interim::Interim;
 use crate::body::request::Source;
 use crate::body::response::ResponseBody;
 use crate::config::model::{HostHeader, SendProxyProtocol};
@@ -68,6 +69,8 @@ pub struct Order {
     pub id: RequestId,
     /// Whether the answer names the id.
     pub answers_id: bool,
+    /// Where interim answers go, if the client takes any.
+    pub interim: Option<Interim>,
 }
 
 impl Order {
@@ -169,7 +172,10 @@ async fn attempts(
         // A copy is kept only where the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, multiplexed);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
-        let request = request_for(order, rule, fields, multiplexed, &pick, source)?;
+        let mut request = request_for(order, rule, fields, multiplexed, &pick, source)?;
+        if let Some(interim) = &order.interim {
+            interim.accompany(&mut request, multiplexed);
+        }
         let trial = Trial::begin(pick.endpoint());
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
         if let Some(source) = source {
@@ -313,7 +319,7 @@ fn request_for(
         }
         // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies come split into fields, HTTP/1.1 knows one.
         if order.version >= Version::HTTP_2 {
-            join_cookies(&mut fields);
+            cookie::join(&mut fields);
         }
         Uri::from(order.target.clone())
     };
@@ -347,20 +353,6 @@ fn absolute(order: &Order, host: &HeaderValue, target: PathAndQuery) -> Result<U
         .path_and_query(target)
         .build()
         .map_err(|error| Error::internal("the authority does not fit a target").because(error))
-}
-
-/// One Cookie field of several.
-fn join_cookies(fields: &mut HeaderMap) {
-    let mut cookies = fields.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
-    let mut joined = Vec::from(first.as_bytes());
-    for cookie in std::iter::once(second).chain(cookies) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(cookie.as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
-        fields.insert(COOKIE, value);
-    }
 }
 
 /// The answer as the client gets it.

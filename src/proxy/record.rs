@@ -84,14 +84,14 @@ pub fn begin(scene: &Scene, head: &Parts, id: &RequestId) {
 }
 
 /// Enters a request whose head was refused before it was understood: it is over as it begins.
-pub fn enter_refused(connection: &Connection, error: &Error, id: &str) {
+pub fn enter_refused(connection: &Connection, error: &Error, id: &str, version: Version) {
     let (_, profile) = connection.home.now();
     let exchange = Exchange::begin(connection.link.load(), profile.limits(false));
     {
         let mut ledger = exchange.ledger();
         ledger.listener = Some(Rc::clone(&profile.measured));
         ledger.record = profile.logger.as_ref().map(|logger| {
-            let record = Record { request_id: id.into(), ..empty(connection, &profile) };
+            let record = Record { request_id: id.into(), version, ..empty(connection, &profile) };
             (Rc::clone(logger), Box::new(record))
         });
     }

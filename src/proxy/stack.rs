@@ -6,10 +6,10 @@ use std::future::Future;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
+use http::header::{ACCEPT, ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tower::Service;
 use tower::util::service_fn;
 
@@ -25,7 +25,9 @@ use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
+use crate::body::interim::Interim;
 use crate::config::model::PathRewrite;
+use crate::http3::Informational;
 use crate::protocol::link::Link;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
 use crate::route::rewrite::rewrite;
@@ -52,7 +54,8 @@ pub fn stack<B: Into<Incoming>>(
         if is_stream {
             connection.link.supervise(Rc::clone(&exchange));
         }
-        let scene = Scene { connection: Rc::clone(&connection), exchange, generation, profile };
+        let informational = if is_stream { connection.link.take_informational() } else { None };
+        let scene = Scene { connection: Rc::clone(&connection), exchange, generation, profile, informational };
         // Everything up to the choice of an endpoint needs no waiting and is done here, so that the future that hyper
         // moves about holds a box and what an answer is awaited with.
         carried_out(planned(scene, request))
@@ -69,6 +72,8 @@ pub struct Scene {
     pub generation: Rc<WorkerSnapshot>,
     /// The listener, as that generation has it.
     pub profile: Rc<Profile>,
+    /// Where interim answers go, if the client takes any.
+    pub informational: Option<Informational>,
 }
 
 /// What is to be done for a request.
@@ -89,18 +94,19 @@ fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     }
     let (exchange, connection) = (Rc::clone(&scene.exchange), Rc::clone(&scene.connection));
     let version = head.version;
+    let alt_svc = scene.profile.alt_svc.clone();
     match checked(scene, head, id) {
         Ok(Way::Forward(order)) => Planned::Forward(order, body.into()),
         Ok(Way::Answer(answer)) => {
             let (response, method) = *answer;
-            Planned::Answered(concluded(&connection.link, &exchange, response, &method, version))
+            Planned::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
         }
         Err(refused) => {
             let (error, head, id) = *refused;
             id.adopt(&head.headers);
             let accept = head.headers.get(ACCEPT);
             let response = apologise(&exchange, &error, accept, version, &id);
-            Planned::Answered(concluded(&connection.link, &exchange, response, &head.method, version))
+            Planned::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &head.method, version))
         }
     }
 }
@@ -123,13 +129,14 @@ async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Response<Body> {
         }
         Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
     };
-    let Scene { connection, exchange, .. } = &order.scene;
-    concluded(&connection.link, exchange, response, &order.method, order.version)
+    let Scene { connection, exchange, profile, .. } = &order.scene;
+    concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version)
 }
 
 fn concluded(
     link: &Link,
     exchange: &Exchange,
+    alt_svc: Option<&HeaderValue>,
     mut response: Response<Body>,
     method: &Method,
     version: Version,
@@ -138,6 +145,9 @@ fn concluded(
         // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it, and so would HTTP/3.
         *response.body_mut() = Body::Empty;
         exchange.finish();
+    }
+    if let Some(alt_svc) = alt_svc {
+        advertise(link, alt_svc, response.headers_mut(), version);
     }
     record::answered(exchange, response.headers());
     exchange.note_status(response.status().as_u16());
@@ -148,6 +158,16 @@ fn concluded(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// RFC 7838 §3. What an endpoint says of itself is of no use to a client that knows it by our name.
+fn advertise(link: &Link, alt_svc: &HeaderValue, fields: &mut HeaderMap, version: Version) {
+    // Who is there already need not be told, and a listener that closes has nothing to offer.
+    if version < Version::HTTP_3 && !link.is_leaving() {
+        fields.insert(ALT_SVC, alt_svc.clone());
+    } else {
+        fields.remove(ALT_SVC);
+    }
 }
 
 fn apologise(
@@ -298,7 +318,7 @@ fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
 
 /// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
 fn to_endpoint(
-    scene: Scene,
+    mut scene: Scene,
     mut head: Parts,
     facts: Facts,
     id: RequestId,
@@ -315,8 +335,13 @@ fn to_endpoint(
     let mut fields = std::mem::take(&mut head.headers);
     let accept = fields.get(ACCEPT).cloned();
     let seen = hop_by_hop::strip(&mut fields);
-    // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1).
-    fields.remove(EXPECT);
+    // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1); over HTTP/3 we do.
+    let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let interim = scene.informational.take().map(|client| Interim::new(client, expects, hop_by_hop::filter_interim));
+    if head.version == Version::HTTP_3 && scene.connection.link.is_early() {
+        // RFC 8470 §5.1: whoever forwards it before the handshake is over says so.
+        fields.insert(EARLY_DATA, HeaderValue::from_static("1"));
+    }
     scene.connection.forwarded.apply(&scene.profile.policy, &mut fields, facts.normalized.authority());
     if let Some(via) = &scene.profile.via {
         via.append(&mut fields, head.version);
@@ -355,6 +380,10 @@ fn to_endpoint(
         facts,
         id,
         answers_id: stamps.request_id,
+        interim,
         scene,
     }))
 }
+
+/// RFC 8470 §5.1.
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Version;
+
 use super::introduction::{self, Expected, introduction};
 use super::listeners::{ConnectionPermit, WorkerListener};
 use super::worker::Worker;
@@ -13,8 +15,10 @@ use crate::body::load::Load;
 use crate::config::model::TlsVersion;
 use crate::net::io::Socket;
 use crate::net::timer;
-use crate::protocol::http::{self, Refuse, Settled};
+use crate::protocol;
+use crate::protocol::http::{Refuse, Settled};
 use crate::protocol::link::Link;
+use crate::protocol::wire::Refusal;
 use crate::proxy::context::{Connection, Ends, Home, Profile};
 use crate::proxy::stack::stack;
 use crate::proxy::{record, rescue};
@@ -86,7 +90,7 @@ pub async fn serve(
         spare: Default::default(),
     });
     let refuse = refuse(&worker, &connection);
-    http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse, stack(connection)).await;
+    protocol::http::serve(channel, settled, Rc::clone(&profile.settings), link, refuse, stack(connection)).await;
     drop(permit);
 }
 
@@ -142,13 +146,19 @@ async fn handshake(worker: &Worker, profile: &Profile, socket: Socket) -> Result
 fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>) -> Refuse {
     let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
     Rc::new(move |refusal| {
-        worker.counters().heads_refused.add(1);
-        let error = Error::downstream(refusal.kind, refusal.reason);
-        let id = rescue::new_request_id();
-        tracing::debug!(kind = error.kind().as_str(), reason = error.reason(), request_id = %id, "request refused");
-        record::enter_refused(&connection, &error, &id);
+        let (error, id) = refused(&worker, &connection, refusal, Version::HTTP_11);
         rescue::raw_answer(&error, &id)
     })
+}
+
+/// Counts and logs a head that was refused. Gives the error to be told, and the id that it is told with.
+pub(super) fn refused(worker: &Worker, connection: &Connection, refusal: Refusal, version: Version) -> (Error, String) {
+    worker.counters().heads_refused.add(1);
+    let error = Error::downstream(refusal.kind, refusal.reason);
+    let id = rescue::new_request_id();
+    tracing::debug!(kind = error.kind().as_str(), reason = error.reason(), request_id = %id, "request refused");
+    record::enter_refused(connection, &error, &id, version);
+    (error, id)
 }
 
 impl Home for WorkerListener {

@@ -27,6 +27,7 @@ use crate::snapshot::{ListenerSpec, Opened, Snapshot, WorkerSnapshot};
 /// One bound address on one worker.
 pub struct WorkerListener {
     id: SocketId,
+    port: Option<u16>,
     /// The generation and the listener as it has it, replaced together. A listener that went keeps the last it was
     /// part of: its number would name another listener in the next.
     now: RefCell<(Rc<WorkerSnapshot>, Rc<Profile>)>,
@@ -38,9 +39,10 @@ pub struct WorkerListener {
 }
 
 impl WorkerListener {
-    pub(super) fn new(id: SocketId, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> Rc<Self> {
-        let now = RefCell::new(with_profile(spec, generation));
-        Rc::new(Self { id, now, draining: Flag::default(), quic: QuicSide::default(), full_logged: Cell::default() })
+    pub(super) fn new(id: SocketId, port: Option<u16>, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> Rc<Self> {
+        let now = RefCell::new(with_profile(spec, generation, port));
+        let (draining, quic) = (Flag::default(), QuicSide::default());
+        Rc::new(Self { id, port, now, draining, quic, full_logged: Cell::default() })
     }
 
     /// The generation its requests are served by, and the listener in it. A connection asks again for each request, so
@@ -65,8 +67,13 @@ impl WorkerListener {
     }
 
     pub(super) fn renew(&self, spec: ListenerSpec, generation: Rc<WorkerSnapshot>) {
-        self.now.replace(with_profile(spec, generation));
+        self.now.replace(with_profile(spec, generation, self.port));
         self.quic.renew(self);
+    }
+
+    /// The port of its address; `None` on a Unix socket.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
     }
 
     pub(super) fn draining(&self) -> &Flag {
@@ -89,8 +96,12 @@ impl WorkerListener {
 }
 
 /// The spec is a copy of this worker's own; see [`ListenerSpec`].
-fn with_profile(spec: ListenerSpec, generation: Rc<WorkerSnapshot>) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
-    let profile = Profile::new(Rc::new(spec), &generation);
+fn with_profile(
+    spec: ListenerSpec,
+    generation: Rc<WorkerSnapshot>,
+    port: Option<u16>,
+) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
+    let profile = Profile::new(Rc::new(spec), &generation, port);
     (generation, Rc::new(profile))
 }
 
@@ -184,7 +195,7 @@ pub(super) fn arrived(worker: &Rc<Worker>, listener: Option<Rc<WorkerListener>>,
     worker.loads().arrived(worker.id());
     let listener = listener.unwrap_or_else(|| {
         let (snapshot, spec) = arrival.last;
-        let gone = WorkerListener::new(arrival.socket_id, spec, worker.attach(snapshot));
+        let gone = WorkerListener::new(arrival.socket_id, None, spec, worker.attach(snapshot));
         gone.drain();
         gone
     });

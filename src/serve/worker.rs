@@ -191,7 +191,10 @@ impl Worker {
                     listener.renew(spec, self.current());
                     listener
                 }
-                None => WorkerListener::new(id, spec, self.current()),
+                None => {
+                    let port = socket.as_ref().and_then(|opened| opened.socket.local_address().port());
+                    WorkerListener::new(id, port, spec, self.current())
+                }
             };
             if let Some(Err(error)) = socket.map(|opened| listeners::listen(self, &listener, opened)) {
                 failed.push((id, error));

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Version, header};
+use http::{Request, Response, Version, header};
 use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure, StreamPlace};
@@ -16,6 +16,7 @@ use super::pool::EndpointPool;
 use super::sessions::Multiplexed;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
+use crate::body::interim::Hearing;
 use crate::config::model::QuicTransport;
 use crate::http3::{Closed, Config, SendError, Sender, client};
 use crate::telemetry::counters::Counters;
@@ -188,7 +189,13 @@ impl Http3 {
             let Some(sender) = sender else {
                 return Err(SendFailure::new(failure::session_gone(), Some(request)));
             };
-            match sender.send(request, drop).await {
+            let hearing = Hearing::of(&request);
+            let hear = move |head: Response<()>| {
+                if let Some(hearing) = hearing {
+                    hearing.hear(head.status(), head.headers());
+                }
+            };
+            match sender.send(request, hear).await {
                 Ok(response) => {
                     let response = response.map(Incoming::from);
                     Ok(Answer { response, upgraded: None, stream: Some(StreamPlace::Http3(self.stream)) })

@@ -122,6 +122,11 @@ pub fn is_allowed_trailer(name: &HeaderName) -> bool {
     ) && !name.as_str().starts_with("x-forwarded-")
 }
 
+/// Removes from an interim answer what belongs to one connection.
+pub fn filter_interim(fields: &mut HeaderMap) {
+    strip(fields);
+}
+
 /// Removes from a trailer section what may not be forwarded there.
 pub fn filter_trailers(trailers: &mut HeaderMap) {
     let refused: SmallVec<[HeaderName; 2]> =

@@ -1,4 +1,5 @@
 //! Header rules of a proxy.
+pub mod cookie;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod via;
