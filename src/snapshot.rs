@@ -11,7 +11,7 @@ use crate::base::id::{Generation, ListenerId, SocketId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::body::ledger::Measured;
 use crate::config::model;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::route::action::Route;
 use crate::route::connection_ids::ConnectionIds;
 use crate::route::l4::Layer4;
@@ -81,7 +81,7 @@ pub struct Opened {
     /// The worker's member of the group, or its descriptor of the one socket.
     pub socket: BoundSocket,
     /// Tells the control thread, by being dropped, that it is closed.
-    pub open: Arc<()>,
+    pub open: Arc<Group>,
     /// Where QUIC connections are taken: what joins the workers of the address.
     pub steering: Option<Arc<Steering>>,
 }

@@ -28,6 +28,10 @@ pub const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
 /// `upstream.quic.connection_window`, bytes. Many clients share it, and one that reads nothing must not stall the others.
 pub const UPSTREAM_QUIC_CONNECTION_WINDOW: u32 = 32 << 20;
 
+/// `listener.socket.recv_buffer` and `send_buffer` where QUIC is spoken, bytes. All clients of a worker share one socket, and
+/// what does not fit into its buffer is lost before anybody sees it: the kernel's 208 KiB are a millisecond of a fast network.
+pub const QUIC_SOCKET_BUFFER: u32 = 4 << 20;
+
 /// `listener.timeouts.handshake`. A handshake is two round trips; the rest is for lossy links.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// `listener.timeouts.header`. A head is one flight; slower ones are an attack far more often than a bad link.

@@ -9,7 +9,7 @@ mod key;
 mod shares;
 
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -23,10 +23,9 @@ use crate::net::inherited::InheritedSocket;
 use crate::snapshot::{Listening, Snapshot};
 use crate::transport::quic::keys::Keys;
 
-use bound::{Bound, Purpose};
+use bound::{Bound, Gone, Purpose};
 pub(super) use file::SocketFile;
 use key::{Key, keys};
-use shares::Plane;
 pub use shares::Shares;
 
 /// Every bound address.
@@ -36,7 +35,7 @@ pub struct ListeningSockets {
     next_id: u32,
     /// What goes, for as long as a worker still empties its queue: it would look like another process to whoever asks
     /// whether the address is free.
-    going: Vec<(Key, Weak<()>)>,
+    going: Vec<Gone>,
     /// Kept open for as long as the process lives, since a later generation may want one again and nobody can be asked
     /// for it a second time. With each, whether the log says already that nobody wants it.
     inherited: Vec<(InheritedSocket, bool)>,
@@ -93,7 +92,12 @@ impl ListeningSockets {
         let mut errors: Vec<_> = wanted
             .iter()
             .zip(&heirs)
-            .filter(|((_, _, key), heir)| heir.is_none() && self.place_of(key).is_none() && !self.holds_port_of(key))
+            .filter(|((_, listener, key), heir)| {
+                heir.is_none()
+                    && self.place_of(key).is_none()
+                    && !self.holds_port_of(key)
+                    && !self.is_back(listener, key)
+            })
             .filter_map(|((_, _, key), _)| key.ensure_free().err())
             .collect();
         if !errors.is_empty() {
@@ -103,11 +107,12 @@ impl ListeningSockets {
         for ((listener, config, key), heir) in wanted.into_iter().zip(heirs) {
             let purpose = Purpose { listener, config, workers: self.workers, keys: quic };
             match self.place_of(&key) {
-                Some(place) => match self.bound[place].moved_to(Plane::of(config)) {
+                Some(place) => match self.bound[place].moved_to(config) {
                     Ok(moved) => entries.push(Entry::Kept { place, listener, moved }),
                     Err(error) => errors.push(error),
                 },
-                None => match self.open(key, &purpose, heir, &mut entries) {
+                None => match self.back(&key, &purpose).unwrap_or_else(|| self.open(key, &purpose, heir, &mut entries))
+                {
                     Ok(bound) => entries.push(Entry::New(Box::new(bound))),
                     Err(error) => errors.push(error),
                 },
@@ -131,16 +136,17 @@ impl ListeningSockets {
                     // Two listeners never have the same key, so a place is taken once.
                     if let Some(mut bound) = before[place].take() {
                         changes.kept += 1;
-                        bound.renew(listener, &snapshot.listeners[listener].config, moved, &snapshot.quic_keys);
+                        bound.renew(listener, &snapshot.listeners[listener].config, moved);
                         self.bound.push(bound);
                     }
                 }
             }
         }
         changes.closed = before.iter().flatten().count();
-        self.going.retain(|(_, open)| open.strong_count() > 0);
+        // What is back is open again, and gone no more.
+        self.going.retain(|gone| gone.is_open() && !self.bound.iter().any(|bound| bound.key == gone.key));
         for bound in before.into_iter().flatten() {
-            self.going.push((bound.key.clone(), Arc::downgrade(&bound.open)));
+            self.going.push(bound.gone());
             bound.close();
         }
         (self.shares(snapshot), changes)
@@ -195,6 +201,12 @@ impl ListeningSockets {
             *is_told = !is_taken;
         }
         heirs
+    }
+
+    /// An address that takes QUIC and drains, to be served on.
+    fn back(&self, key: &Key, purpose: &Purpose<'_>) -> Option<Result<Bound, BindError>> {
+        let gone = self.going.iter().find(|gone| gone.key == *key)?;
+        Bound::back(gone, purpose)
     }
 
     /// Opens an address. Where the kernel picks the port of both TCP and UDP it is the same for both, so that clients find
@@ -253,8 +265,13 @@ impl ListeningSockets {
         self.bound.iter().any(|bound| bound.key.shares_port_with(wanted)) || self.is_going(wanted)
     }
 
+    fn is_back(&self, listener: &Listener, wanted: &Key) -> bool {
+        listener.takes_quic()
+            && self.going.iter().any(|gone| gone.is_open() && gone.takes_quic() && gone.key == *wanted)
+    }
+
     fn is_going(&self, wanted: &Key) -> bool {
-        self.going.iter().any(|(key, open)| open.strong_count() > 0 && key.shares_port_with(wanted))
+        self.going.iter().any(|gone| gone.is_open() && !gone.takes_quic() && gone.key.shares_port_with(wanted))
     }
 
     /// Waits until the workers have closed what goes, where `config` wants the address again, at most for a moment: the
@@ -308,6 +325,7 @@ mod tests {
     use crate::base::id::Generation;
     use crate::config;
     use crate::control::compile::compile;
+    use crate::transport::tls::development::{make_authority, make_leaf};
     use crate::upstream::registry::Registry;
 
     fn parse(text: &str) -> Config {
@@ -490,6 +508,78 @@ mod tests {
         let _theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
         sockets.close();
         assert!(path.exists());
+    }
+
+    /// A listener for HTTP/3 beside the others, with a certificate of its own.
+    fn with_http3(folder: &tempfile::TempDir, bind: &str, protocols: &str) -> String {
+        let leaf = make_leaf(&["web.test"], &make_authority().unwrap()).unwrap();
+        let [cert, key] = [("web.pem", leaf.cert_pem), ("web.key", leaf.key_pem)].map(|(name, text)| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        });
+        let tls = format!("protocols = {protocols}\ntls.certificates = [{{ cert = {cert:?}, key = {key:?} }}]");
+        listener("web", bind, &tls)
+    }
+
+    fn opened(shares: &Shares) -> Vec<(SocketId, Option<Address>, bool)> {
+        let told = |listening: &Listening| {
+            let socket = listening.socket.as_ref();
+            let steered = socket.is_some_and(|opened| opened.steering.is_some());
+            (listening.id, socket.map(|opened| opened.socket.local_address().clone()), steered)
+        };
+        shares.http.iter().flatten().map(told).collect()
+    }
+
+    #[test]
+    fn http3_has_the_port_of_the_others_over_udp_and_comes_and_goes_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sockets = ListeningSockets::new(2);
+        let all = parse(&with_http3(&folder, "127.0.0.1:0", r#"["http1", "http3"]"#));
+        let (shares, changes) = put(&mut sockets, &all);
+        assert_eq!(changes, Changes { kept: 0, opened: 2, closed: 0 });
+        let told = opened(&shares);
+        assert_eq!(told.iter().map(|(_, _, steered)| *steered).collect::<Vec<_>>(), [false, true, false, true]);
+        assert!(told.iter().all(|(_, address, _)| *address == told[0].1), "{told:?}");
+        let snapshot = compile(&all, None, &Registry::new(), Generation(1)).unwrap();
+        assert_eq!(sockets.addresses(&snapshot).len(), 1, "told once");
+        let (_, changes) = put(&mut sockets, &parse(&with_http3(&folder, "127.0.0.1:0", r#"["http1"]"#)));
+        assert_eq!(changes, Changes { kept: 1, opened: 0, closed: 1 });
+        drop(shares);
+        let (shares, changes) = put(&mut sockets, &all);
+        assert_eq!(changes, Changes { kept: 1, opened: 1, closed: 0 });
+        assert_eq!(opened(&shares)[1].1, told[0].1, "the port of what stayed");
+    }
+
+    #[test]
+    fn an_address_of_quic_that_drains_is_had_back_with_its_sockets() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sockets = ListeningSockets::new(2);
+        let only = parse(&with_http3(&folder, "127.0.0.1:0", r#"["http3"]"#));
+        let (shares, _) = put(&mut sockets, &only);
+        let first = opened(&shares);
+        let other = parse(&listener("other", "127.0.0.1:0", ""));
+        put(&mut sockets, &other);
+        // Its workers still have connections.
+        let (again, changes) = put(&mut sockets, &only);
+        assert_eq!(changes.opened, 1);
+        assert_eq!(opened(&again), first, "the same sockets, by the same number");
+        put(&mut sockets, &other);
+        drop((shares, again));
+        // Now they are closed, and the kernel picks another port.
+        let (new, _) = put(&mut sockets, &only);
+        assert_ne!(opened(&new)[0].0, first[0].0);
+    }
+
+    #[test]
+    fn what_is_relayed_does_not_become_what_ends_here_while_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sockets = ListeningSockets::new(1);
+        let udp = "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\nmode = \"udp\"\nupstream = \"app\"\n\
+                   [upstream.app]\nendpoints = [\"127.0.0.1:1\"]\n";
+        put(&mut sockets, &parse(udp));
+        let config = parse(&with_http3(&folder, "127.0.0.1:0", r#"["http3"]"#));
+        let Err(errors) = sockets.plan(&config, &Keys::random().unwrap()) else { panic!("it is had") };
+        assert!(errors[0].to_string().contains("with a restart"), "{}", errors[0]);
     }
 
     fn handed_over(name: &str, socket: impl Into<std::os::fd::OwnedFd>) -> InheritedSocket {

@@ -20,7 +20,7 @@ use super::token::Source;
 use crate::base::addr::{Address, canonical};
 use crate::base::limit::{Limit, Permit};
 use crate::net::accept::is_of_one_connection;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::net::socket::is_exhausted;
 use crate::telemetry::counters::Counters;
 
@@ -34,7 +34,7 @@ pub struct Acceptor {
     pause: Duration,
     is_draining: bool,
     full_logged: Option<Instant>,
-    _open: Arc<()>,
+    _open: Arc<Group>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Acceptor {
         number: u32,
         listener: Rc<L4Listener>,
         socket: BoundSocket,
-        open: Arc<()>,
+        open: Arc<Group>,
         registry: &Registry,
     ) -> io::Result<Self> {
         let is_tcp = matches!(socket.local_address(), Address::Socket(_));

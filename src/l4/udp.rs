@@ -24,7 +24,7 @@ use super::listener::L4Listener;
 use super::token::Source;
 use crate::base::id::SocketId;
 use crate::base::limit::Limit;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::net::datagram::{Inbox, ROOM};
 use crate::telemetry::WorkerTelemetry;
 
@@ -66,7 +66,7 @@ impl Udp {
         id: SocketId,
         listener: Rc<L4Listener>,
         socket: BoundSocket,
-        open: Arc<()>,
+        open: Arc<Group>,
     ) -> io::Result<()> {
         self.relays.listen(registry, id, listener, socket, open)
     }

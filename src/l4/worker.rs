@@ -23,7 +23,7 @@ use super::token::Source;
 use super::udp::Udp;
 use super::upstreams::L4Upstream;
 use crate::base::id::SocketId;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::snapshot::{ListenerSpec, Listening, Opened, Snapshot};
 use crate::telemetry::access_log::Logger;
 use crate::upstream::endpoint_set::EndpointSet;
@@ -320,7 +320,7 @@ impl Worker {
         }
     }
 
-    fn listen_on(&mut self, listener: Rc<L4Listener>, socket: BoundSocket, open: Arc<()>) -> io::Result<usize> {
+    fn listen_on(&mut self, listener: Rc<L4Listener>, socket: BoundSocket, open: Arc<Group>) -> io::Result<usize> {
         let entry = self.acceptors.vacant_entry();
         let place = entry.key();
         entry.insert(Acceptor::listen(place as u32, listener, socket, open, self.poll.registry())?);

@@ -27,6 +27,11 @@ pub struct BoundSocket {
     local: Address,
 }
 
+/// Held by everybody who reads one of the sockets of an address: when the last one closes, so do these. Empty where each
+/// may close on its own; where the kernel finds a socket by its place in the group, all of them, so that none moves up.
+#[derive(Debug, Default)]
+pub struct Group(pub Vec<BoundSocket>);
+
 #[derive(Debug)]
 enum Inner {
     Tcp(std::net::TcpListener),

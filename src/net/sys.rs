@@ -91,14 +91,6 @@ pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes the program of [`attach_reuseport_program`] off the group again: the kernel hashes addresses.
-///
-/// # Errors
-/// What the kernel says; where there is no program, that there is none.
-pub fn detach_reuseport_program(socket: impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
-}
-
 /// Has every datagram say which address of this machine it was sent to (IP_PKTINFO, RFC 3542 §6.1).
 ///
 /// # Errors

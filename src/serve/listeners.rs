@@ -76,6 +76,10 @@ impl WorkerListener {
         self.port
     }
 
+    pub(super) fn id(&self) -> SocketId {
+        self.id
+    }
+
     pub(super) fn draining(&self) -> &Flag {
         &self.draining
     }

@@ -2,10 +2,11 @@
 //! and proof of the client's address come first, then the handshake under its deadline, in a task of its own; then
 //! HTTP/3 or raw streams, by what the listener is for.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,40 +17,71 @@ use super::listeners::{Admission, ConnectionPermit, WorkerListener};
 use super::worker::Worker;
 use super::{http3, streams};
 use crate::base::addr::canonical;
-use crate::base::drain::{Entry, Tally};
+use crate::base::drain::{Flag, Tally};
 use crate::base::error::Error;
+use crate::base::id::SocketId;
 use crate::config::model::{Mode, RetryPolicy};
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::net::timer;
-use crate::transport::quic::steering::Steering;
+use crate::transport::quic::steering::{Open, Steering};
 use crate::transport::quic::{Place, QuicAccepted, QuicListener, handshake};
 
 /// The QUIC side of a listener on one worker; empty for an address of TCP.
 #[derive(Default)]
 pub(super) struct QuicSide {
-    listener: OnceCell<Rc<QuicListener>>,
+    endpoint: OnceCell<Rc<QuicListener>>,
     /// Handshakes under way.
     opening: Rc<Tally>,
-    /// Connections, those among them.
-    open: Rc<Tally>,
+}
+
+/// The endpoints of a worker, those that drain among them: one whose address is wanted again goes on with its socket.
+#[derive(Default)]
+pub(super) struct Endpoints {
+    known: RefCell<BTreeMap<SocketId, Known>>,
+}
+
+struct Known {
+    endpoint: Weak<QuicListener>,
+    /// Raised when another listener takes clients from the endpoint.
+    replaced: Rc<Flag>,
 }
 
 impl QuicSide {
     /// Serves new connections with what the listener is now.
     pub(super) fn renew(&self, listener: &WorkerListener) {
         let spec = listener.spec();
-        if let (Some(quic), Some(tls)) = (self.listener.get(), &spec.tls)
-            && let Err(error) = quic.renew(&spec.config, tls)
+        if let (Some(endpoint), Some(tls)) = (self.endpoint.get(), &spec.tls)
+            && let Err(error) = endpoint.renew(&spec.config, tls)
         {
             debug!(listener = %spec.name, %error, "QUIC stays as it was");
         }
     }
+}
 
+impl Endpoints {
     /// Counts what the kernel dropped.
     pub(super) fn count_dropped(&self) {
-        if let Some(quic) = self.listener.get() {
-            quic.count_dropped();
-        }
+        self.known.borrow_mut().retain(|_, known| match known.endpoint.upgrade() {
+            Some(endpoint) => {
+                endpoint.count_dropped();
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Takes the endpoint of an address from the listener that drains it.
+    fn take_over(&self, id: SocketId) -> Option<Rc<QuicListener>> {
+        let known = self.known.borrow_mut().remove(&id)?;
+        known.replaced.raise();
+        known.endpoint.upgrade()
+    }
+
+    fn insert(&self, id: SocketId, endpoint: &Rc<QuicListener>) -> Rc<Flag> {
+        let replaced = Rc::<Flag>::default();
+        let known = Known { endpoint: Rc::downgrade(endpoint), replaced: Rc::clone(&replaced) };
+        self.known.borrow_mut().insert(id, known);
+        replaced
     }
 }
 
@@ -62,31 +94,42 @@ pub(super) fn listen(
     listener: &Rc<WorkerListener>,
     socket: BoundSocket,
     steering: Arc<Steering>,
-    open: Arc<()>,
+    open: Arc<Group>,
 ) -> io::Result<()> {
     let spec = listener.spec();
     let tls = spec.tls.as_ref().ok_or_else(|| io::Error::other("QUIC without certificates"))?;
-    let place = Place { worker: worker.id(), telemetry: Arc::clone(worker.telemetry()), open };
-    let quic = QuicListener::open(socket, steering, place, &spec.config, tls)?;
-    let _ = listener.quic.listener.set(Rc::clone(&quic));
-    tokio::task::spawn_local(accept_loop(Rc::clone(worker), Rc::clone(listener), quic));
+    let endpoint = match worker.quic().take_over(listener.id()) {
+        // The descriptor is one more of the same socket.
+        Some(endpoint) => {
+            endpoint.renew(&spec.config, tls)?;
+            endpoint
+        }
+        None => {
+            let place = Place { worker: worker.id(), telemetry: Arc::clone(worker.telemetry()), open };
+            QuicListener::open(socket, steering, place, &spec.config, tls)?
+        }
+    };
+    let replaced = worker.quic().insert(listener.id(), &endpoint);
+    let _ = listener.quic.endpoint.set(Rc::clone(&endpoint));
+    tokio::task::spawn_local(accept_loop(Rc::clone(worker), Rc::clone(listener), endpoint, replaced));
     Ok(())
 }
 
-/// Takes connections until the listener drains, refuses them until those that are open have ended, and closes the socket.
-async fn accept_loop(worker: Rc<Worker>, listener: Rc<WorkerListener>, quic: Rc<QuicListener>) {
+/// Takes connections until the listener drains, then refuses them until those of all workers have ended, and closes the socket.
+async fn accept_loop(worker: Rc<Worker>, listener: Rc<WorkerListener>, endpoint: Rc<QuicListener>, replaced: Rc<Flag>) {
     let _under_way = worker.under_way().enter();
-    let mut drained = std::pin::pin!(drained(&listener));
+    let mut drained = std::pin::pin!(drained(&listener, &endpoint));
     let mut batch = 0;
     loop {
         let incoming = tokio::select! {
             biased;
-            // Both are cancel-safe.
+            // All are cancel-safe.
+            () = replaced.raised() => return,
             () = &mut drained => break,
-            incoming = quic.next() => incoming,
+            incoming = endpoint.next() => incoming,
         };
         let Some(incoming) = incoming else { break };
-        arrived(&worker, &listener, &quic, incoming);
+        arrived(&worker, &listener, &endpoint, incoming);
         batch += 1;
         if batch == BATCH {
             batch = 0;
@@ -94,21 +137,21 @@ async fn accept_loop(worker: Rc<Worker>, listener: Rc<WorkerListener>, quic: Rc<
             tokio::task::yield_now().await;
         }
     }
-    // Whatever is left has had its time. Who comes from now on is refused by the endpoint.
-    quic.close(0, "the listener is closed");
+    // Whatever is left has had its time.
+    endpoint.close(0, "the listener is closed");
     // What connections say last is sent, and what clients still send is answered for a moment.
-    let _ = timer::timeout(LAST_WORDS, quic.idle()).await;
+    let _ = timer::timeout(LAST_WORDS, endpoint.idle()).await;
 }
 
-/// Ends when a drain has begun and no connection is left, or when they had their time.
-async fn drained(listener: &WorkerListener) {
+/// Ends when a drain has begun and no worker has a connection left, or when they had their time.
+async fn drained(listener: &WorkerListener, endpoint: &QuicListener) {
     listener.draining().raised().await;
     let limit = listener.now().0.snapshot.server.drain_timeout;
-    let _ = timer::timeout(limit, listener.quic.open.emptied()).await;
+    let _ = timer::timeout(limit, endpoint.steering().emptied()).await;
 }
 
 /// One client that wants a connection.
-fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, quic: &Rc<QuicListener>, incoming: Incoming) {
+fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, endpoint: &Rc<QuicListener>, incoming: Incoming) {
     let remote = canonical(incoming.remote_address());
     if listener.is_draining() {
         return refuse(worker, incoming, remote, "the listener closes");
@@ -135,14 +178,14 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, quic: &Rc<QuicLis
         };
     }
     worker.counters().connections_accepted.add(1);
-    let connecting = match quic.accept(incoming) {
+    let connecting = match endpoint.accept(incoming) {
         Ok(connecting) => connecting,
         Err(error) => return debug!(client.addr = %remote, %error, "a QUIC connection did not begin"),
     };
     let permit = ConnectionPermit::new(worker, admission);
-    let (opening, open) = (listener.quic.opening.enter(), listener.quic.open.enter());
+    let (opening, open) = (listener.quic.opening.enter(), endpoint.steering().opened());
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
-    let early_data = quic.takes_early_data();
+    let early_data = endpoint.takes_early_data();
     tokio::task::spawn_local(async move {
         let limit = listener.spec().config.timeouts.handshake;
         // Boxed, so that an open connection does not hold the room that this took.
@@ -158,7 +201,7 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, quic: &Rc<QuicLis
 /// What an open connection holds; given back when it is dropped. A drain waits for it.
 pub(super) struct Held {
     permit: ConnectionPermit,
-    _open: Entry,
+    _open: Open,
 }
 
 impl Held {

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, error};
 
 use super::listeners::{self, Arrival, WorkerListener};
+use super::quic::Endpoints;
 use crate::base::drain::{Flag, Tally};
 use crate::base::id::SocketId;
 use crate::base::limit::Limit;
@@ -93,6 +94,7 @@ pub struct Worker {
     pools: Rc<Pools>,
     current: RefCell<Rc<WorkerSnapshot>>,
     listeners: RefCell<BTreeMap<SocketId, Rc<WorkerListener>>>,
+    quic: Endpoints,
     draining: Flag,
     under_way: Rc<Tally>,
 }
@@ -136,6 +138,11 @@ impl Worker {
         &self.process_limit
     }
 
+    /// Where it takes QUIC connections.
+    pub(super) fn quic(&self) -> &Endpoints {
+        &self.quic
+    }
+
     /// Accept loops and connections: what a drain waits for.
     pub(super) fn under_way(&self) -> &Rc<Tally> {
         &self.under_way
@@ -164,6 +171,7 @@ impl Worker {
             pools,
             current: RefCell::new(current),
             listeners: RefCell::default(),
+            quic: Endpoints::default(),
             draining: Flag::default(),
             under_way: Rc::default(),
         })
@@ -306,7 +314,7 @@ async fn beat(worker: Rc<Worker>) {
     telemetry.beat_first();
     loop {
         telemetry.beat(timer::lateness(BEAT).await);
-        worker.listeners.borrow().values().for_each(|listener| listener.quic.count_dropped());
+        worker.quic.count_dropped();
     }
 }
 

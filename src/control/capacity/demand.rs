@@ -1,8 +1,8 @@
 //! What a configuration may come to at a time: connections, sessions and flows with the descriptors and ports they take.
 
 use super::Facts;
-use crate::config::Config;
 use crate::config::model::{Bind, EndpointAddress, Listener, Mode, RouteAction, SocketOptions, Upstream};
+use crate::config::{Config, defaults};
 use crate::control::limits::{RESERVED_DESCRIPTORS, connections_within};
 use crate::l4::pipes;
 
@@ -44,8 +44,15 @@ impl Demand {
             config.listeners.iter().map(|listener| &listener.socket).chain(upstreams)
         };
         let largest = |size: fn(&SocketOptions) -> Option<u32>| sockets().filter_map(size).max();
+        // All clients of QUIC share one socket on each worker, for which more is asked by itself.
+        let takes_quic = config.listeners.iter().any(Listener::takes_quic);
+        let with_quic = |largest: Option<u32>| largest.max(takes_quic.then_some(defaults::QUIC_SOCKET_BUFFER));
         // Each worker has one for each address, and the control thread keeps a second descriptor of it.
-        let listening = config.listeners.iter().map(|one| one.binds.len()).sum::<usize>() * config.server.workers * 2;
+        let addresses = config.listeners.iter().map(|one| {
+            let kinds = usize::from(one.takes_quic()) + usize::from(one.takes_connections() || one.mode.is_udp());
+            one.binds.len() * kinds
+        });
+        let listening = addresses.sum::<usize>() * config.server.workers * 2;
         let relays = config.listeners.iter().any(|listener| listener.mode.is_layer4() && !listener.mode.is_udp());
         let pipes = if relays { pipes::MAX_DESCRIPTORS * config.server.workers } else { 0 };
         Self {
@@ -55,8 +62,8 @@ impl Demand {
             connections: if is_bounded { written.min(possible) } else { possible },
             relayed: sum(&|listener| listener.mode.is_layer4()),
             backlog: config.listeners.iter().filter(|one| is_tcp(one)).map(|one| one.socket.backlog).max(),
-            recv_buffer: largest(|socket| socket.recv_buffer),
-            send_buffer: largest(|socket| socket.send_buffer),
+            recv_buffer: with_quic(largest(|socket| socket.recv_buffer)),
+            send_buffer: with_quic(largest(|socket| socket.send_buffer)),
         }
     }
 }
@@ -107,5 +114,5 @@ pub(super) fn endpoints_of(upstream: &Upstream) -> Option<u64> {
 }
 
 fn is_tcp(listener: &Listener) -> bool {
-    !listener.mode.is_udp() && listener.binds.iter().any(|bind| !matches!(bind, Bind::Unix(_)))
+    listener.takes_connections() && listener.binds.iter().any(|bind| !matches!(bind, Bind::Unix(_)))
 }

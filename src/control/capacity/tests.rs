@@ -61,6 +61,15 @@ fn buffers_and_fast_open_are_looked_at_where_they_are_asked_for() {
 }
 
 #[test]
+fn quic_asks_for_large_buffers_by_itself() {
+    let facts = Facts { rmem_max: Some(212_992), wmem_max: Some(8 << 20), ..Facts::default() };
+    let tls = "protocols = [\"http3\", \"http1\"]\ntls.certificates = [{ cert = \"a.pem\", key = \"a.key\" }]";
+    let findings = examined(tls, "", facts);
+    assert_eq!(judged(&findings, "rmem_max"), (Verdict::Warn, "sysctl -w net.core.rmem_max=4194304".to_owned()));
+    assert_eq!(judged(&findings, "wmem_max").0, Verdict::Ok);
+}
+
+#[test]
 fn ports_are_shared_out_by_endpoint() {
     let facts = |ports| Facts { local_ports: Some(ports), ..Facts::default() };
     let limit = "limits.max_connections = 100000";

@@ -1,7 +1,7 @@
 //! One bound address: the sockets of all workers, and what is common to them.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tracing::{info, warn};
 
@@ -9,8 +9,9 @@ use super::file::SocketFile;
 use super::key::Key;
 use super::shares::Plane;
 use crate::base::id::SocketId;
+use crate::config::defaults;
 use crate::config::model::{Bind, Listener, SocketOptions};
-use crate::net::bind::{self, BindError, BoundSocket};
+use crate::net::bind::{self, BindError, BoundSocket, Group};
 use crate::net::inherited::InheritedSocket;
 use crate::net::reuseport_bpf;
 use crate::snapshot::{ListenerSpec, Opened};
@@ -33,7 +34,7 @@ pub(super) struct Bound {
     /// What the workers have not been given yet; empty once they have.
     to_give: Vec<BoundSocket>,
     /// Held by every worker for as long as its socket is open.
-    pub(super) open: Arc<()>,
+    pub(super) open: Arc<Group>,
     /// Whether the log says already what the kernel granted.
     pub(super) is_logged: bool,
     /// What a service manager calls the socket that it handed over.
@@ -84,37 +85,64 @@ impl Bound {
         };
         let members: Vec<_> = to_give.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>().map_err(failed)?;
         let quic = (key.is_udp && config.takes_quic()).then(|| Quic::new(&members, keys));
-        let (open, plane) = (Arc::new(()), Plane::of(config));
+        let (open, plane) = (group(&members, quic.is_some()).map_err(failed)?, Plane::of(config));
         let inherited = heir.map(|socket| socket.name().to_owned());
         Ok(Self { id, key, listener, options, members, file, plane, to_give, open, is_logged: false, inherited, quic })
     }
 
     /// Descriptors for the workers of another plane; none where it is theirs already.
-    pub(super) fn moved_to(&self, plane: Plane) -> Result<Vec<BoundSocket>, BindError> {
-        if self.plane == plane { Ok(Vec::new()) } else { self.clones() }
+    pub(super) fn moved_to(&self, config: &Listener) -> Result<Vec<BoundSocket>, BindError> {
+        let failed = |source| BindError { address: bind::name(&self.key.bind), source };
+        if self.plane == Plane::of(config) {
+            return Ok(Vec::new());
+        }
+        if self.key.is_udp {
+            // Connections of QUIC and flows would take each other's datagrams for as long as the former drain.
+            let reason = "datagrams are relayed there or QUIC ends there; the one becomes the other with a restart";
+            return Err(failed(io::Error::new(io::ErrorKind::Unsupported, reason)));
+        }
+        clones(&self.members).map_err(failed)
     }
 
-    /// Another descriptor of each socket.
-    pub(super) fn clones(&self) -> Result<Vec<BoundSocket>, BindError> {
-        let members = self.members.iter().map(BoundSocket::try_clone).collect::<io::Result<_>>();
-        members.map_err(|source| BindError { address: bind::name(&self.key.bind), source })
+    /// The same sockets for the same key, which was given up a moment ago: workers still have them. `None`: they do no
+    /// more, or something else is to be done there.
+    pub(super) fn back(gone: &Gone, purpose: &Purpose<'_>) -> Option<Result<Self, BindError>> {
+        let open = gone.open.upgrade()?;
+        let quic = gone.quic.as_ref().filter(|_| purpose.config.takes_quic())?;
+        let (members, to_give) = match (clones(&open.0), clones(&open.0)) {
+            (Ok(members), Ok(to_give)) => (members, to_give),
+            (Err(source), _) | (_, Err(source)) => {
+                return Some(Err(BindError { address: bind::name(&gone.key.bind), source }));
+            }
+        };
+        Some(Ok(Self {
+            id: gone.id,
+            key: gone.key.clone(),
+            listener: purpose.listener,
+            options: options(purpose.config, &gone.key),
+            members,
+            file: None,
+            plane: Plane::of(purpose.config),
+            to_give,
+            open,
+            is_logged: false,
+            inherited: None,
+            quic: Some(Quic { steering: Arc::clone(quic), unsteered: None }),
+        }))
+    }
+
+    /// What is remembered of it when it is closed.
+    pub(super) fn gone(&self) -> Gone {
+        let quic = self.quic.as_ref().map(|quic| Arc::clone(&quic.steering));
+        Gone { id: self.id, key: self.key.clone(), open: Arc::downgrade(&self.open), quic }
     }
 
     /// Serves this listener from now on, with descriptors for workers that have none.
-    pub(super) fn renew(&mut self, listener: usize, config: &Listener, given: Vec<BoundSocket>, keys: &Keys) {
+    pub(super) fn renew(&mut self, listener: usize, config: &Listener, given: Vec<BoundSocket>) {
         self.listener = listener;
         self.change_options(&options(config, &self.key));
-        if given.is_empty() {
-            return;
-        }
-        (self.to_give, self.plane, self.is_logged) = (given, Plane::of(config), false);
-        match (&self.quic, self.key.is_udp && config.takes_quic()) {
-            (None, true) => self.quic = Some(Quic::new(&self.members, keys)),
-            (Some(_), false) => {
-                self.members.first().into_iter().for_each(reuseport_bpf::detach);
-                self.quic = None;
-            }
-            _ => {}
+        if !given.is_empty() {
+            (self.to_give, self.plane, self.is_logged) = (given, Plane::of(config), false);
         }
     }
 
@@ -180,6 +208,27 @@ impl Bound {
     }
 }
 
+/// An address that was given up, for as long as a worker still has a socket there.
+pub(super) struct Gone {
+    id: SocketId,
+    pub(super) key: Key,
+    open: Weak<Group>,
+    /// Where QUIC connections were taken.
+    quic: Option<Arc<Steering>>,
+}
+
+impl Gone {
+    /// Whether a worker still has a socket there.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.strong_count() > 0
+    }
+
+    /// Whether it may stay open for as long as connections do: a listener for QUIC can have it back, another one has to wait.
+    pub(super) fn takes_quic(&self) -> bool {
+        self.quic.is_some()
+    }
+}
+
 impl Quic {
     fn new(members: &[BoundSocket], keys: &Keys) -> Self {
         // With one there is nothing to choose.
@@ -191,16 +240,20 @@ impl Quic {
     }
 }
 
-/// What is asked of the kernel. All clients of a worker share one socket of QUIC, and what does not fit into its buffer is
-/// lost before anybody sees it: the default of 208 KiB is a millisecond of a fast network.
+fn clones(sockets: &[BoundSocket]) -> io::Result<Vec<BoundSocket>> {
+    sockets.iter().map(BoundSocket::try_clone).collect()
+}
+
+fn group(members: &[BoundSocket], is_quic: bool) -> io::Result<Arc<Group>> {
+    Ok(Arc::new(Group(if is_quic { clones(members)? } else { Vec::new() })))
+}
+
+/// What is asked of the kernel.
 fn options(config: &Listener, key: &Key) -> SocketOptions {
     let mut options = config.socket.clone();
     if key.is_udp && config.takes_quic() {
-        options.recv_buffer.get_or_insert(QUIC_BUFFER);
-        options.send_buffer.get_or_insert(QUIC_BUFFER);
+        options.recv_buffer.get_or_insert(defaults::QUIC_SOCKET_BUFFER);
+        options.send_buffer.get_or_insert(defaults::QUIC_SOCKET_BUFFER);
     }
     options
 }
-
-/// Bytes.
-const QUIC_BUFFER: u32 = 4 << 20;

@@ -23,7 +23,7 @@ use crate::l4::listener::L4Listener;
 use crate::l4::quic;
 use crate::l4::timer::Tick;
 use crate::l4::token::Source;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::net::datagram::prepare_listening;
 use crate::route::connection_ids::Place;
 use crate::telemetry::WorkerTelemetry;
@@ -49,7 +49,7 @@ pub(super) struct Socket {
     pub(super) draining: bool,
     /// When it was last said that a limit keeps clients from flows.
     full_told: Option<Instant>,
-    _open: Arc<()>,
+    _open: Arc<Group>,
 }
 
 /// What time it is, in both measures.
@@ -93,7 +93,7 @@ impl Relays {
         id: SocketId,
         listener: Rc<L4Listener>,
         bound: BoundSocket,
-        open: Arc<()>,
+        open: Arc<Group>,
     ) -> io::Result<()> {
         let Address::Socket(local) = *bound.local_address() else { return Err(io::ErrorKind::InvalidInput.into()) };
         let socket = bound.into_udp()?;

@@ -31,7 +31,7 @@ struct Proxy {
     telemetry: Arc<WorkerTelemetry>,
     registry: Registry,
     process: Arc<Limit>,
-    open: std::sync::Weak<()>,
+    open: std::sync::Weak<crate::net::bind::Group>,
     upstreams: Rc<[Rc<L4Upstream>]>,
     address: SocketAddr,
     /// Runs ahead of the real one where a test says so.
@@ -44,7 +44,7 @@ impl Proxy {
         let telemetry = Arc::new(WorkerTelemetry::new());
         let process = Arc::new(Limit::new(1000));
         let udp = Udp::new(Arc::clone(&telemetry), Arc::clone(&process), Instant::now()).unwrap();
-        let open = Arc::new(());
+        let open = Arc::new(crate::net::bind::Group::default());
         let mut proxy = Self {
             poll: Poll::new().unwrap(),
             udp,

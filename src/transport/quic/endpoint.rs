@@ -13,7 +13,7 @@ use super::socket::SteeredSocket;
 use super::steering::Steering;
 use super::{params, qlog};
 use crate::config::model::Listener;
-use crate::net::bind::BoundSocket;
+use crate::net::bind::{BoundSocket, Group};
 use crate::telemetry::WorkerTelemetry;
 use crate::transport::tls::server::ServerTls;
 
@@ -41,7 +41,7 @@ pub struct Place {
     /// What it tells of itself.
     pub telemetry: Arc<WorkerTelemetry>,
     /// Dropped when the socket is closed.
-    pub open: Arc<()>,
+    pub open: Arc<Group>,
 }
 
 impl QuicListener {
@@ -114,9 +114,9 @@ impl QuicListener {
         self.served.borrow().crypto.takes_early_data()
     }
 
-    /// Connections that are open, or closed so lately that packets may still come.
-    pub fn connections(&self) -> usize {
-        self.endpoint.open_connections()
+    /// What joins the workers of the address.
+    pub fn steering(&self) -> &Arc<Steering> {
+        &self.steering
     }
 
     /// Ends when there are none. Cancel-safe.

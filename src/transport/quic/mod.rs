@@ -22,3 +22,6 @@ pub use quinn::Connection;
 pub fn close(connection: &Connection, code: u64) {
     connection.close(quinn::VarInt::from_u64(code).unwrap_or(quinn::VarInt::MAX), b"");
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::steering::{Mailbox, Steering};
+use crate::net::bind::Group;
 use crate::net::sys;
 use crate::telemetry::WorkerTelemetry;
 
@@ -32,7 +33,7 @@ pub(super) struct SteeredSocket {
     /// Datagrams that the kernel had dropped when it was last asked.
     dropped: AtomicU32,
     /// Dropped behind the socket: tells that it is closed.
-    _open: Arc<()>,
+    _open: Arc<Group>,
 }
 
 impl SteeredSocket {
@@ -45,7 +46,7 @@ impl SteeredSocket {
         worker: usize,
         steering: Arc<Steering>,
         telemetry: Arc<WorkerTelemetry>,
-        open: Arc<()>,
+        open: Arc<Group>,
     ) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let dropped = sys::dropped_datagrams(&socket).unwrap_or(0);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use quinn::udp::RecvMeta;
+use tokio::sync::Notify;
 
 use super::connection_id::ConnectionIds;
 use super::keys::Keys;
@@ -19,7 +20,14 @@ pub struct Steering {
     keys: Keys,
     ids: ConnectionIds,
     mailboxes: Box<[Mailbox]>,
+    /// Connections of all workers.
+    open: AtomicUsize,
+    emptied: Notify,
 }
+
+/// One connection of the address, for as long as it is open.
+#[derive(Debug)]
+pub struct Open(Arc<Steering>);
 
 /// What others received for one worker.
 #[derive(Debug, Default)]
@@ -42,7 +50,28 @@ impl Steering {
     /// For that many workers, none of which has opened its mailbox.
     pub fn new(keys: &Keys, workers: usize) -> Arc<Self> {
         let mailboxes = (0..workers).map(|_| Mailbox::default()).collect();
-        Arc::new(Self { keys: keys.clone(), ids: keys.connection_ids(workers), mailboxes })
+        let ids = keys.connection_ids(workers);
+        Arc::new(Self { keys: keys.clone(), ids, mailboxes, open: AtomicUsize::new(0), emptied: Notify::new() })
+    }
+
+    /// Counts a connection until the guard is dropped.
+    pub fn opened(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Open(Arc::clone(self))
+    }
+
+    /// Ends when no worker has a connection: only then does any of them close its socket, since what the kernel steers to a
+    /// place in the group would go elsewhere. Cancel-safe.
+    pub async fn emptied(&self) {
+        loop {
+            // The registration comes before the look, so an end in between is not missed.
+            let mut emptied = std::pin::pin!(self.emptied.notified());
+            emptied.as_mut().enable();
+            if self.open.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// The keys of the address.
@@ -87,6 +116,14 @@ impl Steering {
         }
         meta.len = kept;
         sorted
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.emptied.notify_waiters();
+        }
     }
 }
 

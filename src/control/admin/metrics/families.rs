@@ -226,6 +226,13 @@ families! {
     DATAGRAMS_DROPPED = Counter "tidegate_datagrams_dropped" "" [] "Datagrams of either direction that were not passed on: no room, no flow, no endpoint";
     HELLOS_REFUSED = Counter "tidegate_hellos_refused" "" [] "Connections closed since they did not begin with a ClientHello that leads somewhere";
     PROXY_HEADERS_REFUSED = Counter "tidegate_proxy_headers_refused" "" [] "Connections closed, and datagrams dropped, for a PROXY protocol header that was missing, broken or not to be believed";
+    QUIC_CONNECTIONS = Counter "tidegate_quic_connections" "" [] "QUIC connections of clients that could be used";
+    QUIC_HANDSHAKE_FAILURES = Counter "tidegate_quic_handshake_failures" "" [] "QUIC handshakes with clients that failed or took too long";
+    QUIC_RETRIES_SENT = Counter "tidegate_quic_retries_sent" "" [] "Clients that were asked to prove their address before a QUIC handshake (Retry)";
+    QUIC_REFUSED = Counter "tidegate_quic_refused" "" [] "QUIC connections refused: a limit was reached, or the listener closed";
+    QUIC_DATAGRAMS_DROPPED = Counter "tidegate_quic_datagrams_dropped" "" [] "Datagrams of QUIC lost here: no room in the buffer of a socket, or at the worker that has the connection";
+    QUIC_DATAGRAMS_STEERED = Counter "tidegate_quic_datagrams_steered" "" [] "Datagrams of QUIC passed on to the worker that has the connection, since the kernel did not";
+    EARLY_DATA_ACCEPTED = Counter "tidegate_early_data_accepted" "" [] "QUIC connections used before their handshake was over (0-RTT)";
     CONNECTIONS = Gauge "tidegate_connections" "" [] "Connections of clients that are open";
     CONNECTIONS_PARKED = Gauge "tidegate_connections_parked" "" [] "Of these, the idle ones that hold little more than their socket";
     CONNECTIONS_ACCEPTED = Counter "tidegate_connections_accepted" "" [] "Connections accepted from clients";

@@ -39,6 +39,7 @@ impl Collector for Facts {
         self.write_scopes(&mut page)?;
         self.write_requests(&mut page)?;
         self.write_layer4(&mut page)?;
+        self.write_quic(&mut page)?;
         self.write_connections(&mut page)?;
         self.write_endpoints(&mut page)?;
         self.write_workers(&mut page)?;
@@ -87,6 +88,17 @@ impl Facts {
         page.counter(&f::DATAGRAMS_DROPPED, totals.datagrams_dropped)?;
         page.counter(&f::HELLOS_REFUSED, totals.hellos_refused)?;
         page.counter(&f::PROXY_HEADERS_REFUSED, totals.proxy_headers_refused)
+    }
+
+    fn write_quic(&self, page: &mut Page<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        page.counter(&f::QUIC_CONNECTIONS, totals.quic_connections)?;
+        page.counter(&f::QUIC_HANDSHAKE_FAILURES, totals.quic_handshakes_failed)?;
+        page.counter(&f::QUIC_RETRIES_SENT, totals.quic_retries_sent)?;
+        page.counter(&f::QUIC_REFUSED, totals.quic_refused)?;
+        page.counter(&f::QUIC_DATAGRAMS_DROPPED, totals.quic_datagrams_dropped)?;
+        page.counter(&f::QUIC_DATAGRAMS_STEERED, totals.quic_steered)?;
+        page.counter(&f::EARLY_DATA_ACCEPTED, totals.early_data_accepted)
     }
 
     fn write_connections(&self, page: &mut Page<'_>) -> fmt::Result {
