@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::options;
 use super::socket::{self, Sources};
 use super::sys::{self, Outgoing};
 use crate::config::model::SocketOptions;
@@ -189,8 +190,8 @@ impl Delivery {
 /// What the kernel says.
 pub fn prepare_listening(socket: impl AsFd, local: SocketAddr) -> io::Result<()> {
     // A kernel without it gives datagrams one by one.
-    let _ = sys::set_receive_offload(&socket, true);
-    if local.ip().is_unspecified() { sys::set_packet_info(socket, local.is_ipv6()) } else { Ok(()) }
+    let _ = options::set_receive_offload(&socket, true);
+    if local.ip().is_unspecified() { options::set_packet_info(socket, local.is_ipv6()) } else { Ok(()) }
 }
 
 /// A nonblocking socket that exchanges datagrams with `endpoint` alone, so that what ICMP tells of it becomes an error of

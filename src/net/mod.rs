@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod handoff;
 pub mod inherited;
 pub mod io;
+pub mod options;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod reuseport_bpf;

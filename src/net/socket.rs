@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
-use super::sys;
+use super::{options, sys};
 use crate::config::model::{Keepalive, SocketOptions};
 
 /// Sets the options on a socket that is to listen; before `listen`, so that the buffer sizes are known when a window
@@ -22,7 +22,7 @@ use crate::config::model::{Keepalive, SocketOptions};
 pub fn prepare_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
     prepare(socket, options)?;
     if options.fast_open {
-        sys::set_fast_open(socket, backlog(options))?;
+        options::set_fast_open(socket, backlog(options))?;
     }
     Ok(())
 }
@@ -38,7 +38,7 @@ pub fn change_listener(socket: &impl AsFd, options: &SocketOptions) -> io::Resul
     // Zero is the system's own.
     reference.set_tcp_user_timeout(options.user_timeout)?;
     if !options.fast_open {
-        sys::set_fast_open(socket, 0)?;
+        options::set_fast_open(socket, 0)?;
     }
     prepare_listener(socket, options)
 }
@@ -148,7 +148,7 @@ impl Sources {
 pub fn prepare_brief_connection(socket: &impl AsFd, options: &SocketOptions) -> io::Result<()> {
     prepare_buffers(socket, options)?;
     if options.fast_open {
-        sys::set_fast_open_connect(socket, true)?;
+        options::set_fast_open_connect(socket, true)?;
     }
     Ok(())
 }
@@ -219,7 +219,7 @@ impl Granted {
     /// What the kernel refused to tell.
     pub fn of_listener(socket: &impl AsFd, asked: &SocketOptions) -> io::Result<Self> {
         let mut granted = Self::of_connection(socket, asked)?;
-        granted.fast_open = sys::fast_open(socket)? > 0;
+        granted.fast_open = options::fast_open(socket)? > 0;
         granted.backlog = Some(asked.backlog.min(somaxconn().unwrap_or(asked.backlog)));
         Ok(granted)
     }
@@ -245,7 +245,7 @@ impl Granted {
             recv_buffer: reference.recv_buffer_size()?,
             send_buffer: reference.send_buffer_size()?,
             user_timeout: reference.tcp_user_timeout()?,
-            fast_open: sys::fast_open_connect(socket)?,
+            fast_open: options::fast_open_connect(socket)?,
             backlog: None,
             datagrams: false,
             asked: asked.clone(),

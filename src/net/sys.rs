@@ -13,46 +13,6 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Lets `socket`, which listens, take data with the SYN (RFC 7413); `queue` such requests may wait.
-///
-/// # Errors
-/// What the kernel says.
-pub fn set_fast_open(socket: impl AsFd, queue: i32) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
-}
-
-/// The queue that [`set_fast_open`] set, 0 where it is off.
-///
-/// # Errors
-/// What the kernel says.
-pub fn fast_open(socket: impl AsFd) -> io::Result<i32> {
-    read(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN)
-}
-
-/// Lets `socket`, which connects, send its first bytes with the SYN (RFC 7413).
-///
-/// # Errors
-/// What the kernel says.
-pub fn set_fast_open_connect(socket: impl AsFd, on: bool) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, i32::from(on))
-}
-
-/// Whether [`set_fast_open_connect`] is on.
-///
-/// # Errors
-/// What the kernel says.
-pub fn fast_open_connect(socket: impl AsFd) -> io::Result<bool> {
-    read(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT).map(|value| value != 0)
-}
-
-/// Lets `socket`, which takes datagrams, have those that arrived together as one (UDP_GRO), or not.
-///
-/// # Errors
-/// What the kernel says; one before 5.0 does not know it.
-pub fn set_receive_offload(socket: impl AsFd, on: bool) -> io::Result<()> {
-    set(socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(on))
-}
-
 /// How many datagrams the kernel has dropped so far that were for `socket`, for want of room or since they were broken
 /// (SO_MEMINFO); it wraps around.
 ///
@@ -91,18 +51,6 @@ pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has every datagram say which address of this machine it was sent to (IP_PKTINFO, RFC 3542 §6.1).
-///
-/// # Errors
-/// What the kernel says.
-pub fn set_packet_info(socket: impl AsFd, is_ipv6: bool) -> io::Result<()> {
-    if is_ipv6 {
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-    } else {
-        set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
-    }
-}
-
 pub(super) fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the pointer and the length are those of `value`, which
@@ -112,7 +60,7 @@ pub(super) fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::R
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn read(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
+pub(super) fn read(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0_i32;
     let mut length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `length` bytes, the size of
@@ -439,6 +387,9 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::net::options::{
+        fast_open, fast_open_connect, set_fast_open, set_fast_open_connect, set_packet_info, set_receive_offload,
+    };
 
     #[test]
     fn what_is_set_is_read_back() {
@@ -518,6 +469,32 @@ mod tests {
             assert_eq!(read(&socket, libc::SOL_UDP, libc::UDP_GRO).unwrap(), 1);
         }
         assert!(set_receive_offload(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), true).is_err());
+    }
+
+    #[test]
+    fn datagrams_without_room_are_told_as_dropped() {
+        let socket = udp("127.0.0.1").unwrap();
+        assert_eq!(dropped_datagrams(&socket).unwrap(), 0);
+        let client = udp("127.0.0.1").unwrap();
+        let sent = (0..2000).filter(|_| send_batch(&client, &[to(&socket, &[7; 1400])]).is_ok()).count();
+        socket.set_nonblocking(true).unwrap();
+        let received = std::iter::from_fn(|| socket.recv(&mut [0; 2000]).ok()).count();
+        assert!(received < sent, "the buffer holds all of it");
+        assert_eq!(dropped_datagrams(&socket).unwrap() as usize, sent - received);
+        assert!(dropped_datagrams(std::fs::File::open("/").unwrap()).is_err());
+    }
+
+    #[test]
+    fn the_kernel_takes_valid_programs_for_a_group_and_no_others() {
+        let group = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        group.set_reuse_port(true).unwrap();
+        // Always the first.
+        let first = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+        assert!(attach_reuseport_program(&group, &[first]).is_ok());
+        assert!(attach_reuseport_program(&group, &[]).is_err());
+        assert!(attach_reuseport_program(&group, &vec![first; 70_000]).is_err());
+        let endless = libc::sock_filter { code: (libc::BPF_LD | libc::BPF_IMM) as u16, jt: 0, jf: 0, k: 0 };
+        assert!(attach_reuseport_program(&group, &[endless]).is_err(), "it does not return");
     }
 
     #[test]

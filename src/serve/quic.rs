@@ -10,7 +10,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Incoming;
 use tracing::debug;
 
 use super::listeners::{Admission, ConnectionPermit, WorkerListener};
@@ -24,7 +23,7 @@ use crate::config::model::{Mode, RetryPolicy};
 use crate::net::bind::{BoundSocket, Group};
 use crate::net::timer;
 use crate::transport::quic::steering::{Open, Steering};
-use crate::transport::quic::{Place, QuicAccepted, QuicListener, handshake};
+use crate::transport::quic::{Incoming, Place, QuicAccepted, QuicListener, handshake};
 
 /// The QUIC side of a listener on one worker; empty for an address of TCP.
 #[derive(Default)]

@@ -20,8 +20,9 @@ use crate::l4::token::Source;
 use crate::l4::upstreams::L4Upstream;
 use crate::net::connect::explain;
 use crate::net::datagram::{self, Delivery, deliver};
+use crate::net::options;
 use crate::net::proxy_protocol::{self, Transport};
-use crate::net::sys::{self, Outgoing};
+use crate::net::sys::Outgoing;
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::balance::EndpointIndex;
 use crate::upstream::health::state::Bar;
@@ -137,7 +138,7 @@ impl Relay {
     pub(super) fn put_together(&mut self) {
         if !std::mem::replace(&mut self.is_put_together, true) {
             // A kernel without it gives datagrams one by one.
-            let _ = sys::set_receive_offload(&self.socket, true);
+            let _ = options::set_receive_offload(&self.socket, true);
         }
     }
 

@@ -16,7 +16,7 @@ pub use crypto::QuicCrypto;
 pub use endpoint::{Place, QuicListener};
 pub use failure::refusal;
 pub use handshake::{Established, QuicAccepted, handshake};
-pub use quinn::Connection;
+pub use quinn::{Connection, Incoming};
 
 /// Closes a connection with an error code of the protocol that it carries; of one past 2^62, the largest.
 pub fn close(connection: &Connection, code: u64) {

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 
 use super::steering::{Mailbox, Steering};
 use crate::net::bind::Group;
-use crate::net::sys;
+use crate::net::{options, sys};
 use crate::telemetry::WorkerTelemetry;
 
 /// One worker's member of the sockets of an address.
@@ -68,7 +68,7 @@ impl SteeredSocket {
 
     /// Has the kernel put datagrams together that arrive in a row (UDP GRO), or not. A kernel without it never does.
     pub(super) fn set_receive_offload(&self, on: bool) {
-        let _ = sys::set_receive_offload(&self.io, on);
+        let _ = options::set_receive_offload(&self.io, on);
     }
 
     /// Counts what the kernel has dropped since the last time, for want of room in the socket's buffer.
