@@ -141,7 +141,7 @@ impl ControlFrames {
             kind::PRIORITY_UPDATE => {
                 let (stream, length) = varint::read(payload).ok_or_else(malformed)?;
                 // RFC 9218 §7.2
-                if stream % 4 != 0 {
+                if !stream.is_multiple_of(4) {
                     return Err(wrong_id("PRIORITY_UPDATE of a stream that is no request"));
                 }
                 let priority = Priority::parse(&payload[length..]).unwrap_or_default();
@@ -154,7 +154,7 @@ impl ControlFrames {
 
     /// RFC 9114 §5.2: never a higher id than before, and from a server one that requests have.
     fn goaway(&mut self, id: u64) -> Result<ControlFrame, Error> {
-        if self.role == Role::Client && id % 4 != 0 {
+        if self.role == Role::Client && !id.is_multiple_of(4) {
             return Err(wrong_id("GOAWAY with a stream that is no request"));
         }
         if self.goaway.is_some_and(|before| id > before) {

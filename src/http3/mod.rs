@@ -9,7 +9,9 @@ pub mod control_frames;
 #[allow(dead_code, reason = "the driver of the connection is not there yet")]
 mod error;
 pub mod frame;
+pub mod message;
 pub mod priority;
+pub mod qpack;
 pub mod server;
 pub mod settings;
 pub mod uni_stream;
