@@ -2,6 +2,7 @@
 
 mod admin;
 mod process;
+mod quic;
 mod reload;
 mod supervised;
 mod support;
