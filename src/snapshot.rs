@@ -117,8 +117,8 @@ impl WorkerSnapshot {
     }
 
     /// What this worker measures of a listener.
-    pub fn listener_measured(&self, name: &Arc<str>) -> Rc<Measured> {
-        Measured::new(&self.telemetry, Scope::Listener, name)
+    pub fn listener_measured(&self, listener: &ListenerSpec) -> Rc<Measured> {
+        Measured::new(&self.telemetry, listener.scope(), &listener.name)
     }
 
     /// What this worker measures of a route.
@@ -149,10 +149,7 @@ impl Snapshot {
 
     /// Every name that this generation counts under.
     pub fn series(&self) -> HashSet<(Scope, Arc<str>)> {
-        let of_listener = |listener: &ListenerSpec| {
-            if listener.config.mode.relays() { Scope::ListenerSessions } else { Scope::Listener }
-        };
-        let listeners = self.listeners.iter().map(|listener| (of_listener(listener), Arc::clone(&listener.name)));
+        let listeners = self.listeners.iter().map(|listener| (listener.scope(), Arc::clone(&listener.name)));
         let routes = self.routes.routes().iter().map(|route| (Scope::Route, self.series_of(route)));
         let upstreams = self.upstreams.iter().flat_map(|upstream| {
             [Scope::Upstream, Scope::UpstreamSessions].map(|scope| (scope, Arc::clone(&upstream.name)))
@@ -172,6 +169,11 @@ impl Snapshot {
 }
 
 impl ListenerSpec {
+    /// What is measured of it: requests, or sessions.
+    pub fn scope(&self) -> Scope {
+        if self.config.mode.relays() { Scope::ListenerSessions } else { Scope::Listener }
+    }
+
     /// Puts the limits of this generation in force on the counts it shares with the one before.
     pub fn enforce_limits(&self) {
         if let (Some(limit), Some(max)) = (&self.limit, self.config.limits.max_connections) {

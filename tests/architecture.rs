@@ -24,7 +24,7 @@ const WRAPPED: [(&str, &[&str]); 18] = [
     ("rustls_native_certs", &["transport"]),
     ("x509_parser", &["transport"]),
     ("rcgen", &["transport"]),
-    ("quinn", &["transport", "http3", "protocol"]),
+    ("quinn", &["transport", "http3", "protocol", "upstream", "serve"]),
     ("mio", &["l4"]),
     ("quinn_udp", &["net"]),
     ("ppp", &["net"]),

@@ -66,6 +66,20 @@ impl Relay {
         }
     }
 
+    /// The same where the client only sends.
+    pub fn upward(downstream: End) -> Self {
+        let mut relay = Self::new(downstream);
+        relay.down.end();
+        relay
+    }
+
+    /// The same where the client only receives.
+    pub fn downward(downstream: End) -> Self {
+        let mut relay = Self::new(downstream);
+        relay.up.end();
+        relay
+    }
+
     /// Gives it its endpoint's end, which gets `preface` before anything of the client's. With `keeps`, what the client sends
     /// first is kept until the endpoint shows a sign; see [`Relay::take_back`].
     pub fn join(&mut self, upstream: End, preface: Vec<u8>, keeps: bool) {
@@ -96,6 +110,15 @@ impl Relay {
         self.downstream.cut(code);
         if let Some(upstream) = &mut self.upstream {
             upstream.cut(code);
+        }
+    }
+
+    /// Waits until the peers of its streams have all that was sent to them; to be called when it is over, by whoever might
+    /// close a connection then.
+    pub async fn taken(&mut self) {
+        self.downstream.taken().await;
+        if let Some(upstream) = &mut self.upstream {
+            upstream.taken().await;
         }
     }
 
@@ -205,14 +228,6 @@ impl Relay {
             Over::Idle(Side::Downstream, false)
         }
     }
-}
-
-/// Relays a unidirectional stream from `source` to `sink`, as [`Relay::run`] does each of its directions.
-pub fn unidirectional(source: End, sink: End) -> Relay {
-    let mut relay = Relay::new(source);
-    relay.join(sink, Vec::new(), false);
-    relay.down.end();
-    relay
 }
 
 #[cfg(test)]

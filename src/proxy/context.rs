@@ -66,7 +66,7 @@ impl Profile {
             via: config.forwarding.via.as_deref().and_then(Via::new),
             settings: Rc::new(settings),
             alt_svc: alt_svc(config, port),
-            measured: generation.listener_measured(&spec.name),
+            measured: generation.listener_measured(&spec),
             logger: generation.logger.clone().filter(|_| config.access_log),
             spec,
         }

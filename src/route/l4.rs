@@ -28,11 +28,11 @@ pub struct HelloTable {
 }
 
 impl Layer4 {
-    /// What `mode` says; `None` with `mode = "http"`, where routes decide.
+    /// What `mode` says; `None` with `mode = "http"`, where routes decide, and where QUIC is spoken, which is another plane's.
     pub fn compile(mode: &Mode) -> Option<Self> {
         match mode {
-            Mode::Http | Mode::Quic(_) => None,
-            Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(Self::To(numbered(*upstream))),
+            Mode::Http | Mode::Quic(_) | Mode::Tcp { as_streams: true, .. } => None,
+            Mode::Tcp { upstream, .. } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(Self::To(numbered(*upstream))),
             Mode::TlsPassthrough(routes) | Mode::Udp(UdpRoute::Quic(routes)) => {
                 Some(Self::ByHello(HelloTable::new(routes)))
             }
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn each_mode_has_its_way() {
         assert!(Layer4::compile(&Mode::Http).is_none());
-        for mode in [Mode::Tcp { upstream: 4 }, Mode::Udp(UdpRoute::Upstream(4))] {
+        for mode in [Mode::Tcp { upstream: 4, as_streams: false }, Mode::Udp(UdpRoute::Upstream(4))] {
             assert!(matches!(Layer4::compile(&mode), Some(Layer4::To(UpstreamId(4)))));
         }
         let routes = HelloRoutes { default: Some(7), ..HelloRoutes::default() };

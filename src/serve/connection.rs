@@ -9,10 +9,11 @@ use http::Version;
 
 use super::introduction::{self, Expected, introduction};
 use super::listeners::{ConnectionPermit, WorkerListener};
+use super::tunnel;
 use super::worker::Worker;
 use crate::base::error::{Error, Kind};
 use crate::body::load::Load;
-use crate::config::model::TlsVersion;
+use crate::config::model::{Mode, TlsVersion};
 use crate::net::io::Socket;
 use crate::net::timer;
 use crate::protocol;
@@ -49,6 +50,9 @@ pub async fn serve(
         if expected != Expected::Nothing && !permit.admit_client(&profile.spec, client) {
             return;
         }
+    }
+    if let Mode::Tcp { upstream, .. } = profile.spec.config.mode {
+        return tunnel::serve(&worker, &listener, socket, upstream, (client, remote, ends), permit).await;
     }
     let (channel, tls) = match &profile.spec.tls {
         None => (Channel::Plain(socket), None),

@@ -4,5 +4,7 @@ mod http3;
 mod introduction;
 pub mod listeners;
 mod quic;
+mod session;
 mod streams;
+mod tunnel;
 pub mod worker;

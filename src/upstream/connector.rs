@@ -52,7 +52,7 @@ pub(super) async fn connect(
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
-/// As [`connect`], over QUIC: what is agreed on is HTTP/3.
+/// As [`connect`], over QUIC: what is agreed on is HTTP/3, or what the upstream's `alpn` says.
 pub(super) async fn connect_quic(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -104,11 +104,24 @@ async fn establish(
     Ok(Connected { io, http2, alone: preface.is_some() })
 }
 
-/// A QUIC connection on which HTTP/3 was agreed on, or what the upstream asks for in its place.
+/// A connected socket of TCP or to a path, without TLS, on which `preface` was sent; otherwise as [`connect`].
+pub(super) async fn plain(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Arc<Counters>,
+    clock: &PhaseClock,
+    sources: &Sources,
+    preface: Option<&[u8]>,
+) -> Result<Socket, Error> {
+    let connecting = socket(endpoint, &upstream.config.socket, sources, preface);
+    attempted(upstream, endpoint, counters, clock, connecting).await
+}
+
+/// A QUIC connection on which HTTP/3, or the upstream's `alpn`, was agreed on.
 pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
     match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
         (Address::Socket(address), Some(tls), Some(name)) => {
-            let alpn = upstream.config.alpn.as_ref().map_or(quic::client::H3, String::as_bytes);
+            let alpn = upstream.config.alpn.as_deref().map_or(quic::client::H3, str::as_bytes);
             quic::client::connect(*address, tls, name, alpn, &upstream.config.quic, sources).await
         }
         _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),

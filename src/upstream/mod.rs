@@ -15,6 +15,7 @@ mod http1;
 mod http2;
 mod http3;
 pub mod pool;
+pub mod quic;
 pub mod registry;
 mod sessions;
 pub mod worker;

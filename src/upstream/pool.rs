@@ -17,7 +17,7 @@ use super::endpoint::Endpoint;
 use super::http1::{Http1, Slot};
 use super::sessions::Sessions;
 use super::worker::WorkerUpstream;
-use super::{http2, http3};
+use super::{http2, http3, quic};
 use crate::base::addr::Address;
 use crate::base::error::Error;
 use crate::body::ledger::Measured;
@@ -67,6 +67,7 @@ pub(super) struct EndpointPool {
     idle: RefCell<VecDeque<Rc<Slot>>>,
     pub(super) http2: Sessions<http2::Shared>,
     pub(super) http3: Sessions<http3::Shared>,
+    pub(super) quic: Sessions<quic::Shared>,
     limits: Cell<Limits>,
     /// Endpoints of living generations that use it; none: nothing comes back to it.
     attached: Cell<u32>,
@@ -144,7 +145,7 @@ impl Pools {
     pub fn resting(&self) -> (usize, usize) {
         let pools = self.pools.borrow();
         pools.values().fold((0, 0), |(idle, sessions), pool| {
-            (idle + pool.idle.borrow().len(), sessions + pool.http2.len() + pool.http3.len())
+            (idle + pool.idle.borrow().len(), sessions + pool.http2.len() + pool.http3.len() + pool.quic.len())
         })
     }
 
@@ -159,6 +160,11 @@ impl Pools {
     /// What this worker measures of an upstream.
     pub(super) fn measured(&self, upstream: &Arc<str>) -> Rc<Measured> {
         Measured::new(&self.telemetry, Scope::Upstream, upstream)
+    }
+
+    /// What this worker measures of the sessions of an upstream.
+    pub(super) fn sessions_measured(&self, upstream: &Arc<str>) -> Rc<Measured> {
+        Measured::new(&self.telemetry, Scope::UpstreamSessions, upstream)
     }
 
     /// The pool of an endpoint, with the limits of the upstream that asks: they may change without a new identity.
@@ -176,6 +182,7 @@ impl Pools {
                 idle: RefCell::default(),
                 http2: Sessions::default(),
                 http3: Sessions::default(),
+                quic: Sessions::default(),
                 limits: Cell::new(limits),
                 attached: Cell::new(0),
                 connecting: Connecting::default(),
@@ -303,6 +310,7 @@ impl EndpointPool {
         self.idle.take().iter().for_each(|slot| slot.close());
         self.http2.retire();
         self.http3.retire();
+        self.quic.retire();
     }
 
     fn sweep(&self, now: Instant) {
@@ -315,6 +323,7 @@ impl EndpointPool {
         });
         self.http2.sweep(now);
         self.http3.sweep(now);
+        self.quic.sweep(now);
     }
 }
 

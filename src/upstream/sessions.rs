@@ -58,6 +58,11 @@ impl<S: Multiplexed> Sessions<S> {
         best.map(|(session, _)| session.stream())
     }
 
+    /// What `ask` gives for the first that it gives anything for.
+    pub(super) fn find<T>(&self, ask: impl Fn(&Rc<S>) -> Option<T>) -> Option<T> {
+        self.0.borrow().iter().find_map(ask)
+    }
+
     /// Gives all of them up.
     pub(super) fn retire(&self) {
         let sessions = self.0.borrow().clone();

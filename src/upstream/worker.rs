@@ -1,7 +1,7 @@
 //! One worker's side of an upstream: its cursor into the endpoint set, and its pools. `pick` chooses an endpoint,
 //! `session` gives a connection to it: a pooled one, a stream on a shared one, or a new one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,11 +31,12 @@ const MAX_UNASKED: usize = 4;
 /// An upstream as one worker uses it.
 pub struct WorkerUpstream {
     upstream: Arc<Upstream>,
-    pools: Rc<Pools>,
+    pub(super) pools: Rc<Pools>,
     set: RefCell<Rc<WorkerSet>>,
     cursor: Cell<u32>,
-    sources: Sources,
+    pub(super) sources: Sources,
     measured: Rc<Measured>,
+    pub(super) sessions_measured: OnceCell<Rc<Measured>>,
 }
 
 /// An endpoint set with this worker's pools beside it, place by place.
@@ -45,9 +46,9 @@ struct WorkerSet {
     counts_requests: bool,
 }
 
-struct WorkerEndpoint {
-    endpoint: Arc<Endpoint>,
-    pool: Rc<EndpointPool>,
+pub(super) struct WorkerEndpoint {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) pool: Rc<EndpointPool>,
     /// The endpoint's label behind a count that only this worker touches.
     label: Rc<Arc<str>>,
 }
@@ -55,7 +56,7 @@ struct WorkerEndpoint {
 /// An endpoint chosen for a request. Where the policy looks at loads the request counts as under way until this is
 /// dropped: keep it as long as the answer's body.
 pub struct Pick {
-    endpoint: Rc<WorkerEndpoint>,
+    pub(super) endpoint: Rc<WorkerEndpoint>,
     index: EndpointIndex,
     counted: bool,
 }
@@ -73,7 +74,8 @@ impl WorkerUpstream {
         let cursor = Cell::new(set.set.selector().first_cursor(worker, workers));
         let sources = Sources::new(&upstream.config.source, worker);
         let measured = pools.measured(&upstream.name);
-        Rc::new(Self { upstream, pools, set: RefCell::new(set), cursor, sources, measured })
+        let (set, sessions_measured) = (RefCell::new(set), OnceCell::new());
+        Rc::new(Self { upstream, pools, set, cursor, sources, measured, sessions_measured })
     }
 
     /// The upstream.

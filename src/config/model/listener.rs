@@ -68,6 +68,8 @@ pub enum Mode {
     Tcp {
         /// To whom.
         upstream: usize,
+        /// As a stream of a QUIC connection: that is what the upstream speaks.
+        as_streams: bool,
     },
     /// TLS connections are relayed as they are, by what their ClientHello asks for.
     TlsPassthrough(HelloRoutes),
@@ -255,7 +257,7 @@ impl Mode {
 
     /// Whether it belongs to the layer 4 plane.
     pub fn is_layer4(&self) -> bool {
-        !matches!(self, Self::Http | Self::Quic(_))
+        !matches!(self, Self::Http | Self::Quic(_) | Self::Tcp { as_streams: true, .. })
     }
 
     /// Whether it serves requests, by routes.
@@ -277,7 +279,7 @@ impl Mode {
     pub fn upstreams(&self) -> Vec<usize> {
         let mut upstreams = match self {
             Self::Http => Vec::new(),
-            Self::Tcp { upstream } | Self::Udp(UdpRoute::Upstream(upstream)) => vec![*upstream],
+            Self::Tcp { upstream, .. } | Self::Udp(UdpRoute::Upstream(upstream)) => vec![*upstream],
             Self::Quic(routes) => routes.iter().map(|(_, upstream)| *upstream).collect(),
             Self::TlsPassthrough(routes) | Self::Udp(UdpRoute::Quic(routes)) => {
                 let names = routes.sni.iter().map(|(_, upstream)| *upstream);

@@ -63,7 +63,7 @@ fn purpose(listener: &Listener, config: &Config) -> (String, String, Vec<String>
             let spoken: Vec<_> = listener.protocols.words().collect();
             (spoken.join(" "), "cleartext".to_owned(), Vec::new())
         }
-        Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => {
+        Mode::Tcp { upstream, .. } | Mode::Udp(UdpRoute::Upstream(upstream)) => {
             (mode, format!("-> {}", name(*upstream)), Vec::new())
         }
         Mode::Quic(routes) => {

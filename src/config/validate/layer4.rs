@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::Check;
 use super::address::host_name;
-use super::relayed::Relay;
+use super::relayed::{Relay, Terms};
 use crate::config::findings::Finding;
 use crate::config::model::{Bind, HelloRoutes, HostPattern, Mode, ProxyProtocol, UdpRoute};
 use crate::config::section::{Data, Pair, Section, Written};
@@ -16,7 +16,7 @@ use crate::config::source::Spot;
 impl Check<'_> {
     pub(super) fn mode(&mut self, section: &Section) -> Mode {
         match section.word("mode") {
-            Some("tcp") => Mode::Tcp { upstream: self.only_upstream(section, "tcp") },
+            Some("tcp") => Mode::Tcp { upstream: self.only_upstream(section, "tcp"), as_streams: false },
             Some("udp") if HELLO.iter().any(|key| section.has(key)) => {
                 Mode::Udp(UdpRoute::Quic(self.hello_routes(section, true)))
             }
@@ -52,7 +52,8 @@ impl Check<'_> {
 
     fn only_upstream(&mut self, section: &Section, mode: &str) -> usize {
         if let Some(written) = section.text("upstream") {
-            return self.relays_to(written, mode == "udp", false);
+            let terms = Terms { is_udp: mode == "udp", knows_name: false, takes_streams: mode == "tcp" };
+            return self.relays_to(written, terms);
         }
         if !section.has("upstream") {
             let finding = Finding::new(section.spot, format!("mode \"{mode}\" without an upstream"), "leads nowhere");
@@ -63,6 +64,7 @@ impl Check<'_> {
 
     fn hello_routes(&mut self, section: &Section, is_udp: bool) -> HelloRoutes {
         let mut routes = HelloRoutes::default();
+        let terms = Terms { is_udp, knows_name: true, takes_streams: false };
         if !HELLO.iter().any(|key| section.has(key)) {
             let finding = Finding::new(section.spot, "mode \"tls-passthrough\" without `sni`", "leads nowhere");
             self.findings.push_absent(finding.help("write `sni = { \"example.org\" = \"…\", default = \"…\" }`"));
@@ -70,7 +72,7 @@ impl Check<'_> {
         let mut first: HashMap<String, Spot> = HashMap::new();
         for pair in section.map("sni") {
             let Some(written) = pair.node.written() else { continue };
-            let upstream = self.relays_to(written, is_udp, true);
+            let upstream = self.relays_to(written, terms);
             let name = pair.name.value.trim_end_matches('.').to_ascii_lowercase();
             if let Some(earlier) = first.insert(name.clone(), pair.name.spot) {
                 let message = format!("name `{}` stands twice", pair.name.value);
@@ -83,7 +85,7 @@ impl Check<'_> {
                 routes.sni.push((pattern, upstream));
             }
         }
-        routes.alpn = self.alpn_routes(section, is_udp);
+        routes.alpn = self.alpn_routes(section, terms);
         for key in HELLO {
             if let Some(node) = section.node(key)
                 && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
@@ -94,7 +96,7 @@ impl Check<'_> {
         routes
     }
 
-    pub(super) fn alpn_routes(&mut self, section: &Section, is_udp: bool) -> Vec<(String, usize)> {
+    pub(super) fn alpn_routes(&mut self, section: &Section, terms: Terms) -> Vec<(String, usize)> {
         let mut routes = Vec::new();
         for pair in section.map("alpn") {
             let Some(written) = pair.node.written() else { continue };
@@ -102,16 +104,16 @@ impl Check<'_> {
             if pair.name.value.is_empty() || pair.name.value.len() > 255 {
                 self.fault(pair.name.spot, "not an ALPN protocol", "1 to 255 bytes");
             }
-            routes.push((pair.name.value.clone(), self.relays_to(written, is_udp, true)));
+            routes.push((pair.name.value.clone(), self.relays_to(written, terms)));
         }
         routes
     }
 
     /// An upstream that a listener of layer 4 names.
-    fn relays_to(&mut self, written: Written<'_>, is_udp: bool, knows_name: bool) -> usize {
+    fn relays_to(&mut self, written: Written<'_>, terms: Terms) -> usize {
         let upstream = self.upstream_index(written);
         if self.upstreams.contains_key(written.value) {
-            self.relays.push(Relay { upstream, spot: written.spot, is_udp, knows_name });
+            self.relays.push(Relay { upstream, spot: written.spot, terms });
         }
         upstream
     }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use super::defaults;
 use super::effective::Effective;
 use super::findings::{Finding, Findings};
-use super::model::{Config, Metrics, Place, Server};
+use super::model::{Config, Metrics, Mode, Place, Server, UpstreamProtocol};
 use super::section::{Name, Section, Written};
 use super::source::{Sources, Spot};
 use super::suggest;
@@ -78,10 +78,16 @@ pub(crate) fn validate(
     };
     let server = check.server(sections);
     let named = check.unique_upstreams(sections);
-    let listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
+    let mut listeners = check.listeners(sections.iter().flat_map(|section| section.sections("listener")));
     let upstreams: Vec<_> = named.iter().map(|(name, section)| check.upstream(name, section)).collect();
     for ((name, section), upstream) in named.iter().zip(&upstreams) {
         check.fits_quic(name, section, upstream);
+    }
+    for listener in &mut listeners {
+        if let Mode::Tcp { upstream, as_streams } = &mut listener.mode {
+            let known = upstreams.get(*upstream);
+            *as_streams = known.is_some_and(|upstream| upstream.protocol == UpstreamProtocol::Quic);
+        }
     }
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
     check.relayed(&named, &upstreams, &routes);

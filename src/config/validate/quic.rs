@@ -1,6 +1,7 @@
 //! `[listener.quic]`, `[upstream.NAME.quic]`, `alt_svc`, and what HTTP/3 and QUIC need of the keys beside them.
 
 use super::Check;
+use super::relayed::Terms;
 use crate::config::findings::Finding;
 use crate::config::model::{
     AltSvc, Bind, Congestion, Mode, Protocols, Quic, QuicTransport, RetryPolicy, Upstream, UpstreamProtocol,
@@ -93,7 +94,7 @@ impl Check<'_> {
             let finding = Finding::new(section.spot, "mode \"quic\" without `alpn`", "leads nowhere");
             self.findings.push_absent(finding.help("write `alpn = { \"postgres\" = \"…\" }`"));
         }
-        Mode::Quic(self.alpn_routes(section, false))
+        Mode::Quic(self.alpn_routes(section, Terms { is_udp: false, knows_name: true, takes_streams: true }))
     }
 
     /// What the QUIC keys of an upstream need of its others.

@@ -15,9 +15,17 @@ pub(super) struct Relay {
     pub(super) upstream: usize,
     /// Where the upstream is named.
     pub(super) spot: Spot,
+    pub(super) terms: Terms,
+}
+
+/// What the listener relays.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
     pub(super) is_udp: bool,
     /// Whether the name in a ClientHello is known there.
     pub(super) knows_name: bool,
+    /// Whether it may become streams of a QUIC connection.
+    pub(super) takes_streams: bool,
 }
 
 impl Check<'_> {
@@ -27,13 +35,16 @@ impl Check<'_> {
         let by_routes: HashSet<usize> = routes.iter().flat_map(upstreams_of).collect();
         for (index, (upstream, (_, section))) in upstreams.iter().zip(named).enumerate() {
             let uses: Vec<&Relay> = relays.iter().filter(|relay| relay.upstream == index).collect();
+            self.streams(upstream, section, &uses, by_routes.contains(&index));
             let Some(first) = uses.first() else { continue };
-            self.as_they_are(upstream, section, first);
-            if let Some(udp) = uses.iter().find(|relay| relay.is_udp) {
+            if upstream.protocol != UpstreamProtocol::Quic {
+                self.as_they_are(upstream, section, first);
+            }
+            if let Some(udp) = uses.iter().find(|relay| relay.terms.is_udp) {
                 self.datagrams(upstream, section, udp);
             }
             let is_of_routes = by_routes.contains(&index);
-            if upstream.hash_on == HashOn::Sni && !is_of_routes && uses.iter().all(|relay| !relay.knows_name) {
+            if upstream.hash_on == HashOn::Sni && !is_of_routes && uses.iter().all(|relay| !relay.terms.knows_name) {
                 self.unfit(
                     section,
                     "hash_on",
@@ -45,7 +56,7 @@ impl Check<'_> {
             let health = section.section("health");
             if let Some(entry) = health.and_then(|health| health.entry("path"))
                 && !is_of_routes
-                && uses.iter().all(|relay| relay.is_udp)
+                && uses.iter().all(|relay| relay.terms.is_udp)
             {
                 let finding = Finding::new(entry.name, "`path` where datagrams are relayed", "no HTTP is spoken there");
                 let finding = finding.second(first.spot, "relayed to from here");
@@ -53,6 +64,30 @@ impl Check<'_> {
             }
         }
         self.relays = relays;
+    }
+
+    /// An upstream of raw QUIC streams, and who cannot make any.
+    fn streams(&mut self, upstream: &Upstream, section: &Section, uses: &[&Relay], is_of_routes: bool) {
+        let Some(entry) = section.entry("protocol").filter(|_| upstream.protocol == UpstreamProtocol::Quic) else {
+            return;
+        };
+        if is_of_routes {
+            let message = "`protocol = \"quic\"` on an upstream of a route";
+            let finding = Finding::new(entry.name, message, "streams of bytes are no requests");
+            self.findings.push(finding.help("write `protocol = \"http3\"`, or give requests an upstream of their own"));
+        }
+        if let Some(relay) = uses.iter().find(|relay| !relay.terms.takes_streams) {
+            let help = "only listeners with mode \"tcp\" or \"quic\" do";
+            self.unfit(section, "protocol", relay, "what is relayed there does not become streams", help);
+        }
+        if let Some(entry) = section.section("health").and_then(|health| health.entry("path")) {
+            let finding = Finding::new(entry.name, "`path` with protocol \"quic\"", "no HTTP is spoken there");
+            self.findings.push(finding.help("leave it out: then a check is a QUIC handshake"));
+        }
+        if matches!(upstream.hash_on, HashOn::Header(_) | HashOn::Cookie(_) | HashOn::Path) && !uses.is_empty() {
+            let help = "write `hash_on = \"client-ip\"` or `hash_on = \"sni\"`";
+            self.unfit(section, "hash_on", uses[0], "layer 4 reads no requests", help);
+        }
     }
 
     /// Bytes are passed on as they are, and no request is read.

@@ -70,7 +70,7 @@ fn listener(before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String
 /// Where layer 4 relays to, by the names of upstreams: their numbers are another in each configuration.
 fn relay_keys(keys: &mut Keys, before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String; 2]) {
     let only = |mode: &Mode, name: &dyn Fn(usize) -> String| match mode {
-        Mode::Tcp { upstream } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(name(*upstream)),
+        Mode::Tcp { upstream, .. } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(name(*upstream)),
         _ => None,
     };
     let hello = |mode: &Mode, name: &dyn Fn(usize) -> String| match mode {

@@ -26,6 +26,8 @@ pub struct Stream {
     recv: Option<RecvStream>,
     /// Made when the sending part is first asked whether its peer wants no more.
     stopped: Option<Pin<Box<Stopped>>>,
+    /// Ready when the peer has all that was sent, where it was ended.
+    taken: Option<Pin<Box<Stopped>>>,
 }
 
 type Stopped = dyn Future<Output = Result<Option<VarInt>, StoppedError>>;
@@ -42,17 +44,22 @@ pub enum Fault {
 impl Stream {
     /// A bidirectional stream.
     pub fn bidirectional((send, recv): (SendStream, RecvStream)) -> Self {
-        Self { send: Some(send), recv: Some(recv), stopped: None }
+        Self { send: Some(send), recv: Some(recv), stopped: None, taken: None }
     }
 
     /// What a peer sends on a unidirectional stream.
     pub fn incoming(recv: RecvStream) -> Self {
-        Self { send: None, recv: Some(recv), stopped: None }
+        Self { send: None, recv: Some(recv), stopped: None, taken: None }
     }
 
     /// A unidirectional stream of ours.
     pub fn outgoing(send: SendStream) -> Self {
-        Self { send: Some(send), recv: None, stopped: None }
+        Self { send: Some(send), recv: None, stopped: None, taken: None }
+    }
+
+    /// Neither part.
+    pub fn nothing() -> Self {
+        Self { send: None, recv: None, stopped: None, taken: None }
     }
 
     /// Lets the peer see a stream that was just opened, before there is anything to send: an empty STREAM frame, without
@@ -65,7 +72,8 @@ impl Stream {
         }
     }
 
-    fn cut(&mut self, code: u64) {
+    /// Cuts what has not ended of its parts.
+    pub fn cut(&mut self, code: u64) {
         let code = varint(code);
         if let Some(mut send) = self.send.take() {
             // Fails where the part has ended already.
@@ -146,12 +154,25 @@ impl End {
                 Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(broken(&error))),
                 _ => Poll::Ready(Ok(())),
             },
-            Self::Stream(Stream { send, stopped, .. }) => {
+            Self::Stream(Stream { send, stopped, taken, .. }) => {
                 // It goes on being sent after it is dropped. One that was stopped meanwhile is reset by that.
-                drop(send.take());
+                if let Some(mut send) = send.take()
+                    && send.finish().is_ok()
+                {
+                    *taken = Some(Box::pin(send.stopped()));
+                }
                 *stopped = None;
                 Poll::Ready(Ok(()))
             }
+        }
+    }
+
+    /// Waits until the peer of a stream has acknowledged all that was sent before its end, or wants no more: whoever closes
+    /// the connection earlier takes it back.
+    pub async fn taken(&mut self) {
+        if let Self::Stream(Stream { taken: Some(taken), .. }) = self {
+            // However that ends there is nothing to be done for it.
+            let _ = taken.as_mut().await;
         }
     }
 
@@ -186,6 +207,8 @@ impl End {
 fn lost(error: &ConnectionError) -> u64 {
     match error {
         ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+        // By a drain whose time was over: nothing else of ours closes a connection with streams on it.
+        ConnectionError::LocallyClosed => StreamCode::TooOld.number(),
         _ => StreamCode::Lost.number(),
     }
 }

@@ -379,7 +379,8 @@ fn unidirectional_streams_are_passed_with_their_end_and_their_reset() {
             send.write_all(b"one way").await.unwrap();
             let source = End::Stream(Stream::incoming(front.near.accept_uni().await.unwrap()));
             let sink = End::Stream(Stream::outgoing(back.near.open_uni().await.unwrap()));
-            let mut relay = unidirectional(source, sink);
+            let mut relay = Relay::upward(source);
+            relay.join(sink, Vec::new(), false);
             let talk = async {
                 let mut recv = back.far.accept_uni().await.unwrap();
                 let mut received = [0; 7];

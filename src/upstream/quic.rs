@@ -1,0 +1,214 @@
+//! Raw QUIC to an endpoint: connections that the streams of many clients share, connections that one client has alone, and
+//! for endpoints of other kinds the socket of one stream. The pool opens another shared connection when streams run out.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::time::Instant;
+
+use super::connector;
+use super::pool::EndpointPool;
+use super::sessions::Multiplexed;
+use super::worker::{Pick, WorkerEndpoint, WorkerUpstream};
+use crate::base::error::{Error, Kind, Retry};
+use crate::base::stream_code::StreamCode;
+use crate::body::ledger::Measured;
+use crate::body::phase_clock::PhaseClock;
+use crate::net::io::Socket;
+use crate::net::timer;
+
+/// One shared connection.
+pub(super) struct Shared {
+    pool: Rc<EndpointPool>,
+    connection: Connection,
+    open: Cell<usize>,
+    /// Takes no more streams: too old, or the endpoint wants no more.
+    retired: Cell<bool>,
+    idle_since: Cell<Instant>,
+    expires: Instant,
+}
+
+/// A stream's place on its connection, to be kept as long as the stream.
+pub struct StreamPlace(Rc<Shared>);
+
+/// A stream of a shared connection.
+pub type Placed = ((SendStream, RecvStream), StreamPlace);
+
+/// Shared connections of one worker to one endpoint. An endpoint that allows so few streams that these do not do is full.
+const MAX_CONNECTIONS: usize = 32;
+
+impl WorkerUpstream {
+    /// A stream on a connection to the endpoint that others use too; nothing was sent on it. Waits no longer than the connect
+    /// timeout. Cancel-safe.
+    ///
+    /// # Errors
+    /// The endpoint could not be reached or allows no more streams: always worth another endpoint.
+    pub async fn quic_stream(&self, pick: &Pick, clock: &PhaseClock) -> Result<Placed, Error> {
+        let (endpoint, pool) = (&*pick.endpoint, &pick.endpoint.pool);
+        loop {
+            if let Some(placed) = pool.quic.find(Shared::open_now) {
+                self.pools.counters().upstream_reuses.add(1);
+                return Ok(placed);
+            }
+            if pool.connecting.under_way() > 0 {
+                pool.connecting.wait().await?;
+                continue;
+            }
+            if pool.quic.len() >= MAX_CONNECTIONS {
+                return Err(full());
+            }
+            let attempt = pool.connecting.attempt();
+            let opened = self.quic_opened(endpoint, clock).await;
+            if let Err(error) = &opened {
+                pool.connecting.failed(error);
+            }
+            // After the connection was shared or the failure noted: those who wait look again now.
+            drop(attempt);
+            return opened;
+        }
+    }
+
+    async fn quic_opened(&self, endpoint: &WorkerEndpoint, clock: &PhaseClock) -> Result<Placed, Error> {
+        let (upstream, counters) = (self.upstream(), self.pools.counters());
+        let connecting = connector::connect_quic(upstream, &endpoint.endpoint, counters, clock, &self.sources);
+        let connection = connecting.await?;
+        let shared = Shared::start(connection, &endpoint.pool);
+        // With the first stream's place the connection is not idle while that is waited for.
+        let place = shared.place();
+        match timer::timeout(upstream.config.timeouts.connect, shared.connection.open_bi()).await {
+            Ok(Ok(stream)) => Ok((stream, place)),
+            Ok(Err(error)) => {
+                let reason = "the endpoint closed the connection before a stream was opened";
+                Err(Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason).because(error))
+            }
+            Err(timer::Elapsed) => Err(full()),
+        }
+    }
+
+    /// A connection to the endpoint for one client alone; whoever holds it closes it. Cancel-safe.
+    ///
+    /// # Errors
+    /// The endpoint could not be reached: always worth another.
+    pub async fn quic_connection(&self, pick: &Pick, clock: &PhaseClock) -> Result<Connection, Error> {
+        let (upstream, counters) = (self.upstream(), self.pools.counters());
+        connector::connect_quic(upstream, &pick.endpoint.endpoint, counters, clock, &self.sources).await
+    }
+
+    /// A connection of TCP or to a Unix socket for one stream, on which `preface` was sent. Cancel-safe.
+    ///
+    /// # Errors
+    /// The endpoint could not be reached: always worth another.
+    pub async fn plain_socket(&self, pick: &Pick, clock: &PhaseClock, preface: Option<&[u8]>) -> Result<Socket, Error> {
+        let (upstream, counters) = (self.upstream(), self.pools.counters());
+        connector::plain(upstream, &pick.endpoint.endpoint, counters, clock, &self.sources, preface).await
+    }
+
+    /// What this worker measures of its sessions.
+    pub fn sessions_measured(&self) -> &Rc<Measured> {
+        self.sessions_measured.get_or_init(|| self.pools.sessions_measured(&self.upstream().name))
+    }
+}
+
+impl Shared {
+    /// Shares a new connection.
+    fn start(connection: Connection, pool: &Rc<EndpointPool>) -> Rc<Self> {
+        let shared = Rc::new(Self {
+            pool: Rc::clone(pool),
+            connection,
+            open: Cell::new(0),
+            retired: Cell::new(false),
+            idle_since: Cell::new(pool.now()),
+            expires: pool.expiry(),
+        });
+        pool.connection_opened();
+        pool.quic.share(Rc::clone(&shared));
+        let watched = Rc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            let error = watched.connection.closed().await;
+            tracing::debug!(%error, "a QUIC connection to an endpoint ended");
+            watched.retire();
+            watched.pool.connection_closed();
+        });
+        shared
+    }
+
+    fn place(self: &Rc<Self>) -> StreamPlace {
+        self.open.set(self.open.get() + 1);
+        StreamPlace(Rc::clone(self))
+    }
+
+    /// A stream, where the endpoint allows one more at once.
+    fn open_now(self: &Rc<Self>) -> Option<Placed> {
+        if self.retired.get() {
+            return None;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        match pin!(self.connection.open_bi()).poll(&mut cx) {
+            Poll::Ready(Ok(stream)) => Some((stream, self.place())),
+            _ => None,
+        }
+    }
+
+    fn close_if_idle(&self) {
+        if self.retired.get() && self.open.get() == 0 {
+            let code = VarInt::from_u64(StreamCode::Closing.number()).unwrap_or_default();
+            self.connection.close(code, b"");
+        }
+    }
+}
+
+impl Multiplexed for Shared {
+    type Stream = StreamPlace;
+
+    /// Only trying tells.
+    fn free(&self) -> usize {
+        usize::from(!self.retired.get())
+    }
+
+    fn stays(&self, now: Instant) -> bool {
+        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
+        !self.retired.get() && !idle_for_too_long && now < self.expires
+    }
+
+    fn stream(self: &Rc<Self>) -> StreamPlace {
+        self.place()
+    }
+
+    fn retire(self: &Rc<Self>) {
+        if !self.retired.replace(true) {
+            self.pool.quic.unshare(self);
+        }
+        self.close_if_idle();
+    }
+}
+
+impl StreamPlace {
+    /// The connection takes no new streams any more, as its endpoint said.
+    pub fn retire(&self) {
+        self.0.retire();
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let shared = &self.0;
+        shared.open.set(shared.open.get() - 1);
+        if shared.open.get() > 0 {
+            return;
+        }
+        shared.idle_since.set(shared.pool.now());
+        if !shared.pool.keeps(shared.expires) {
+            shared.retire();
+        }
+        shared.close_if_idle();
+    }
+}
+
+fn full() -> Error {
+    let reason = "the endpoint allows no more streams";
+    Error::upstream(Kind::ConnectionLimitReached, Retry::Always, reason)
+}
