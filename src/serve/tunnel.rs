@@ -29,7 +29,7 @@ pub(super) async fn serve(
 ) {
     let (address, peer, ends) = told;
     let (local, tlvs) = ends.map(|ends| (ends.local, ends.tlvs)).unwrap_or_default();
-    let client = Client { address, peer, local, tlvs: tlvs.into(), sni: None };
+    let client = Client { address, peer, local, tlvs, sni: None };
     let ground = Ground::new(worker, listener);
     let cut = overdue(Rc::clone(worker), &ground);
     // The model counts its upstreams in memory; a configuration of four billion does not load.

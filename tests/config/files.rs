@@ -34,6 +34,19 @@ fn the_example_loads_without_its_certificates() {
 }
 
 #[test]
+fn the_two_sides_of_the_tunnel_fit_together() {
+    let (near, far) = (load("config/tunnel-near.toml"), load("config/tunnel-far.toml"));
+    let model::Mode::Quic(protocols) = &far.listeners[0].mode else { panic!("no QUIC on the far side") };
+    for listener in &near.listeners {
+        let model::Mode::Tcp { upstream, as_streams: true } = listener.mode else { panic!("{:?}", listener.mode) };
+        let upstream = &near.upstreams[upstream];
+        let wanted = upstream.alpn.as_deref();
+        assert!(protocols.iter().any(|(protocol, _)| Some(&**protocol) == wanted), "{wanted:?} is not served");
+        assert!(upstream.tls.as_ref().is_some_and(|tls| tls.client_cert.is_some()), "{}", upstream.name);
+    }
+}
+
+#[test]
 fn the_demo_takes_its_addresses_from_outside() {
     let text = include_str!("../../config/demo.toml");
     let origin = |name: &str| (name == "TIDEGATE_DEMO_ORIGIN").then(|| "127.0.0.1:1234".to_owned());

@@ -226,7 +226,12 @@ fn file(key: &str, lines: &str) -> String {
     let endpoints = "endpoints = [\"127.0.0.1:3000\"]\n".to_owned();
     let own = if kind == "upstream" { unless("endpoints", &endpoints) } else { endpoints.clone() };
     let acts = ["upstream", "weighted", "redirect", "respond"].iter().any(|name| unless(name, "x").is_empty());
-    let action = if kind == "route" && acts { "" } else { UP };
+    // Streams are no requests.
+    let action = match kind {
+        "route" if acts => "",
+        _ if key == "upstream.alpn" => "upstream = \"other\"\n",
+        _ => UP,
+    };
     format!(
         "[server]\n{}\n[[listener]]\n{bind}{relayed}{}\n[[listener]]\nname = \"base\"\nbind = \":8081\"\n\n[[route]]\n{action}{}\n\n\
          [upstream.app]\n{own}{}\n\n[upstream.other]\n{endpoints}",
