@@ -42,7 +42,7 @@ fn the_two_sides_of_the_tunnel_fit_together() {
         let upstream = &near.upstreams[upstream];
         let wanted = upstream.alpn.as_deref();
         assert!(protocols.iter().any(|(protocol, _)| Some(&**protocol) == wanted), "{wanted:?} is not served");
-        assert!(upstream.tls.as_ref().is_some_and(|tls| tls.client_cert.is_some()), "{}", upstream.name);
+        assert!(upstream.tls.as_ref().is_some_and(|tls| tls.client_identity.is_some()), "{}", upstream.name);
     }
 }
 

@@ -43,10 +43,12 @@ impl Check<'_> {
             let finding = Finding::new(entry.name, message, "layer 4 reads nothing else of theirs");
             self.findings.push(finding.help("write `proxy_protocol = \"require\"`"));
         }
-        if mode.is_udp() && binds.iter().any(|bind| matches!(bind, Bind::Unix(_))) {
+        let is_of_datagrams = mode.is_udp() || matches!(mode, Mode::Quic(_));
+        if is_of_datagrams && binds.iter().any(|bind| matches!(bind, Bind::Unix(_))) {
             let on_path = section.texts("bind").find(|written| written.value.starts_with("unix:"));
             let spot = on_path.map_or(section.spot, |written| written.spot);
-            self.fault(spot, "datagrams on a path", "mode \"udp\" needs an address and a port");
+            let label = format!("mode \"{}\" needs an address and a port", mode.as_str());
+            self.fault(spot, "datagrams on a path", label);
         }
     }
 

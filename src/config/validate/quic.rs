@@ -7,7 +7,7 @@ use crate::config::model::{
     AltSvc, Bind, Congestion, Mode, Protocols, Quic, QuicTransport, RetryPolicy, Upstream, UpstreamProtocol,
     UpstreamQuic,
 };
-use crate::config::section::{Name, Section};
+use crate::config::section::{Data, Name, Section};
 
 impl Check<'_> {
     pub(super) fn quic(&mut self, listener: &Section, protocols: Protocols) -> Quic {
@@ -94,6 +94,11 @@ impl Check<'_> {
             let finding = Finding::new(section.spot, "mode \"quic\" without `alpn`", "leads nowhere");
             self.findings.push_absent(finding.help("write `alpn = { \"postgres\" = \"…\" }`"));
         }
+        if let Some(node) = section.node("alpn")
+            && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
+        {
+            self.fault(node.spot, "`alpn` is empty", "leads nowhere");
+        }
         Mode::Quic(self.alpn_routes(section, Terms { is_udp: false, knows_name: true, takes_streams: true }))
     }
 
@@ -104,6 +109,15 @@ impl Check<'_> {
             let spot = section.node("protocol").map_or(name.spot, |node| node.spot);
             let help = "write `tls = true`, or `tls = { server_name = \"…\", ca = \"…\" }`";
             self.fault_with_help(spot, "QUIC without `tls`", "QUIC is always encrypted", help);
+        }
+        for node in section.list("endpoints").iter().filter(|_| is_quic) {
+            let written = match &node.data {
+                Data::Section(table) => table.text("address"),
+                _ => node.written(),
+            };
+            if let Some(written) = written.filter(|written| written.value.starts_with("unix:")) {
+                self.fault(written.spot, format!("QUIC to a path: `{}`", written.value), "needs an address and a port");
+            }
         }
         let raw = upstream.protocol == UpstreamProtocol::Quic;
         if raw && !section.has("alpn") {
