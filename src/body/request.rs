@@ -3,9 +3,11 @@
 //! otherwise. The client's stall deadline and the body's limit are kept here.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -15,11 +17,13 @@ use tokio::time::Instant;
 use super::exchange::{Exchange, Upload};
 use super::incoming::{self, Incoming};
 use crate::base::error::{Error, Kind};
-use crate::net::timer::Timer;
+use crate::net::timer::{self, Timer};
 
 /// The body of one request, for as many attempts as may be made.
 pub struct Source {
     incoming: RefCell<Incoming>,
+    /// Read before it was known where it goes.
+    ahead: RefCell<Option<Box<Frame<Bytes>>>>,
     exchange: Rc<Exchange>,
     timer: Timer,
     /// Whether the timer runs.
@@ -58,6 +62,7 @@ impl Source {
         exchange.note_upload(Upload::AwaitsEndpoint);
         Rc::new(Self {
             incoming: RefCell::new(incoming),
+            ahead: RefCell::default(),
             exchange,
             timer: Timer::new(),
             armed: Cell::new(false),
@@ -75,6 +80,11 @@ impl Source {
             failure: RefCell::new(None),
             waker: RefCell::new(None),
         })
+    }
+
+    /// Puts what was read already before the rest.
+    pub fn put_ahead(&self, frame: Frame<Bytes>) {
+        self.ahead.replace(Some(Box::new(frame)));
     }
 
     /// Whether nothing of it was read yet.
@@ -107,7 +117,10 @@ impl Source {
     }
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+        let polled = match self.ahead.take() {
+            Some(frame) => Poll::Ready(Some(Ok(*frame))),
+            None => Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx),
+        };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.armed.set(false);
@@ -126,10 +139,7 @@ impl Source {
                     self.timer.set(Instant::now() + self.exchange.client_stall());
                 }
                 *self.waker.borrow_mut() = Some(cx.waker().clone());
-                self.timer.poll_expired(cx).map(|()| {
-                    let reason = "the client stopped sending its body";
-                    Some(Err(Error::downstream(Kind::ClientStall, reason)))
-                })
+                self.timer.poll_expired(cx).map(|()| Some(Err(Error::downstream(Kind::ClientStall, SILENT))))
             }
         }
     }
@@ -148,8 +158,12 @@ impl Source {
                 if !kept.overflowed {
                     kept.keep(&data);
                 }
-                if self.incoming.borrow().is_end_stream() {
+                let incoming = self.incoming.borrow();
+                if incoming.is_end_stream() {
                     kept.ended = true;
+                    self.exchange.note_upload(Upload::Done);
+                } else if incoming.size_hint().exact() == Some(0) {
+                    // On HTTP/2 and HTTP/3 the end may be on its way still, and nobody reads on who counts the bytes.
                     self.exchange.note_upload(Upload::Done);
                 }
                 Ok(Some(Frame::data(data)))
@@ -168,6 +182,20 @@ impl Source {
         }
     }
 }
+
+/// The first frame of a body of unknown length; `None`: there is none, only its end came later than the head.
+///
+/// # Errors
+/// The client's fault: its body broke off, or it sent neither in `client_stall`.
+pub async fn first_frame(incoming: &mut Incoming, client_stall: Duration) -> Result<Option<Frame<Bytes>>, Error> {
+    let first = poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx));
+    match timer::timeout(client_stall, first).await {
+        Ok(frame) => frame.transpose().map_err(broken),
+        Err(timer::Elapsed) => Err(Error::downstream(Kind::ClientStall, SILENT)),
+    }
+}
+
+const SILENT: &str = "the client stopped sending its body";
 
 /// Why a client's body ends before its end: its framing is wrong, or the client is gone.
 fn broken(error: incoming::Error) -> Error {
@@ -242,7 +270,8 @@ impl RequestBody {
     pub(super) fn is_end_stream(&self) -> bool {
         let kept = self.source.kept.borrow();
         let all_sent = self.at >= kept.frames.len() && (self.trailers_sent || kept.trailers.is_none());
-        all_sent && (kept.ended || self.source.incoming.borrow().is_end_stream())
+        let is_read = self.source.ahead.borrow().is_none() && self.source.incoming.borrow().is_end_stream();
+        all_sent && (kept.ended || is_read)
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
-use super::headers::{cookie, hop_by_hop};
+use super::headers::hop_by_hop;
+use super::outbound::request_for;
 use super::record;
 use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
@@ -25,9 +26,8 @@ use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Interim;
-use crate::body::request::Source;
+use crate::body::request::{Source, first_frame};
 use crate::body::response::ResponseBody;
-use crate::config::model::{HostHeader, SendProxyProtocol};
 use crate::route::action::{Action, ForwardRule};
 use crate::upstream::balance::EndpointIndex;
 use crate::upstream::client::{Answer, SendFailure, Session};
@@ -61,6 +61,8 @@ pub struct Order {
     pub asks_trailers: bool,
     /// The body's limit in bytes.
     pub max_body: Option<u64>,
+    /// HTTP/1.1 is to be told that a body follows which it would not expect.
+    pub chunked: bool,
     /// The form that an answer of our own should have.
     pub accept: Option<HeaderValue>,
     /// What was decided about it.
@@ -103,7 +105,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
         order.scene.exchange.limit_total(total);
     }
     let response_timeout = rule.response_timeout.unwrap_or(timeouts.response);
-    let source = source_of(order, rule, body)?;
+    let source = source_of(order, rule, body).await?;
     // RFC 9110 §7.8: what follows a request with a body is not the other protocol yet.
     if source.is_some() {
         order.wanted = None;
@@ -120,11 +122,22 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
 }
 
 /// The request's body, where it has one, within its limit.
-fn source_of(order: &Order, rule: &ForwardRule, body: Incoming) -> Result<Option<Rc<Source>>, Error> {
-    if http_body::Body::is_end_stream(&body) {
+async fn source_of(order: &mut Order, rule: &ForwardRule, mut body: Incoming) -> Result<Option<Rc<Source>>, Error> {
+    let announced = http_body::Body::size_hint(&body).exact();
+    // The end of a stream may come after its head, and then it is not known to be there.
+    if http_body::Body::is_end_stream(&body) || announced == Some(0) {
         return Ok(None);
     }
-    let announced = http_body::Body::size_hint(&body).exact();
+    let mut first = None;
+    if announced.is_none() && order.version >= Version::HTTP_2 && matches!(order.method, Method::GET | Method::HEAD) {
+        let client_stall = order.scene.exchange.client_stall();
+        // Boxed: hardly a request has it.
+        first = Box::pin(first_frame(&mut body, client_stall)).await?;
+        if first.is_none() {
+            return Ok(None);
+        }
+        order.chunked = true;
+    }
     if announced.zip(order.max_body).is_some_and(|(announced, max)| announced > max) {
         let reason = "the request's body is larger than allowed";
         return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
@@ -134,7 +147,11 @@ fn source_of(order: &Order, rule: &ForwardRule, body: Incoming) -> Result<Option
     // kept for nothing could not be read into again.
     let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_multiplex();
     let replay = if kept_for { rule.retry.replay } else { 0 };
-    Ok(Some(Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers)))
+    let source = Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers);
+    if let Some(first) = first {
+        source.put_ahead(first);
+    }
+    Ok(Some(source))
 }
 
 /// Sends the request as often as is safe and allowed.
@@ -290,69 +307,6 @@ fn send(
         exchange.poll_answer_overdue(limit, cx).map(|error| SendFailure { error, request: None })
     };
     Unless { future: session.send(request), overdue }
-}
-
-/// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on the streams of HTTP/2 and
-/// HTTP/3.
-fn request_for(
-    order: &Order,
-    rule: &ForwardRule,
-    mut fields: HeaderMap,
-    multiplexed: bool,
-    pick: &Pick,
-    source: Option<&Rc<Source>>,
-) -> Result<Request<Body>, Error> {
-    let host = match &rule.host_header {
-        // RFC 9112 §3.2: what goes on as HTTP/1.1 has a Host, so a client without one gets the endpoint's.
-        HostHeader::Preserve => order.facts.normalized.authority().unwrap_or(&pick.endpoint().authority),
-        HostHeader::Upstream => &pick.endpoint().authority,
-        HostHeader::Name(name) => name,
-    };
-    // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.
-    let alone = order.upstream.upstream().config.send_proxy_protocol != SendProxyProtocol::Off;
-    let uri = if multiplexed {
-        fields.remove(HOST);
-        absolute(order, host, order.target.clone())?
-    } else {
-        if !order.has_host || !matches!(rule.host_header, HostHeader::Preserve) {
-            fields.insert(HOST, host.clone());
-        }
-        // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies come split into fields, HTTP/1.1 knows one.
-        if order.version >= Version::HTTP_2 {
-            cookie::join(&mut fields);
-        }
-        Uri::from(order.target.clone())
-    };
-    if order.asks_trailers {
-        // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
-        fields.insert(TE, HeaderValue::from_static("trailers"));
-        if !multiplexed {
-            fields.insert(CONNECTION, HeaderValue::from_static(if alone { "te, close" } else { "te" }));
-        }
-    } else if alone && !multiplexed {
-        fields.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    if let Some(wanted) = &order.wanted
-        && !multiplexed
-    {
-        wanted.put_into(&mut fields);
-    }
-    let mut request = Request::new(source.map_or(Body::Empty, |source| Body::Request(source.attempt())));
-    *request.method_mut() = order.method.clone();
-    *request.uri_mut() = uri;
-    *request.headers_mut() = fields;
-    Ok(request)
-}
-
-/// RFC 9113 §8.3.1: scheme and authority travel in the target.
-fn absolute(order: &Order, host: &HeaderValue, target: PathAndQuery) -> Result<Uri, Error> {
-    let scheme = if order.upstream.upstream().tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-    Uri::builder()
-        .scheme(scheme)
-        .authority(host.as_bytes())
-        .path_and_query(target)
-        .build()
-        .map_err(|error| Error::internal("the authority does not fit a target").because(error))
 }
 
 /// The answer as the client gets it.

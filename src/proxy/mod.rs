@@ -4,6 +4,7 @@ pub mod context;
 pub mod forward;
 pub mod headers;
 pub mod normalize;
+pub mod outbound;
 pub mod record;
 pub mod rescue;
 pub mod retry;

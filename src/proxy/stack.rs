@@ -380,6 +380,7 @@ fn to_endpoint(
         facts,
         id,
         answers_id: stamps.request_id,
+        chunked: false,
         interim,
         scene,
     }))

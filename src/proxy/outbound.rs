@@ -1,0 +1,83 @@
+//! The request as an endpoint gets it: origin-form and Host on HTTP/1.1, scheme and authority where there are streams.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version};
+
+use super::forward::Order;
+use super::headers::cookie;
+use crate::base::error::Error;
+use crate::body::Body;
+use crate::body::request::Source;
+use crate::config::model::{HostHeader, SendProxyProtocol};
+use crate::route::action::ForwardRule;
+use crate::upstream::worker::Pick;
+
+/// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on the streams of HTTP/2 and
+/// HTTP/3.
+pub fn request_for(
+    order: &Order,
+    rule: &ForwardRule,
+    mut fields: HeaderMap,
+    multiplexed: bool,
+    pick: &Pick,
+    source: Option<&Rc<Source>>,
+) -> Result<Request<Body>, Error> {
+    let host = match &rule.host_header {
+        // RFC 9112 §3.2: what goes on as HTTP/1.1 has a Host, so a client without one gets the endpoint's.
+        HostHeader::Preserve => order.facts.normalized.authority().unwrap_or(&pick.endpoint().authority),
+        HostHeader::Upstream => &pick.endpoint().authority,
+        HostHeader::Name(name) => name,
+    };
+    // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.
+    let alone = order.upstream.upstream().config.send_proxy_protocol != SendProxyProtocol::Off;
+    let uri = if multiplexed {
+        fields.remove(HOST);
+        absolute(order, host, order.target.clone())?
+    } else {
+        if !order.has_host || !matches!(rule.host_header, HostHeader::Preserve) {
+            fields.insert(HOST, host.clone());
+        }
+        // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies come split into fields, HTTP/1.1 knows one.
+        if order.version >= Version::HTTP_2 {
+            cookie::join(&mut fields);
+        }
+        if order.chunked {
+            // hyper sends none of unknown length with GET and HEAD unless it is told so.
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Uri::from(order.target.clone())
+    };
+    if order.asks_trailers {
+        // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+        if !multiplexed {
+            fields.insert(CONNECTION, HeaderValue::from_static(if alone { "te, close" } else { "te" }));
+        }
+    } else if alone && !multiplexed {
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(wanted) = &order.wanted
+        && !multiplexed
+    {
+        wanted.put_into(&mut fields);
+    }
+    let mut request = Request::new(source.map_or(Body::Empty, |source| Body::Request(source.attempt())));
+    *request.method_mut() = order.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = fields;
+    Ok(request)
+}
+
+/// RFC 9113 §8.3.1: scheme and authority travel in the target.
+fn absolute(order: &Order, host: &HeaderValue, target: PathAndQuery) -> Result<Uri, Error> {
+    let scheme = if order.upstream.upstream().tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    Uri::builder()
+        .scheme(scheme)
+        .authority(host.as_bytes())
+        .path_and_query(target)
+        .build()
+        .map_err(|error| Error::internal("the authority does not fit a target").because(error))
+}
