@@ -19,7 +19,7 @@ use crate::telemetry::series::Ended;
 pub struct SessionRecord {
     /// When it began: the connection was accepted, or its first datagram came.
     pub at: SystemTime,
-    /// The listener's mode: `tcp`, `tls-passthrough`, `udp`.
+    /// The listener's mode: `tcp`, `tls-passthrough`, `udp`, `quic`.
     pub mode: &'static str,
     /// The client's address, as a PROXY header of a trusted proxy tells it.
     pub client: Option<IpAddr>,
