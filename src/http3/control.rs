@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
@@ -90,8 +90,61 @@ impl Control {
 
     fn order(&self, order: Order) {
         self.order.set(order);
+        self.wake();
+    }
+
+    /// Has the driver look again.
+    pub(super) fn wake(&self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
+        }
+    }
+
+    pub(super) fn current_order(&self) -> Order {
+        self.order.get()
+    }
+
+    /// Keeps the driver's waker.
+    pub(super) fn watch(&self, cx: &Context<'_>) {
+        let mut driver = self.driver.borrow_mut();
+        match &*driver {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => *driver = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn note_moved(&self, bytes: u64) {
+        self.moved.set(self.moved.get() + bytes);
+    }
+
+    /// A request begins; it is under way until what this gives is dropped.
+    pub(super) fn begin(self: &Rc<Self>) -> Open {
+        self.open.set(self.open.get() + 1);
+        self.served.set(self.served.get() + 1);
+        Open(Rc::clone(self))
+    }
+
+    /// Another part of a request that is under way.
+    pub(super) fn share(self: &Rc<Self>) -> Open {
+        self.open.set(self.open.get() + 1);
+        Open(Rc::clone(self))
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Open(Rc<Control>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let open = self.0.open.get() - 1;
+        self.0.open.set(open);
+        if open == 0 {
+            self.0.idle_since.set(Instant::now());
+            // A driver waits for this only when it is to go.
+            if self.0.is_leaving() {
+                self.0.wake();
+            }
         }
     }
 }

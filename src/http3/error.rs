@@ -164,6 +164,14 @@ impl Error {
         Self { code, scope: Scope::Connection, side, reason, timed_out }
     }
 
+    /// What to reset the stream with: our own word, or that the peer's was heard.
+    pub(super) fn answering(&self) -> Code {
+        match self.side {
+            Side::Local => self.code,
+            Side::Remote => Code::REQUEST_CANCELLED,
+        }
+    }
+
     /// The code that was sent or came; H3_NO_ERROR where the network or the transport failed.
     pub fn code(&self) -> Code {
         self.code

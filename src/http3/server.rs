@@ -1,16 +1,23 @@
 //! The server's role: each request stream is read to the end of its head, given to the service, and answered.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 
+use super::answer::answer;
 use super::body::RecvBody;
 use super::config::Config;
+use super::connection::{Closing, Connection};
 use super::control::{Closed, Control};
-use super::error::Error;
+use super::departure::Departure;
+use super::error::{Code, Error};
+use super::frame::Role;
+use super::inbound::Inbound;
+use super::incoming;
 
 /// What answers the requests of a connection.
 pub trait Service: 'static {
@@ -52,26 +59,86 @@ pub enum Refusal {
     Late,
 }
 
+/// In the extensions of a request that came in early data (0-RTT): it may be a replay (RFC 8470).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Early;
+
 /// Sends interim answers (RFC 9110 §15.2) before the final one.
 #[derive(Clone, Debug)]
 pub struct Informational {
-    stream: Rc<()>,
+    inbound: Rc<Inbound>,
 }
 
 impl Informational {
-    /// Sends a 1xx to the client, in the order of the calls; one after the final answer is not sent.
+    pub(super) fn new(inbound: Rc<Inbound>) -> Self {
+        Self { inbound }
+    }
+
+    /// Sends a 1xx to the client, in the order of the calls. What is not one, and what comes after the final answer, is
+    /// not sent.
     pub fn send(&self, head: Response<()>) {
-        drop((head, &self.stream));
+        // RFC 9114 §4.5: there is nothing to switch to.
+        if head.status().is_informational() && head.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            self.inbound.push_interim(head);
+        }
     }
 }
 
 /// Serves the requests of a connection until it ends.
+///
+/// Dropped before its end, it closes the connection and cuts what is under way.
 pub async fn serve<S: Service>(
-    connection: quinn::Connection,
+    quinn: quinn::Connection,
     config: Rc<Config>,
     control: Rc<Control>,
     service: S,
 ) -> Closed {
-    drop((config, control, service));
-    Error::lost(&connection.closed().await).into()
+    let connection = Connection::new(quinn, Role::Server, config, control);
+    let streams = Rc::clone(&connection);
+    // A task of its own: a new request does not have it look at the peer's other streams.
+    tokio::task::spawn_local(async move {
+        incoming::drive(&streams).await;
+    });
+    let closing = Closing(Rc::clone(&connection));
+    let error = connection.cause(accept(&connection, &Rc::new(service)).await);
+    drop(closing);
+    error.into()
 }
+
+/// Spawns each request, and carries out what the connection's owner asks for.
+async fn accept<S: Service>(connection: &Rc<Connection>, service: &Rc<S>) -> Error {
+    let mut accepting = pin!(connection.quinn.accept_bi());
+    let mut departure = Departure::new();
+    poll_fn(|cx| {
+        for _ in 0..BATCH {
+            match accepting.as_mut().poll(cx) {
+                Poll::Ready(Ok((send, recv))) => {
+                    accepting.set(connection.quinn.accept_bi());
+                    if departure.accepts(recv.id().index() * 4) {
+                        connection.note_request();
+                        tokio::task::spawn_local(answer(Rc::clone(connection), Rc::clone(service), send, recv));
+                    } else {
+                        reject(connection, send, recv);
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Error::lost(&error)),
+                Poll::Pending => return departure.poll(connection, cx),
+            }
+        }
+        // Requests that were accepted get their turn before more are.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
+/// RFC 9114 §5.2: it came after the streams that GOAWAY promised to process.
+fn reject(connection: &Connection, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    connection.note_reset();
+    // Both fail where the stream is over already.
+    let _ = send.reset(Code::REQUEST_REJECTED.varint());
+    let _ = recv.stop(Code::REQUEST_REJECTED.varint());
+}
+
+/// Streams that are accepted in a row.
+const BATCH: usize = 32;
