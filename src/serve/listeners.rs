@@ -123,15 +123,22 @@ impl Admission {
         Self { _listener: listener, _process: process, address: None }
     }
 
-    /// Counts the connection for the client's address, where the listener limits that; false: it has too many already.
-    pub(super) fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
+    /// Takes a permit for the client's address, where the listener limits that; false: it has too many already.
+    pub(super) fn take_address(&mut self, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
         let (Some(limits), Some(client)) = (&spec.per_address, client) else { return true };
         self.address = limits.acquire(client.ip());
-        if self.address.is_none() {
-            worker.counters().connections_refused.add(1);
-            debug!(listener = %spec.name, client.addr = %client, "closed: its address has too many connections");
-        }
         self.address.is_some()
+    }
+
+    /// As [`take_address`](Self::take_address), for a connection that is closed where there is none.
+    fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
+        let is_admitted = self.take_address(spec, client);
+        if !is_admitted {
+            worker.counters().connections_refused.add(1);
+            let client = client.map(tracing::field::display);
+            debug!(listener = %spec.name, client.addr = client, "closed: its address has too many connections");
+        }
+        is_admitted
     }
 }
 

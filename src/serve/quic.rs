@@ -137,7 +137,8 @@ async fn accept_loop(worker: Rc<Worker>, listener: Rc<WorkerListener>, endpoint:
         }
     }
     // Whatever is left has had its time.
-    endpoint.close(0, "the listener is closed");
+    let code = if listener.spec().config.mode.serves_requests() { HTTP3_NO_ERROR } else { 0 };
+    endpoint.close(code, "the listener is closed");
     // What connections say last is sent, and what clients still send is answered for a moment.
     let _ = timer::timeout(LAST_WORDS, endpoint.idle()).await;
 }
@@ -168,7 +169,7 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, endpoint: &Rc<Qui
     let Some(mut admission) = admit(worker, listener) else {
         return refuse(worker, incoming, remote, "a limit on connections is reached");
     };
-    if !admission.admit_address(worker, &spec, Some(remote)) {
+    if !admission.take_address(&spec, Some(remote)) {
         // Somebody else may have written this address, to keep its owner out.
         return if is_proven {
             refuse(worker, incoming, remote, "its address has too many")
@@ -191,7 +192,7 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, endpoint: &Rc<Qui
         let accepted = Box::pin(handshake(connecting, early_data, limit)).await;
         drop(opening);
         match accepted {
-            Ok(accepted) => serve(&worker, listener, accepted, Held { permit, _open: open }).await,
+            Ok(accepted) => serve(&worker, listener, accepted, Held { _permit: permit, _open: open }).await,
             Err(error) => failed(&worker, remote, &error),
         }
     });
@@ -199,16 +200,8 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, endpoint: &Rc<Qui
 
 /// What an open connection holds; given back when it is dropped. A drain waits for it.
 pub(super) struct Held {
-    permit: ConnectionPermit,
+    _permit: ConnectionPermit,
     _open: Open,
-}
-
-impl Held {
-    /// What it took from the limits.
-    #[expect(dead_code, reason = "until a connection's permit is asked for")]
-    pub(super) fn permit(&self) -> &ConnectionPermit {
-        &self.permit
-    }
 }
 
 async fn serve(worker: &Rc<Worker>, listener: Rc<WorkerListener>, accepted: QuicAccepted, held: Held) {
@@ -275,5 +268,7 @@ const BATCH: u32 = 64;
 /// invented ones costs a signature each.
 const MOST_OPENING: usize = 100;
 /// How long closed connections may take to say so.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// RFC 9114 §8.1.
+const HTTP3_NO_ERROR: u32 = 0x100;
 const REFUSED: &str = "new clients are refused";

@@ -165,7 +165,7 @@ fn an_address_that_somebody_else_wrote_keeps_nobody_out_without_proof() {
     assert!(eventually(|| running.counters().connections_open == 1));
     assert_refused(site.client().connect(address));
     let counted = running.counters();
-    assert_eq!((counted.quic_retries_sent, counted.quic_refused, counted.connections_refused), (1, 1, 2));
+    assert_eq!((counted.quic_retries_sent, counted.quic_refused, counted.connections_refused), (1, 1, 0));
 }
 
 #[test]

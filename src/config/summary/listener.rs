@@ -3,11 +3,11 @@
 use super::{Block, bind_text, durations, joined, list, logs, quic, socket};
 use crate::base::units::{format_duration, format_size};
 use crate::config::defaults;
-use crate::config::model::{AltSvc, ClientAuth, Config, Listener, Mode, ProxyProtocol, TlsVersion, UdpRoute};
+use crate::config::model::{AltSvc, Bind, ClientAuth, Config, Listener, Mode, ProxyProtocol, TlsVersion, UdpRoute};
 use crate::config::validate::host_text;
 
 pub(super) fn block(listener: &Listener, config: &Config) -> Block {
-    let binds: Vec<_> = listener.binds.iter().map(bind_text).collect();
+    let binds: Vec<_> = listener.binds.iter().flat_map(|bind| binds(listener, bind)).collect();
     let (spoken, mut purpose, mut details) = purpose(listener, config);
     if let Some(tls) = &listener.tls {
         purpose = if tls.min_version == TlsVersion::V1_3 || matches!(listener.mode, Mode::Quic(_)) {
@@ -52,6 +52,13 @@ pub(super) fn block(listener: &Listener, config: &Config) -> Block {
         details.push(format!("trusts {}", list(&listener.trusted_proxies)));
     }
     Block { columns: vec![listener.name.to_string(), binds.join(" "), spoken, purpose], details }
+}
+
+/// An address as it is bound: QUIC has the same over UDP, beside the others or alone.
+fn binds(listener: &Listener, bind: &Bind) -> impl Iterator<Item = String> {
+    let quic = (listener.takes_quic() && !matches!(bind, Bind::Unix(_))).then(|| format!("udp {}", bind_text(bind)));
+    let other = (listener.takes_connections() || listener.mode.is_udp()).then(|| bind_text(bind));
+    other.into_iter().chain(quic)
 }
 
 /// What it speaks or relays, how it is secured or where everything goes, and what chooses where.

@@ -81,6 +81,11 @@ impl Check<'_> {
         if !binds.is_empty() && binds.iter().all(|bind| matches!(bind, Bind::Unix(_))) {
             self.fault(spot, "http3 on a path", "QUIC needs an address and a port");
         }
+        if section.word("proxy_protocol") == Some("require") {
+            // Who the client is would be believed without the header that has to say it.
+            let help = "give http3 a listener of its own, without `proxy_protocol`";
+            self.fault_with_help(spot, "http3 where a PROXY header is required", "QUIC carries none", help);
+        }
     }
 
     /// `mode = "quic"`: the protocols of the handshake and where each leads.

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use super::keys::Keys;
@@ -97,11 +97,22 @@ impl Site {
     }
 
     fn client(&self) -> Client {
+        self.client_with(None)
+    }
+
+    fn client_with(&self, leaf: Option<&model::CertificateFiles>) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.folder.ca()).unwrap()).unwrap();
         let builder = rustls::ClientConfig::builder_with_provider(provider());
         let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-        let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+        let builder = builder.with_root_certificates(roots);
+        let mut tls = match leaf {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => {
+                let chain = CertificateDer::pem_file_iter(&leaf.cert).unwrap().map(Result::unwrap).collect();
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&leaf.key).unwrap()).unwrap()
+            }
+        };
         tls.alpn_protocols = vec![b"h3".to_vec()];
         tls.enable_early_data = true;
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
@@ -116,6 +127,7 @@ struct Seen {
     alpn: Option<String>,
     sni: Option<String>,
     resumed: bool,
+    client_cert: bool,
     early: bool,
     /// Of its first stream.
     is_0rtt: bool,
@@ -133,6 +145,7 @@ async fn echo(worker: usize, accepted: QuicAccepted, seen: mpsc::Sender<Seen>) {
                 alpn: told.alpn.as_str().map(str::to_owned),
                 sni,
                 resumed: told.resumed,
+                client_cert: told.client_cert,
                 early: accepted.early,
                 is_0rtt,
             });
@@ -300,6 +313,26 @@ fn the_handshake_tells_what_was_agreed_on_and_whether_it_resumed() {
             assert_eq!((seen.resumed, seen.early, seen.is_0rtt), (resumed, false, false));
             connection.close(VarInt::from_u32(0), b"");
         }
+    });
+}
+
+#[test]
+fn clients_prove_who_they_are_as_over_tcp() {
+    on_worker(async {
+        let folder = Folder::new();
+        let auth = format!("tls.client_auth = {{ ca = {:?}, mode = \"require\" }}", folder.ca());
+        let site = Site::new(&auth);
+        let server = site.serve(1);
+        let client = site.client();
+        // RFC 8446 §4.4.2.4: a client hears of it only after its own part of the handshake.
+        let connection = client.connect(server.address).await.unwrap();
+        let ConnectionError::ConnectionClosed(close) = connection.closed().await else { panic!("it was let in") };
+        assert_eq!(u64::from(close.error_code), 0x100 + 116, "certificate_required");
+        let leaf = folder.leaf("someone", &["someone.test"]);
+        let known = site.client_with(Some(&leaf));
+        let connection = known.connect(server.address).await.unwrap();
+        exchange(&mut connection.open_bi().await.unwrap(), 10).await;
+        assert!(server.seen().client_cert);
     });
 }
 
