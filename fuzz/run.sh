@@ -12,7 +12,8 @@ cp config/*.toml fuzz/corpus/config/
 for hello in tests/hellos/*.bin; do
     { printf '\007'; cat "$hello"; } >fuzz/corpus/client_hello/"$(basename "$hello")"
 done
-for target in config request_checks route_lookup forwarded client_hello proxy_header; do
+for target in config request_checks route_lookup forwarded client_hello proxy_header \
+    http3_frames http3_message qpack_decoder qpack_link; do
     echo "== $target, $seconds s"
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- -max_total_time="$seconds" -max_len=4096 -print_final_stats=1
 done

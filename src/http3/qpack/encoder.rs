@@ -325,20 +325,26 @@ fn is_secret(name: &[u8]) -> bool {
     )
 }
 
-/// What was sent lately, as far as it has not been overwritten.
+/// What was sent lately, as far as it has not been overwritten: two fields to a place, so that those of one section do not
+/// push each other out.
 #[derive(Debug)]
-struct Recent([u32; RECENT]);
+struct Recent([[u32; 2]; RECENT]);
 
 impl Default for Recent {
     fn default() -> Self {
-        Self([0; RECENT])
+        Self([[0; 2]; RECENT])
     }
 }
 
 impl Recent {
     fn saw_before(&mut self, key: &Key) -> bool {
         let (place, mark) = ((key.hash() >> 32) as usize % RECENT, key.hash() as u32);
-        std::mem::replace(&mut self.0[place], mark) == mark
+        let [newer, older] = self.0[place];
+        if mark != newer && mark != older {
+            self.0[place] = [mark, newer];
+            return false;
+        }
+        true
     }
 }
 

@@ -10,49 +10,74 @@ pub struct Invalid;
 /// # Errors
 /// Where it is no code; what stood before the fault may be appended.
 pub fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), Invalid> {
-    // No code is shorter than five bits.
-    out.reserve(coded.len() * 8 / 5);
+    let start = out.len();
+    // No code is shorter than five bits; two symbols are written at a time.
+    out.resize(start + coded.len() * 8 / 5 + 2, 0);
+    let decoded = decode_into(coded, &mut out[start..]);
+    out.truncate(start + decoded.unwrap_or(0));
+    decoded.map(drop)
+}
+
+fn decode_into(coded: &[u8], out: &mut [u8]) -> Result<usize, Invalid> {
     // The bits that were not used yet, from the highest on; behind them zeros.
     let (mut bits, mut count) = (0u64, 0u32);
     let mut rest = coded;
-    loop {
-        if count < MAX_LENGTH {
-            if let Some((eight, _)) = rest.split_first_chunk::<8>() {
-                // Whole bytes until there is no room for another.
-                bits |= u64::from_be_bytes(*eight) >> count;
-                let taken = (63 - count) / 8;
-                count += 8 * taken;
-                // What was read beyond the whole bytes comes again.
-                bits &= !(u64::MAX >> count);
-                rest = &rest[taken as usize..];
-            } else {
-                while count <= 56
-                    && let Some((&byte, behind)) = rest.split_first()
-                {
-                    bits |= u64::from(byte) << (56 - count);
-                    count += 8;
-                    rest = behind;
-                }
+    let mut filled = 0;
+    while let Some((eight, _)) = rest.split_first_chunk::<8>() {
+        // Whole bytes until there is no room for another. What is beyond them comes again.
+        let taken = (63 - count) / 8;
+        bits |= u64::from_be_bytes(*eight) >> count;
+        count += 8 * taken;
+        bits &= !(u64::MAX >> count);
+        rest = &rest[taken as usize..];
+        // More than two of the longest codes have come.
+        while count >= MAX_LENGTH {
+            let pair = PAIRS[(bits >> (64 - INDEX_BITS)) as usize];
+            if pair.first == 0 {
+                let (symbol, length) = long_code(bits)?;
+                out[filled] = symbol;
+                filled += 1;
+                bits <<= length;
+                count -= length;
+                continue;
             }
+            out[filled] = pair.symbols[0];
+            out[filled + 1] = pair.symbols[1];
+            filled += 1 + usize::from(pair.both != pair.first);
+            bits <<= pair.both;
+            count -= u32::from(pair.both);
         }
-        let Code { symbol, length } = DIRECT[(bits >> (64 - DIRECT_BITS)) as usize];
-        let (symbol, length) = if length > 0 { (symbol, u32::from(length)) } else { long_code(bits)? };
+    }
+    loop {
+        while count <= 56
+            && let Some((&byte, behind)) = rest.split_first()
+        {
+            bits |= u64::from(byte) << (56 - count);
+            count += 8;
+            rest = behind;
+        }
+        let pair = PAIRS[(bits >> (64 - INDEX_BITS)) as usize];
+        let (symbol, length) = match pair.first {
+            0 => long_code(bits)?,
+            length => (pair.symbols[0], u32::from(length)),
+        };
         if length > count {
             break;
         }
         bits <<= length;
         count -= length;
-        out.push(symbol);
+        out[filled] = symbol;
+        filled += 1;
     }
     // RFC 7541 §5.2: fewer than eight bits of padding, all of them ones.
-    if count < 8 && bits == !(u64::MAX >> count) { Ok(()) } else { Err(Invalid) }
+    if count < 8 && bits == !(u64::MAX >> count) { Ok(filled) } else { Err(Invalid) }
 }
 
-/// A code that is longer than the direct table knows.
+/// A code that is longer than the index of the table.
 #[cold]
 fn long_code(bits: u64) -> Result<(u8, u32), Invalid> {
     let code = (bits >> 32) as u32;
-    let first = DIRECT_BITS as usize + 1;
+    let first = INDEX_BITS as usize + 1;
     for length in first..=MAX_LENGTH as usize {
         // The codes of a length follow each other, and are below those of all greater lengths.
         let here = code >> (32 - length);
@@ -76,8 +101,8 @@ pub fn encoded_length(text: &[u8]) -> usize {
 pub fn encode(text: &[u8], out: &mut Vec<u8>) {
     let (mut bits, mut count) = (0u64, 0u32);
     for &byte in text {
-        let length = u32::from(LENGTHS[usize::from(byte)]);
-        bits = bits << length | u64::from(CODES[usize::from(byte)]);
+        let Code { bits: code, length } = CODE_OF[usize::from(byte)];
+        bits = bits << length | u64::from(code);
         count += length;
         if count >= 32 {
             count -= 32;
@@ -91,24 +116,57 @@ pub fn encode(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[..((count + padding) / 8) as usize]);
 }
 
-/// A symbol and the bits of its code; none of them where the code is longer than the index of the table.
 #[derive(Clone, Copy)]
 struct Code {
-    symbol: u8,
-    length: u8,
+    bits: u32,
+    length: u32,
+}
+
+static CODE_OF: [Code; 256] = {
+    let mut table = [Code { bits: 0, length: 0 }; 256];
+    let mut symbol = 0;
+    while symbol < 256 {
+        table[symbol] = Code { bits: CODES[symbol], length: LENGTHS[symbol] as u32 };
+        symbol += 1;
+    }
+    table
+};
+
+/// One symbol, or two whose codes follow each other.
+#[derive(Clone, Copy)]
+struct Pair {
+    symbols: [u8; 2],
+    /// Bits of the first code; 0 where it is longer than the index.
+    first: u8,
+    /// Bits of both; those of the first where the second is not known yet.
+    both: u8,
 }
 
 /// By the bits that come next.
-static DIRECT: [Code; 1 << DIRECT_BITS] = {
-    let mut table = [Code { symbol: 0, length: 0 }; 1 << DIRECT_BITS];
+static PAIRS: [Pair; 1 << INDEX_BITS] = {
+    let mut table = [Pair { symbols: [0, 0], first: 0, both: 0 }; 1 << INDEX_BITS];
     let mut symbol = 0;
     while symbol < 256 {
         let length = LENGTHS[symbol] as u32;
-        if length <= DIRECT_BITS {
-            let first = (CODES[symbol] as usize) << (DIRECT_BITS - length);
+        if length <= INDEX_BITS {
+            let left = INDEX_BITS - length;
+            let start = (CODES[symbol] as usize) << left;
             let mut index = 0;
-            while index < 1 << (DIRECT_BITS - length) {
-                table[first + index] = Code { symbol: symbol as u8, length: length as u8 };
+            while index < 1 << left {
+                let mut pair = Pair { symbols: [symbol as u8, 0], first: length as u8, both: length as u8 };
+                // The shortest code that the bits left begin with, if it is whole: codes of a length follow each other.
+                let mut second = 5;
+                while second <= left {
+                    let code = (index >> (left - second)) as u32;
+                    let place = code.wrapping_sub(FIRST_CODE[second as usize]);
+                    if place < COUNT[second as usize] as u32 {
+                        pair.symbols[1] = SORTED[FIRST_SORTED[second as usize] as usize + place as usize];
+                        pair.both = (length + second) as u8;
+                        break;
+                    }
+                    second += 1;
+                }
+                table[start + index] = pair;
                 index += 1;
             }
         }
@@ -182,8 +240,9 @@ static CODES: [u32; 256] = {
     codes
 };
 
-/// Most text has codes of five to eight bits; with these two kibibytes only rare characters take the long way.
-const DIRECT_BITS: u32 = 10;
+/// Most text has codes of five to eight bits: two letters at a time, and only rare characters take the long way, for eight
+/// kibibytes.
+const INDEX_BITS: u32 = 11;
 const MAX_LENGTH: u32 = 30;
 
 /// The bits of each symbol's code (RFC 7541 Appendix B).

@@ -106,6 +106,21 @@ impl<'a> Text<'a> {
 /// Appends a string whose length has a prefix of `prefix` bits, Huffman-coded where that is shorter.
 #[inline]
 pub fn write_text(text: &[u8], prefix: u8, pattern: u8, out: &mut Vec<u8>) {
+    if text.len() < usize::from(low_bits(prefix)) {
+        // What is shorter than this has a length of one byte.
+        let start = out.len();
+        out.push(0);
+        huffman::encode(text, out);
+        let coded = out.len() - start - 1;
+        if coded < text.len() {
+            out[start] = pattern | 1 << prefix | coded as u8;
+        } else {
+            out[start] = pattern | text.len() as u8;
+            out.truncate(start + 1);
+            out.extend_from_slice(text);
+        }
+        return;
+    }
     let coded = huffman::encoded_length(text);
     if coded < text.len() {
         write(coded as u64, prefix, pattern | 1 << prefix, out);

@@ -12,3 +12,6 @@ mod static_table;
 pub use self::decoder::{Decoded, Decoder, Limits};
 pub use self::encoder::{Encoder, TooLarge, section_size};
 pub use self::field::{Field, FieldName, FieldValue, KnownName, KnownValue, Pseudo, Sink};
+
+#[cfg(test)]
+mod vectors;
