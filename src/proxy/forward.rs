@@ -203,6 +203,7 @@ async fn attempts(
             Ok(answer) => {
                 order.scene.exchange.note_first_byte();
                 trial.answered(answer.response.status());
+                pick.hear(answer.response.headers());
                 if !kept || state.after_status(answer.response.status()) == Decision::GiveUp {
                     if pick.is_counted() {
                         order.scene.exchange.hold(Some(Box::new(pick)));

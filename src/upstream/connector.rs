@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,6 +124,22 @@ pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sou
         (Address::Socket(address), Some(tls), Some(name)) => {
             let alpn = upstream.config.alpn.as_deref().map_or(quic::client::H3, str::as_bytes);
             quic::client::connect(*address, tls, name, alpn, &upstream.config.quic, sources).await
+        }
+        _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
+    }
+}
+
+/// A QUIC connection to where the endpoint said that HTTP/3 is to be had: another port of the same address.
+pub(super) async fn alternative(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    port: u16,
+    sources: &Sources,
+) -> Result<Connection, Error> {
+    match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
+        (Address::Socket(address), Some(tls), Some(name)) => {
+            let address = SocketAddr::new(address.ip(), port);
+            quic::client::connect_on_trial(address, tls, name, quic::client::H3, &upstream.config.quic, sources).await
         }
         _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use super::alternative::Alternative;
 use super::health::standing::Standing;
 use super::health::state::{Bar, Bars, State};
 use crate::base::addr::Address;
@@ -163,6 +164,8 @@ pub struct EndpointState {
     born: Instant,
     bars: Bars,
     spoken: AtomicU8,
+    /// What it says of itself by Alt-Svc, where its upstream listens to that.
+    pub alternative: Alternative,
     connect_failures: AtomicU64,
     /// In milliseconds of Unix time; 0: never.
     last_connect_failure: AtomicU64,
@@ -194,6 +197,7 @@ impl Default for EndpointState {
             born: Instant::now(),
             bars: Bars::default(),
             spoken: AtomicU8::default(),
+            alternative: Alternative::default(),
             connect_failures: AtomicU64::default(),
             last_connect_failure: AtomicU64::default(),
             last_failure_kind: AtomicU8::default(),
@@ -281,7 +285,8 @@ impl EndpointState {
         self.latency.last()
     }
 
-    fn age(&self) -> Duration {
+    /// Its own time: since it was first known.
+    pub fn age(&self) -> Duration {
         self.born.elapsed()
     }
 

@@ -7,13 +7,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use tokio::time::Instant;
 
 use super::client::{Answer, SendFailure, StreamPlace};
+use super::endpoint::EndpointState;
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use super::sessions::Multiplexed;
+use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Hearing;
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     /// Bytes of it that were counted already: received, sent.
     counted: Cell<(u64, u64)>,
     max_streams: usize,
+    /// Where it was made for what the endpoint said by Alt-Svc: what that is judged by.
+    alternative: Option<(Arc<EndpointState>, u16)>,
     open: Cell<usize>,
     served: Cell<bool>,
     /// Takes no more streams: too old, going away, or broken.
@@ -56,12 +60,14 @@ pub struct Http3 {
     reused: bool,
 }
 
-/// Starts HTTP/3 on a new connection and spawns the task that drives it.
+/// Starts HTTP/3 on a new connection and spawns the task that drives it. `alternative`: the endpoint that said that it is to be
+/// had at this port.
 pub(super) fn start(
     connection: Connection,
     pool: &Rc<EndpointPool>,
     quic: &QuicTransport,
     counters: &Arc<Counters>,
+    alternative: Option<(Arc<EndpointState>, u16)>,
 ) -> Http3 {
     let (sender, driver) = client::start(connection.clone(), config());
     let shared = Rc::new(Shared {
@@ -70,6 +76,7 @@ pub(super) fn start(
         counters: Arc::clone(counters),
         counted: Cell::default(),
         max_streams: streams_within(quic),
+        alternative,
         open: Cell::new(0),
         served: Cell::new(false),
         retired: Cell::new(false),
@@ -98,6 +105,11 @@ fn streams_within(quic: &QuicTransport) -> usize {
 async fn drive(shared: Rc<Shared>, driver: impl Future<Output = Closed>) {
     let closed = driver.await;
     tracing::debug!(code = %closed.code, reason = closed.reason, side = ?closed.side, "an HTTP/3 connection ended");
+    if let Some((endpoint, _)) = &shared.alternative
+        && quic::fell_silent(&shared.connection)
+    {
+        endpoint.alternative.broke(endpoint.age());
+    }
     shared.retire();
     shared.meter();
     shared.pool.connection_closed();
@@ -112,6 +124,12 @@ impl Shared {
     fn takes_requests(&self) -> bool {
         let sender = self.sender.borrow();
         !self.retired.get() && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
+    }
+
+    /// Whether what it was made for still stands.
+    fn is_wanted(&self) -> bool {
+        let offered = |endpoint: &EndpointState| endpoint.alternative.port(endpoint.age());
+        self.alternative.as_ref().is_none_or(|(endpoint, port)| offered(endpoint) == Some(*port))
     }
 
     /// Counts what passed since the last time; whoever shows it sees it this late.
@@ -138,7 +156,7 @@ impl Multiplexed for Shared {
     fn stays(&self, now: Instant) -> bool {
         self.meter();
         let idle_for_too_long = self.is_idle() && now >= self.idle_since.get() + self.pool.idle_timeout();
-        self.takes_requests() && !idle_for_too_long && now < self.expires
+        self.takes_requests() && self.is_wanted() && !idle_for_too_long && now < self.expires
     }
 
     fn stream(self: &Rc<Self>) -> Http3 {
@@ -184,6 +202,9 @@ impl Http3 {
         *request.version_mut() = Version::HTTP_3;
         // RFC 9114 §4.3.1: `:authority` takes its place, from the URI.
         request.headers_mut().remove(header::HOST);
+        if let Some((_, port)) = &self.stream.shared.alternative {
+            say_where(&mut request, *port);
+        }
         // Boxed: it would lie in the future of every request, of those on HTTP/1 and HTTP/2 too.
         Box::pin(async move {
             let Some(sender) = sender else {
@@ -196,6 +217,10 @@ impl Http3 {
                 }
             };
             match sender.send(request, hear).await {
+                Ok(response) if self.is_disowned(response.status()) => {
+                    let reason = "the endpoint does not answer for this host over HTTP/3";
+                    Err(SendFailure::new(Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason), None))
+                }
                 Ok(response) => {
                     let response = response.map(Incoming::from);
                     Ok(Answer { response, upgraded: None, stream: Some(StreamPlace::Http3(self.stream)) })
@@ -203,6 +228,18 @@ impl Http3 {
                 Err(failed) => Err(self.failed(failed)),
             }
         })
+    }
+
+    /// RFC 7838 §6: with a 421 an alternative says that it is none, and that nothing was done. Tells also that it works.
+    fn is_disowned(&self, status: StatusCode) -> bool {
+        let Some((endpoint, _)) = &self.stream.shared.alternative else { return false };
+        if status != StatusCode::MISDIRECTED_REQUEST {
+            endpoint.alternative.worked();
+            return false;
+        }
+        endpoint.alternative.broke(endpoint.age());
+        self.stream.shared.retire();
+        true
     }
 
     fn failed(self, failed: SendError<Body>) -> SendFailure {
@@ -221,5 +258,13 @@ impl Http3 {
             shared.retire();
         }
         SendFailure::new(error, failed.request)
+    }
+}
+
+/// RFC 7838 §5: the endpoint is told which of its offers was taken.
+fn say_where(request: &mut Request<Body>, port: u16) {
+    let host = request.uri().host().unwrap_or_default();
+    if let Ok(value) = HeaderValue::try_from(format!("{host}:{port}")) {
+        request.headers_mut().insert(HeaderName::from_static("alt-used"), value);
     }
 }

@@ -2,6 +2,7 @@
 //! the control thread; each worker attaches to it through its own pools, picks an endpoint, takes a session with it and
 //! sends one request on that.
 
+pub mod alternative;
 pub mod balance;
 pub mod client;
 pub mod connector;

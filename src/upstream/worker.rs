@@ -5,6 +5,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -15,12 +16,13 @@ use super::endpoint::{Endpoint, Spoken};
 use super::endpoint_set::EndpointSet;
 use super::http2::MAX_STREAMS;
 use super::pool::{EndpointPool, Pools};
-use super::{http1, http2, http3};
+use super::{alternative, http1, http2, http3};
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::ledger::Measured;
 use crate::body::phase_clock::PhaseClock;
 use crate::config::model::UpstreamProtocol;
 use crate::net::socket::Sources;
+use crate::net::timer;
 use crate::telemetry::counters::Counters;
 
 /// Connections that may be made at once to an endpoint that was never heard to speak. One at a time would make a burst of
@@ -51,6 +53,10 @@ pub(super) struct WorkerEndpoint {
     pub(super) pool: Rc<EndpointPool>,
     /// The endpoint's label behind a count that only this worker touches.
     label: Rc<Arc<str>>,
+    /// Whether it is listened to where it speaks of HTTP/3 (`alt_svc`).
+    learns: bool,
+    /// A connection to where it said that HTTP/3 is to be had is being tried.
+    trying: Cell<bool>,
 }
 
 /// An endpoint chosen for a request. Where the policy looks at loads the request counts as under way until this is
@@ -134,7 +140,7 @@ impl WorkerUpstream {
         clock: &PhaseClock,
         preface: Option<&[u8]>,
     ) -> Result<Session, Error> {
-        let endpoint = &*pick.endpoint;
+        let endpoint = &pick.endpoint;
         if preface.is_some() {
             return Box::pin(self.connect(endpoint, clock, preface)).await;
         }
@@ -146,7 +152,7 @@ impl WorkerUpstream {
     }
 
     /// A new connection, or a pooled one where one comes back while it is waited for.
-    async fn made(&self, endpoint: &WorkerEndpoint, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
+    async fn made(&self, endpoint: &Rc<WorkerEndpoint>, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
         let connecting = &endpoint.pool.connecting;
         let mut waiting = None;
         while match self.speaks(endpoint) {
@@ -184,7 +190,7 @@ impl WorkerUpstream {
             let connecting = connector::connect_quic(upstream, &endpoint.endpoint, counters, clock, &self.sources);
             let connection = connecting.await?;
             let quic = &upstream.config.quic.transport;
-            return Ok(Session::Http3(http3::start(connection, &endpoint.pool, quic, counters)));
+            return Ok(Session::Http3(http3::start(connection, &endpoint.pool, quic, counters, None)));
         }
         let connecting = connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface);
         let connected = connecting.await?;
@@ -195,18 +201,34 @@ impl WorkerUpstream {
         }
     }
 
-    fn pooled(&self, endpoint: &WorkerEndpoint, fresh: bool) -> Option<Session> {
+    fn pooled(&self, endpoint: &Rc<WorkerEndpoint>, fresh: bool) -> Option<Session> {
         let (spoken, pool) = (self.speaks(endpoint), &endpoint.pool);
-        let mut session = match spoken {
+        // One that is sent again goes by the way that is known to lead there.
+        let alternative = if endpoint.learns && !fresh { self.over_alternative(endpoint) } else { None };
+        let mut session = alternative.or_else(|| match spoken {
             Spoken::Http1 | Spoken::Unknown if !fresh => pool.take_idle().map(Session::Http1),
             Spoken::Http3 => pool.http3.take_stream().map(Session::Http3),
             _ => None,
-        };
+        });
         if session.is_none() && matches!(spoken, Spoken::Http2 | Spoken::Unknown) {
             session = pool.http2.take_stream().map(Session::Http2);
         }
         if session.is_some() {
             self.pools.counters().upstream_reuses.add(1);
+        }
+        session
+    }
+
+    /// A stream on a connection to where the endpoint said that HTTP/3 is to be had. Where there is none, one is tried for those
+    /// who come later: nobody waits for it.
+    fn over_alternative(&self, endpoint: &Rc<WorkerEndpoint>) -> Option<Session> {
+        let state = &endpoint.endpoint.state;
+        let port = state.alternative.port(state.age())?;
+        let session = endpoint.pool.http3.take_stream().map(Session::Http3);
+        if session.is_none() && !endpoint.trying.replace(true) {
+            let sources = Sources::new(&self.upstream.config.source, self.pools.worker().0);
+            let (upstream, counters) = (Arc::clone(&self.upstream), Arc::clone(self.pools.counters()));
+            tokio::task::spawn_local(Rc::clone(endpoint).try_alternative(upstream, port, sources, counters));
         }
         session
     }
@@ -231,9 +253,40 @@ impl WorkerSet {
                 endpoint: Arc::clone(endpoint),
                 pool,
                 label: Rc::new(Arc::clone(&endpoint.label)),
+                learns: upstream.config.alt_svc,
+                trying: Cell::new(false),
             })
         });
         Self { endpoints: endpoints.collect(), counts_requests: set.counts_requests(), set }
+    }
+}
+
+impl WorkerEndpoint {
+    /// Makes the connection of [`WorkerUpstream::over_alternative`]. That it fails is no fault of the endpoint's: it serves.
+    async fn try_alternative(
+        self: Rc<Self>,
+        upstream: Arc<Upstream>,
+        port: u16,
+        sources: Sources,
+        counters: Arc<Counters>,
+    ) {
+        let connecting = connector::alternative(&upstream, &self.endpoint, port, &sources);
+        let state = &self.endpoint.state;
+        match timer::timeout(upstream.config.timeouts.connect, connecting).await {
+            Ok(Ok(connection)) => {
+                let (quic, alternative) = (&upstream.config.quic.transport, Some((Arc::clone(state), port)));
+                tracing::debug!(endpoint = %self.endpoint.label, port, "HTTP/3 is used, as Alt-Svc said");
+                // Dropped at once, it stays in the pool unless that closes.
+                drop(http3::start(connection, &self.pool, quic, &counters, alternative));
+            }
+            failed => {
+                let error = failed.ok().and_then(Result::err);
+                let reason = error.as_ref().map_or("nobody answered in time", Error::reason);
+                tracing::debug!(endpoint = %self.endpoint.label, port, reason, "no HTTP/3, though Alt-Svc said so");
+                state.alternative.broke(state.age());
+            }
+        }
+        self.trying.set(false);
     }
 }
 
@@ -260,6 +313,14 @@ impl Pick {
     /// The endpoint.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint.endpoint
+    }
+
+    /// Takes in what an answer of it says of other ways to reach it, where that is listened to.
+    pub fn hear(&self, fields: &HeaderMap) {
+        if self.endpoint.learns {
+            let state = &self.endpoint.endpoint.state;
+            state.alternative.hear(alternative::said(fields), state.age());
+        }
     }
 
     /// How it is told to people.

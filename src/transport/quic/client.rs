@@ -23,6 +23,8 @@ pub const H3: &[u8] = b"h3";
 
 /// Silence after which a connection is given up: no acknowledgement came of what was sent. An endpoint may want less.
 const MAX_IDLE: Duration = Duration::from_secs(50);
+/// The same where silence most likely means that datagrams do not pass any more, and there is another way.
+const MAX_IDLE_ON_TRIAL: Duration = Duration::from_secs(12);
 /// Silence after which a sign of life is asked for, where the configuration says nothing: a request may wait for longer than an
 /// endpoint keeps a silent connection, mostly 30 s, and a path that forgets it even less (RFC 9308 §3.2).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -58,19 +60,33 @@ pub async fn connect(
     options: &UpstreamQuic,
     sources: &Sources,
 ) -> Result<Connection, Error> {
-    begin(address, tls, name, alpn, options, sources)?.await.map_err(failure::of_endpoint)
+    let config = config(tls, alpn, options, MAX_IDLE)?;
+    begin(address, config, name, sources)?.await.map_err(failure::of_endpoint)
 }
 
-/// Sends the first packet, from the first of the sources that can be used.
-fn begin(
+/// As [`connect`], to where nobody promised that there is a way: silence is taken for its end soon, as something else will do.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_on_trial(
     address: SocketAddr,
     tls: &ClientTls,
     name: &ServerName<'static>,
     alpn: &[u8],
     options: &UpstreamQuic,
     sources: &Sources,
+) -> Result<Connection, Error> {
+    let config = config(tls, alpn, options, MAX_IDLE_ON_TRIAL)?;
+    begin(address, config, name, sources)?.await.map_err(failure::of_endpoint)
+}
+
+/// Sends the first packet, from the first of the sources that can be used.
+fn begin(
+    address: SocketAddr,
+    config: ClientConfig,
+    name: &ServerName<'static>,
+    sources: &Sources,
 ) -> Result<Connecting, Error> {
-    let config = config(tls, alpn, options)?;
     let mut last = None;
     for source in sources.turn(address) {
         let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -114,7 +130,7 @@ fn bound_to(source: IpAddr) -> std::io::Result<Endpoint> {
 }
 
 /// How a connection to an endpoint behaves.
-fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic) -> Result<ClientConfig, Error> {
+fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic, idle: Duration) -> Result<ClientConfig, Error> {
     let mut config = tls.quic(alpn, options.early_data)?;
     // RFC 9000 §7.2: at random. Chosen here to name the file after it.
     let id = RandomConnectionIdGenerator::new(MAX_CID_SIZE).generate_cid();
@@ -122,10 +138,9 @@ fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic) -> Result<Client
     // RFC 9114 §6.1: an HTTP/3 endpoint opens no bidirectional stream.
     let (bidirectional, unidirectional) =
         if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
-    let mut transport =
-        params::transport(&options.transport, Bounds { idle: MAX_IDLE, bidirectional, unidirectional }, qlog);
+    let mut transport = params::transport(&options.transport, Bounds { idle, bidirectional, unidirectional }, qlog);
     if options.transport.keep_alive.is_none() {
-        transport.keep_alive_interval(Some(KEEP_ALIVE));
+        transport.keep_alive_interval(Some(KEEP_ALIVE.min(idle / 3)));
     }
     config.initial_dst_cid_provider(Arc::new(move || id)).transport_config(Arc::new(transport));
     Ok(config)

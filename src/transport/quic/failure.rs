@@ -43,6 +43,11 @@ pub fn refusal(connection: &Connection) -> Option<Error> {
     }
 }
 
+/// Whether a connection ended because nothing came of the other end any more.
+pub fn fell_silent(connection: &Connection) -> bool {
+    matches!(connection.close_reason(), Some(ConnectionError::TimedOut))
+}
+
 /// RFC 9001 §4.8: an alert is the low byte of such a code.
 fn alert(code: TransportErrorCode) -> Option<u8> {
     let code = u64::from(code);

@@ -14,7 +14,7 @@ pub mod steering;
 
 pub use crypto::QuicCrypto;
 pub use endpoint::{Place, QuicListener};
-pub use failure::refusal;
+pub use failure::{fell_silent, refusal};
 pub use handshake::{Established, QuicAccepted, handshake};
 pub use quinn::{Connection, Incoming};
 
