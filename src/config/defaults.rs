@@ -25,6 +25,9 @@ pub const MAX_CONCURRENT_STREAMS: u32 = 128;
 pub const QUIC_STREAM_WINDOW: u32 = 1 << 20;
 /// `listener.quic.connection_window`, bytes. As on HTTP/2: one stalled upload leaves room for others, and a client is bounded.
 pub const QUIC_CONNECTION_WINDOW: u32 = 4 << 20;
+/// Silence before a sign of life is asked of an endpoint: a request may wait for longer than an endpoint keeps a silent
+/// connection, mostly 30 s, and a path that forgets it even less (RFC 9308 §3.2).
+pub const UPSTREAM_QUIC_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// `upstream.quic.connection_window`, bytes. Many clients share it, and one that reads nothing must not stall the others.
 pub const UPSTREAM_QUIC_CONNECTION_WINDOW: u32 = 32 << 20;
 

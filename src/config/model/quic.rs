@@ -84,8 +84,12 @@ impl Default for Quic {
 
 impl Default for UpstreamQuic {
     fn default() -> Self {
-        let connection_window = defaults::UPSTREAM_QUIC_CONNECTION_WINDOW;
-        Self { transport: QuicTransport { connection_window, ..QuicTransport::default() }, early_data: false }
+        let transport = QuicTransport {
+            connection_window: defaults::UPSTREAM_QUIC_CONNECTION_WINDOW,
+            keep_alive: Some(defaults::UPSTREAM_QUIC_KEEP_ALIVE),
+            ..QuicTransport::default()
+        };
+        Self { transport, early_data: false }
     }
 }
 

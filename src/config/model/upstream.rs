@@ -153,7 +153,7 @@ pub enum HashOn {
 /// `[upstream.*.health]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// What is asked for over HTTP; 200 to 399 is well. `None`: that a TCP connection is taken is well enough.
+    /// What is asked for over HTTP; 200 to 399 is well. `None`: that a connection is taken is well enough.
     pub path: Option<PathAndQuery>,
     /// The Host that is asked for; `None`: the endpoint's own.
     pub host: Option<Box<str>>,

@@ -28,7 +28,13 @@ pub(super) static LISTENER: &[Key] = &[
 
 pub(super) static UPSTREAM: &[Key] = &[
     CONGESTION,
-    KEEP_ALIVE,
+    Key::new(
+        "keep_alive",
+        Shape::Either(&[Shape::Word("off"), DEADLINE]),
+        Fallback::Duration(defaults::UPSTREAM_QUIC_KEEP_ALIVE),
+        "Silence after which a PING is sent, so that neither the endpoint nor networks in between forget a connection on which a \
+         slow answer is waited for. Idle connections end by `pool.idle_timeout` all the same.",
+    ),
     STREAM_WINDOW,
     Key::new(
         "connection_window",

@@ -157,9 +157,9 @@ static HEALTH: &[Key] = &[
     Key::new(
         "path",
         Shape::Text("a path"),
-        Fallback::Told("none: a TCP connection"),
+        Fallback::Told("none: a TCP connection, or a QUIC handshake"),
         "What is asked for over HTTP, as requests are sent (TLS included): 200 to 399 is well. Left out: that a TCP connection \
-         is taken is well enough, which a process that hangs still does.",
+         is taken is well enough, which a process that hangs still does. Over QUIC it is a whole handshake.",
     )
     .example("\"/healthz\""),
     Key::new("host", Shape::Text("a name"), Fallback::Told("the endpoint's own"), "The Host of the check.")

@@ -4,8 +4,8 @@ use super::Check;
 use super::relayed::Terms;
 use crate::config::findings::Finding;
 use crate::config::model::{
-    AltSvc, Bind, Congestion, Mode, Protocols, Quic, QuicTransport, RetryPolicy, Upstream, UpstreamProtocol,
-    UpstreamQuic,
+    AltSvc, Bind, Congestion, Mode, Protocols, Quic, QuicTransport, RetryPolicy, SendProxyProtocol, Upstream,
+    UpstreamProtocol, UpstreamQuic,
 };
 use crate::config::section::{Data, Name, Section};
 
@@ -42,7 +42,9 @@ impl Check<'_> {
             Some("newreno") => Congestion::NewReno,
             _ => Congestion::Cubic,
         };
-        transport.keep_alive = section.duration("keep_alive");
+        if section.has("keep_alive") {
+            transport.keep_alive = section.duration("keep_alive");
+        }
         transport.stream_window = bytes("stream_window").unwrap_or(transport.stream_window);
         transport.connection_window = bytes("connection_window").unwrap_or(transport.connection_window);
         transport.segmentation_offload = section.flag("segmentation_offload").unwrap_or(true);
@@ -115,14 +117,8 @@ impl Check<'_> {
             let help = "write `tls = true`, or `tls = { server_name = \"…\", ca = \"…\" }`";
             self.fault_with_help(spot, "QUIC without `tls`", "QUIC is always encrypted", help);
         }
-        for node in section.list("endpoints").iter().filter(|_| is_quic) {
-            let written = match &node.data {
-                Data::Section(table) => table.text("address"),
-                _ => node.written(),
-            };
-            if let Some(written) = written.filter(|written| written.value.starts_with("unix:")) {
-                self.fault(written.spot, format!("QUIC to a path: `{}`", written.value), "needs an address and a port");
-            }
+        if is_quic {
+            self.fits_datagrams(section, upstream);
         }
         let raw = upstream.protocol == UpstreamProtocol::Quic;
         if raw && !section.has("alpn") {
@@ -152,6 +148,25 @@ impl Check<'_> {
         {
             // RFC 7301 §3.1.
             self.fault(written.spot, "not an ALPN protocol", "1 to 255 bytes");
+        }
+    }
+
+    /// RFC 9000 §1: QUIC travels in datagrams, which no path takes and before which nothing can be said.
+    fn fits_datagrams(&mut self, section: &Section, upstream: &Upstream) {
+        for node in section.list("endpoints") {
+            let written = match &node.data {
+                Data::Section(table) => table.text("address"),
+                _ => node.written(),
+            };
+            if let Some(written) = written.filter(|written| written.value.starts_with("unix:")) {
+                let message = format!("QUIC to a path: `{}`", written.value);
+                self.fault(written.spot, message, "needs an address and a port");
+            }
+        }
+        if let Some(entry) =
+            section.entry("send_proxy_protocol").filter(|_| upstream.send_proxy_protocol != SendProxyProtocol::Off)
+        {
+            self.fault(entry.name, "a PROXY header over QUIC", "there is no place for it before a handshake");
         }
     }
 }

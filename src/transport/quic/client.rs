@@ -25,9 +25,6 @@ pub const H3: &[u8] = b"h3";
 const MAX_IDLE: Duration = Duration::from_secs(50);
 /// The same where silence most likely means that datagrams do not pass any more, and there is another way.
 const MAX_IDLE_ON_TRIAL: Duration = Duration::from_secs(12);
-/// Silence after which a sign of life is asked for, where the configuration says nothing: a request may wait for longer than an
-/// endpoint keeps a silent connection, mostly 30 s, and a path that forgets it even less (RFC 9308 §3.2).
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Streams that an HTTP/3 endpoint may open towards us: control, QPACK's two, and some that nobody knows (RFC 9114 §6.2.3).
 const H3_STREAMS_FROM_ENDPOINT: u32 = 16;
 /// Streams of either kind that any other endpoint may open towards us.
@@ -139,8 +136,8 @@ fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic, idle: Duration) 
     let (bidirectional, unidirectional) =
         if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
     let mut transport = params::transport(&options.transport, Bounds { idle, bidirectional, unidirectional }, qlog);
-    if options.transport.keep_alive.is_none() {
-        transport.keep_alive_interval(Some(KEEP_ALIVE.min(idle / 3)));
+    if let Some(keep_alive) = options.transport.keep_alive {
+        transport.keep_alive_interval(Some(keep_alive.min(idle / 3)));
     }
     config.initial_dst_cid_provider(Arc::new(move || id)).transport_config(Arc::new(transport));
     Ok(config)
