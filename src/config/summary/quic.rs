@@ -24,7 +24,12 @@ fn transport(own: &QuicTransport, usual: &QuicTransport) -> Vec<String> {
     if own.congestion != Congestion::Cubic {
         facts.push(format!("congestion {}", own.congestion.as_str()));
     }
-    facts.extend(own.keep_alive.map(|silence| format!("keep_alive {}", format_duration(silence))));
+    if own.keep_alive != usual.keep_alive {
+        facts.push(match own.keep_alive {
+            Some(silence) => format!("keep_alive {}", format_duration(silence)),
+            None => "no keep_alive".to_owned(),
+        });
+    }
     let windows = [
         ("stream_window", own.stream_window, usual.stream_window),
         ("connection_window", own.connection_window, usual.connection_window),
