@@ -6,6 +6,7 @@ pub mod connect;
 pub mod connecting;
 pub mod datagram;
 pub mod handoff;
+pub mod icmp;
 pub mod inherited;
 pub mod io;
 pub mod options;

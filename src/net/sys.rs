@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::ReadBufCursor;
+use socket2::{MsgHdrMut, SockAddr, SockRef};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// How many datagrams the kernel has dropped so far that were for `socket`, for want of room or since they were broken
@@ -379,6 +380,16 @@ pub fn take_inheritance(variables: &[&str]) -> io::Result<Inheritance> {
         .map(|(descriptor, name)| (unsafe { OwnedFd::from_raw_fd(descriptor) }, name))
         .collect();
     Ok(Inheritance { descriptors, values })
+}
+
+/// Takes the oldest message off the error queue of a socket (ip(7)): fills in where to the datagram was sent and what control
+/// messages say of it, and gives the number of their bytes.
+pub(super) fn take_error(socket: impl AsFd, to: &mut SockAddr, control: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the layout is the same, and the kernel writes nothing but bytes that have a value.
+    let control = unsafe { &mut *(&raw mut *control as *mut [MaybeUninit<u8>]) };
+    let mut header = MsgHdrMut::new().with_addr(to).with_control(control);
+    SockRef::from(&socket).recvmsg(&mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)?;
+    Ok(header.control_len())
 }
 
 #[cfg(test)]

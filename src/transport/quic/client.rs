@@ -2,19 +2,27 @@
 //! upstream connects from; they are made on first use and carry all connections of that worker. RFC 9000, RFC 9001.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use quinn::{ClientConfig, ConnectError, Connecting, Connection, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{
+    ClientConfig, ConnectError, Connecting, Connection, Endpoint, EndpointConfig, TokioRuntime, ZeroRttAccepted,
+};
 use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
 
 use super::params::{self, Bounds};
 use super::{failure, qlog};
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::UpstreamQuic;
 use crate::net::connect;
+use crate::net::icmp::Undelivered;
 use crate::net::socket::{self, Sources};
 use crate::transport::tls::client::{ClientTls, ServerName};
 
@@ -42,6 +50,8 @@ struct Sockets {
     /// They live and die with it.
     runtime: Option<Id>,
     bound: Vec<(IpAddr, Endpoint)>,
+    /// Handshakes under way, and whom to tell that the network refuses their packets.
+    asking: Vec<(SocketAddr, oneshot::Sender<io::Error>)>,
 }
 
 /// Connects to `address`, from the source whose turn it is, and agrees on `alpn` with whoever proves to be `name`. The
@@ -58,7 +68,7 @@ pub async fn connect(
     sources: &Sources,
 ) -> Result<Connection, Error> {
     let config = config(tls, alpn, options, MAX_IDLE)?;
-    begin(address, config, name, sources)?.await.map_err(failure::of_endpoint)
+    established(address, begin(address, config, name, sources)?).await
 }
 
 /// As [`connect`], to where nobody promised that there is a way: silence is taken for its end soon, as something else will do.
@@ -74,7 +84,69 @@ pub async fn connect_on_trial(
     sources: &Sources,
 ) -> Result<Connection, Error> {
     let config = config(tls, alpn, options, MAX_IDLE_ON_TRIAL)?;
-    begin(address, config, name, sources)?.await.map_err(failure::of_endpoint)
+    established(address, begin(address, config, name, sources)?).await
+}
+
+/// As [`connect`], but done at once where something may be sent early and a ticket allows it: what is sent then is taken, or not,
+/// as the second part tells.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_early(
+    address: SocketAddr,
+    tls: &ClientTls,
+    name: &ServerName<'static>,
+    alpn: &[u8],
+    options: &UpstreamQuic,
+    sources: &Sources,
+) -> Result<(Connection, Option<Early>), Error> {
+    let config = config(tls, alpn, options, MAX_IDLE)?;
+    match begin(address, config, name, sources)?.into_0rtt() {
+        Ok((connection, accepted)) => Ok((connection, Some(Early(accepted)))),
+        Err(connecting) => Ok((established(address, connecting).await?, None)),
+    }
+}
+
+/// A handshake that something was sent ahead of (RFC 9001 §4.6).
+pub struct Early(ZeroRttAccepted);
+
+impl Early {
+    /// Whether the endpoint took what was sent early, once that is known; not, where the handshake failed.
+    pub async fn is_taken(self) -> bool {
+        self.0.await
+    }
+}
+
+/// Waits for the end of a handshake, or until the network says that nobody is there: TCP would be told so by a reset. Once a
+/// connection stands, such a word is as good as any stranger's.
+async fn established(address: SocketAddr, connecting: Connecting) -> Result<Connection, Error> {
+    let (teller, mut refusal) = oneshot::channel();
+    SOCKETS.with_borrow_mut(|sockets| {
+        sockets.asking.retain(|(_, teller)| !teller.is_closed());
+        sockets.asking.push((address, teller));
+    });
+    let mut connecting = pin!(connecting);
+    poll_fn(|cx| {
+        if let Poll::Ready(Ok(error)) = Pin::new(&mut refusal).poll(cx) {
+            return Poll::Ready(Err(connect::explain(error)));
+        }
+        connecting.as_mut().poll(cx).map_err(failure::of_endpoint)
+    })
+    .await
+}
+
+/// Tells those who ask there what came back of their packets.
+async fn listen(undelivered: Undelivered) {
+    while let Ok((address, error)) = undelivered.next().await {
+        // Anything else, such as a packet that is too large for a link, may do better the next time.
+        if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable) {
+            SOCKETS.with_borrow_mut(|sockets| {
+                for (_, teller) in sockets.asking.extract_if(.., |(asked, _)| *asked == address) {
+                    drop(teller.send(error.kind().into()));
+                }
+            });
+        }
+    }
 }
 
 /// Sends the first packet, from the first of the sources that can be used.
@@ -96,7 +168,7 @@ fn begin(
         };
         return endpoint.connect_with(config, address, &name.to_str()).map_err(not_begun);
     }
-    Err(connect::explain(last.unwrap_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())))
+    Err(connect::explain(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
 }
 
 fn not_begun(error: ConnectError) -> Error {
@@ -110,16 +182,17 @@ fn not_begun(error: ConnectError) -> Error {
 }
 
 /// This thread's endpoint on a local address.
-fn bound_to(source: IpAddr) -> std::io::Result<Endpoint> {
+fn bound_to(source: IpAddr) -> io::Result<Endpoint> {
     SOCKETS.with_borrow_mut(|sockets| {
         let runtime = Handle::current().id();
         if sockets.runtime != Some(runtime) {
-            *sockets = Sockets { runtime: Some(runtime), bound: Vec::new() };
+            *sockets = Sockets { runtime: Some(runtime), ..Sockets::default() };
         }
         if let Some((_, endpoint)) = sockets.bound.iter().find(|(bound, _)| *bound == source) {
             return Ok(endpoint.clone());
         }
         let socket = socket::datagrams_from(source)?;
+        tokio::task::spawn_local(listen(Undelivered::of(&socket)?));
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
         sockets.bound.push((source, endpoint.clone()));
         Ok(endpoint)

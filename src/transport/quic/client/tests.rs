@@ -154,5 +154,10 @@ fn says_why_a_handshake_failed() {
         let (name, options) = (tls.server_name("origin.test").unwrap(), options());
         let nowhere = connect("127.0.0.1:0".parse().unwrap(), &tls, &name, H3, &options, &sources);
         assert_eq!(said(nowhere.await.map(drop)).0, Kind::DestinationUnavailable);
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(closed) = std::net::UdpSocket::bind(any).and_then(|socket| socket.local_addr()) else { continue };
+            let nobody = connect(closed, &tls, &name, H3, &options, &sources);
+            assert_eq!(said(nobody.await.map(drop)), (Kind::ConnectionRefused, "the endpoint refused the connection"));
+        }
     });
 }
