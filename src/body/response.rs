@@ -94,6 +94,10 @@ impl ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        // Whoever writes a length asks for no more once it has that many bytes, and the end may be on its way still.
+        if self.incoming.size_hint().exact() == Some(0) {
+            self.exchange.finish();
+        }
         // RFC 9112 §9.3: an endpoint that answers early is not sent the rest.
         if let Some(upload) = self.upload.take() {
             upload.abandon();

@@ -24,7 +24,10 @@ impl Undelivered {
         } else {
             sys::set(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
         }
-        Ok(Self(AsyncFd::with_interest(socket.try_clone()?, Interest::ERROR)?))
+        // Its successor is unsafe, for types that may close their descriptor early; this one owns it.
+        #[expect(deprecated, reason = "sound here, as the socket lives as long as its registration")]
+        let registered = AsyncFd::with_interest(socket.try_clone()?, Interest::ERROR)?;
+        Ok(Self(registered))
     }
 
     /// The next: where it was sent to, and why it did not arrive. Cancel-safe.

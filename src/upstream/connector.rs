@@ -25,6 +25,7 @@ use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
+use crate::transport::quic::client::{Early, H3};
 use crate::transport::quic::{self, Connection};
 
 /// A new connection on which nothing was sent yet.
@@ -62,6 +63,25 @@ pub(super) async fn connect_quic(
     sources: &Sources,
 ) -> Result<Connection, Error> {
     attempted(upstream, endpoint, counters, clock, quic(upstream, endpoint, sources)).await
+}
+
+/// As [`connect_quic`], for HTTP/3, where requests may be sent before the endpoint has answered if a ticket allows it.
+pub(super) async fn connect_early(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    counters: &Arc<Counters>,
+    clock: &PhaseClock,
+    sources: &Sources,
+) -> Result<(Connection, Option<Early>), Error> {
+    let establishing = async {
+        match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
+            (Address::Socket(address), Some(tls), Some(name)) => {
+                quic::client::connect_early(*address, tls, name, H3, &upstream.config.quic, sources).await
+            }
+            _ => Err(Error::internal(NO_WAY)),
+        }
+    };
+    attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
 /// Makes a connection within the connect timeout, and tells whoever counts how that went.
@@ -122,10 +142,10 @@ pub(super) async fn plain(
 pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
     match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
         (Address::Socket(address), Some(tls), Some(name)) => {
-            let alpn = upstream.config.alpn.as_deref().map_or(quic::client::H3, str::as_bytes);
+            let alpn = upstream.config.alpn.as_deref().map_or(H3, str::as_bytes);
             quic::client::connect(*address, tls, name, alpn, &upstream.config.quic, sources).await
         }
-        _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
+        _ => Err(Error::internal(NO_WAY)),
     }
 }
 
@@ -139,9 +159,9 @@ pub(super) async fn alternative(
     match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
         (Address::Socket(address), Some(tls), Some(name)) => {
             let address = SocketAddr::new(address.ip(), port);
-            quic::client::connect_on_trial(address, tls, name, quic::client::H3, &upstream.config.quic, sources).await
+            quic::client::connect_on_trial(address, tls, name, H3, &upstream.config.quic, sources).await
         }
-        _ => Err(Error::internal("the endpoint has no address or no name for QUIC")),
+        _ => Err(Error::internal(NO_WAY)),
     }
 }
 
@@ -192,6 +212,8 @@ pub(super) async fn channel(
         (Some(_), None) => Err(Error::internal("the endpoint has no name that TLS could verify")),
     }
 }
+
+const NO_WAY: &str = "the endpoint has no address or no name for QUIC";
 
 /// A channel whose bytes are counted, and which remembers whether any came.
 pub(super) struct Metered {

@@ -30,6 +30,7 @@ use crate::config::model::{
 use crate::net::io::Socket;
 use crate::net::timer;
 use crate::telemetry::WorkerTelemetry;
+use crate::transport::tls::client::ClientTls;
 
 fn place() -> Place {
     Place { file: "test".into(), line: 1, column: 1 }
@@ -135,9 +136,13 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(config: Upstream) -> Self {
+        Self::over(config, None)
+    }
+
+    pub(crate) fn over(config: Upstream, tls: Option<Arc<ClientTls>>) -> Self {
         let telemetry = Arc::new(WorkerTelemetry::new());
         let pools = Pools::new(0, 1, Arc::clone(&telemetry));
-        let upstream = pools.attach(&Registry::new().upstream(UpstreamId(0), Arc::new(config), None));
+        let upstream = pools.attach(&Registry::new().upstream(UpstreamId(0), Arc::new(config), tls));
         Self { telemetry, pools, upstream, phase: Cell::new(Phase::Queue) }
     }
 

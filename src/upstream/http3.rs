@@ -1,15 +1,19 @@
 //! HTTP/3 connections to an endpoint. Each is shared by as many requests as its windows bear and the endpoint allows; the pool
 //! opens another when they run out. What `http2` is for HTTP/2, on QUIC.
 
+mod handshake;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use tokio::time::Instant;
 
+use self::handshake::Handshake;
 use super::client::{Answer, SendFailure, StreamPlace};
 use super::endpoint::EndpointState;
 use super::failure::{self, Progress};
@@ -20,8 +24,10 @@ use crate::body::Body;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Hearing;
 use crate::config::model::QuicTransport;
-use crate::http3::{Closed, Config, SendError, Sender, client};
+use crate::http3::{Closed, Code, Config, SendError, Sender, client};
+use crate::net::timer;
 use crate::telemetry::counters::Counters;
+use crate::transport::quic::client::Early;
 use crate::transport::quic::{self, Connection};
 
 /// Streams on one connection, however many the endpoint allows and the windows bear: as on HTTP/2.
@@ -41,6 +47,7 @@ pub(super) struct Shared {
     max_streams: usize,
     /// Where it was made for what the endpoint said by Alt-Svc: what that is judged by.
     alternative: Option<(Arc<EndpointState>, u16)>,
+    handshake: Handshake,
     open: Cell<usize>,
     served: Cell<bool>,
     /// Takes no more streams: too old, going away, or broken.
@@ -60,14 +67,22 @@ pub struct Http3 {
     reused: bool,
 }
 
-/// Starts HTTP/3 on a new connection and spawns the task that drives it. `alternative`: the endpoint that said that it is to be
-/// had at this port.
+/// On what terms a connection is used.
+pub(super) struct Terms<'a> {
+    /// Its windows.
+    pub(super) quic: &'a QuicTransport,
+    /// The endpoint that said by Alt-Svc that HTTP/3 is to be had at this port.
+    pub(super) alternative: Option<(Arc<EndpointState>, u16)>,
+    /// Its handshake, where that is still under way, and how long it may take.
+    pub(super) early: Option<(Early, Duration)>,
+}
+
+/// Starts HTTP/3 on a new connection and spawns the task that drives it.
 pub(super) fn start(
     connection: Connection,
     pool: &Rc<EndpointPool>,
-    quic: &QuicTransport,
     counters: &Arc<Counters>,
-    alternative: Option<(Arc<EndpointState>, u16)>,
+    terms: Terms<'_>,
 ) -> Http3 {
     let (sender, driver) = client::start(connection.clone(), config());
     let shared = Rc::new(Shared {
@@ -75,8 +90,9 @@ pub(super) fn start(
         connection,
         counters: Arc::clone(counters),
         counted: Cell::default(),
-        max_streams: streams_within(quic),
-        alternative,
+        max_streams: streams_within(terms.quic),
+        alternative: terms.alternative,
+        handshake: Handshake::new(terms.early.is_some()),
         open: Cell::new(0),
         served: Cell::new(false),
         retired: Cell::new(false),
@@ -87,6 +103,9 @@ pub(super) fn start(
     pool.connection_opened();
     pool.http3.share(Rc::clone(&shared));
     tokio::task::spawn_local(drive(Rc::clone(&shared), driver));
+    if let Some((early, limit)) = terms.early {
+        tokio::task::spawn_local(see_through(Rc::clone(&shared), early, limit));
+    }
     shared.stream()
 }
 
@@ -113,6 +132,18 @@ async fn drive(shared: Rc<Shared>, driver: impl Future<Output = Closed>) {
     shared.retire();
     shared.meter();
     shared.pool.connection_closed();
+}
+
+/// Waits for the end of a handshake that something was sent ahead of. Where the endpoint did not take it, what was sent on this
+/// connection is void, its control stream too: another one begins anew.
+async fn see_through(shared: Rc<Shared>, early: Early, limit: Duration) {
+    let taken = matches!(timer::timeout(limit, early.is_taken()).await, Ok(true));
+    shared.handshake.end(taken);
+    if !taken {
+        shared.pool.waits_for_handshake.set(true);
+        shared.retire();
+        quic::close(&shared.connection, Code::NO_ERROR.value());
+    }
 }
 
 impl Shared {
@@ -207,9 +238,13 @@ impl Http3 {
         }
         // Boxed: it would lie in the future of every request, of those on HTTP/1 and HTTP/2 too.
         Box::pin(async move {
-            let Some(sender) = sender else {
+            let shared = &self.stream.shared;
+            let early = !shared.handshake.is_done() && handshake::may_go_early(&request);
+            let ready = early || shared.handshake.ended_well().await;
+            let Some(sender) = sender.filter(|_| ready) else {
                 return Err(SendFailure::new(failure::session_gone(), Some(request)));
             };
+            let client_knows = request.headers().contains_key("early-data");
             let hearing = Hearing::of(&request);
             let hear = move |head: Response<()>| {
                 if let Some(hearing) = hearing {
@@ -218,12 +253,22 @@ impl Http3 {
             };
             match sender.send(request, hear).await {
                 Ok(response) if self.is_disowned(response.status()) => {
-                    let reason = "the endpoint does not answer for this host over HTTP/3";
-                    Err(SendFailure::new(Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason), None))
+                    Err(SendFailure::new(unprocessed("the endpoint does not answer for this host over HTTP/3"), None))
+                }
+                Ok(response) if early && handshake::wants_to_wait(response.status(), client_knows) => {
+                    shared.handshake.ended_well().await;
+                    Err(SendFailure::new(unprocessed("the endpoint wants no early data"), None))
                 }
                 Ok(response) => {
                     let response = response.map(Incoming::from);
                     Ok(Answer { response, upgraded: None, stream: Some(StreamPlace::Http3(self.stream)) })
+                }
+                // Safe, so that it may be sent again whatever has become of it.
+                Err(failed) if early && !shared.handshake.is_done() => {
+                    shared.retire();
+                    shared.pool.waits_for_handshake.set(true);
+                    let error = unprocessed("the endpoint took no early data").because(failed.error);
+                    Err(SendFailure::new(error, failed.request))
                 }
                 Err(failed) => Err(self.failed(failed)),
             }
@@ -259,6 +304,11 @@ impl Http3 {
         }
         SendFailure::new(error, failed.request)
     }
+}
+
+/// Nothing was done for the request: it may be sent again.
+fn unprocessed(reason: &'static str) -> Error {
+    Error::upstream(Kind::ConnectionTerminated, Retry::Always, reason)
 }
 
 /// RFC 7838 §5: the endpoint is told which of its offers was taken.

@@ -72,6 +72,8 @@ pub(super) struct EndpointPool {
     /// Endpoints of living generations that use it; none: nothing comes back to it.
     attached: Cell<u32>,
     pub(super) connecting: Connecting,
+    /// What was sent early came to nothing: the next connection is waited for.
+    pub(super) waits_for_handshake: Cell<bool>,
     clock: Rc<Clock>,
 }
 
@@ -186,6 +188,7 @@ impl Pools {
                 limits: Cell::new(limits),
                 attached: Cell::new(0),
                 connecting: Connecting::default(),
+                waits_for_handshake: Cell::default(),
                 clock: Rc::clone(&self.clock),
             })
         });

@@ -187,10 +187,15 @@ impl WorkerUpstream {
     ) -> Result<Session, Error> {
         let (upstream, counters) = (&self.upstream, self.pools.counters());
         if self.speaks(endpoint) == Spoken::Http3 {
-            let connecting = connector::connect_quic(upstream, &endpoint.endpoint, counters, clock, &self.sources);
-            let connection = connecting.await?;
-            let quic = &upstream.config.quic.transport;
-            return Ok(Session::Http3(http3::start(connection, &endpoint.pool, quic, counters, None)));
+            let (reached, sources) = (&endpoint.endpoint, &self.sources);
+            let (connection, early) = if upstream.config.quic.early_data && !endpoint.pool.waits_for_handshake.take() {
+                connector::connect_early(upstream, reached, counters, clock, sources).await?
+            } else {
+                (connector::connect_quic(upstream, reached, counters, clock, sources).await?, None)
+            };
+            let early = early.map(|early| (early, upstream.config.timeouts.connect));
+            let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative: None, early };
+            return Ok(Session::Http3(http3::start(connection, &endpoint.pool, counters, terms)));
         }
         let connecting = connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface);
         let connected = connecting.await?;
@@ -274,10 +279,11 @@ impl WorkerEndpoint {
         let state = &self.endpoint.state;
         match timer::timeout(upstream.config.timeouts.connect, connecting).await {
             Ok(Ok(connection)) => {
-                let (quic, alternative) = (&upstream.config.quic.transport, Some((Arc::clone(state), port)));
+                let alternative = Some((Arc::clone(state), port));
+                let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative, early: None };
                 tracing::debug!(endpoint = %self.endpoint.label, port, "HTTP/3 is used, as Alt-Svc said");
                 // Dropped at once, it stays in the pool unless that closes.
-                drop(http3::start(connection, &self.pool, quic, &counters, alternative));
+                drop(http3::start(connection, &self.pool, &counters, terms));
             }
             failed => {
                 let error = failed.ok().and_then(Result::err);
