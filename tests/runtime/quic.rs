@@ -78,6 +78,27 @@ impl Client {
         })
     }
 
+    /// Goes on from another port.
+    fn rebind(&self) {
+        let _entered = self.runtime.enter();
+        self.endpoint.rebind(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+    }
+
+    /// Asks for `/` over HTTP/3.
+    fn get(&self, connection: &Connection) {
+        // RFC 9204 §4.5, static table alone: GET, https, `/` and an authority.
+        let mut head = b"\x00\x00\xd1\xd7\xc1\x50\x08web.test".to_vec();
+        // RFC 9114 §7.2.2: a HEADERS frame.
+        head.splice(0..0, [1, head.len() as u8]);
+        let answer = self.runtime.block_on(async {
+            let (mut send, mut receive) = connection.open_bi().await.unwrap();
+            send.write_all(&head).await.unwrap();
+            send.finish().unwrap();
+            tokio::time::timeout(PATIENCE, receive.read_to_end(10_000)).await.expect("no answer").unwrap()
+        });
+        assert_eq!(answer.first(), Some(&1), "no head: {answer:?}");
+    }
+
     /// Begins a handshake and never goes on with it.
     fn begin(&self, address: SocketAddr) {
         let (middle, out) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -113,7 +134,8 @@ fn a_client_is_let_in_and_counted() {
     let (running, address) = site.start("");
     let client = site.client();
     for _ in 0..2 {
-        client.connect(address).unwrap();
+        // The ticket comes behind the handshake, and before the answer.
+        client.get(&client.connect(address).unwrap());
     }
     assert!(eventually(|| running.counters().quic_connections == 2));
     let counted = running.counters();
@@ -183,6 +205,34 @@ fn a_listener_that_goes_refuses_and_is_had_back_with_its_socket() {
     assert_eq!((report.sockets.kept, report.sockets.opened), (1, 1));
     client.connect(address).unwrap();
     assert!(eventually(|| running.counters().quic_connections == 1));
+}
+
+#[test]
+fn requests_go_on_while_the_client_moves_and_the_configuration_changes() {
+    let site = Site::new();
+    let many = |more: &str| {
+        let mut config = site.config(ALL, more);
+        config.server.workers = 3;
+        config
+    };
+    let running = app::start(many(""), Options::default()).unwrap_or_else(|error| panic!("{error}"));
+    let Some(Address::Socket(address)) = running.address_of("web") else { panic!("no address") };
+    let client = site.client();
+    let connections: Vec<_> = (0..4).map(|_| client.connect(address).unwrap()).collect();
+    for round in 0..30 {
+        client.rebind();
+        for connection in &connections {
+            client.get(connection);
+        }
+        if round % 10 == 9 {
+            let report = running.reload(many(&format!("limits.max_headers = {}", 100 + round))).unwrap();
+            assert_eq!(report.sockets.kept, 2);
+        }
+    }
+    for connection in &connections {
+        assert_eq!(connection.close_reason(), None);
+    }
+    assert_eq!(running.counters().requests_http3, 120);
 }
 
 #[test]

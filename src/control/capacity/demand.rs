@@ -47,12 +47,13 @@ impl Demand {
         // All clients of QUIC share one socket on each worker, for which more is asked by itself.
         let takes_quic = config.listeners.iter().any(Listener::takes_quic);
         let with_quic = |largest: Option<u32>| largest.max(takes_quic.then_some(defaults::QUIC_SOCKET_BUFFER));
-        // Each worker has one for each address, and the control thread keeps a second descriptor of it.
-        let addresses = config.listeners.iter().map(|one| {
-            let kinds = usize::from(one.takes_quic()) + usize::from(one.takes_connections() || one.mode.is_udp());
-            one.binds.len() * kinds
-        });
-        let listening = addresses.sum::<usize>() * config.server.workers * 2;
+        // Each worker has one for each address, and the control thread keeps a second descriptor of it; of QUIC a third one
+        // holds the group together.
+        let each_of = |one: &Listener| {
+            let (quic, other) = (one.takes_quic(), one.takes_connections() || one.mode.is_udp());
+            one.binds.len() * (usize::from(quic) * 3 + usize::from(other) * 2)
+        };
+        let listening = config.listeners.iter().map(each_of).sum::<usize>() * config.server.workers;
         let relays = config.listeners.iter().any(|listener| listener.mode.is_layer4() && !listener.mode.is_udp());
         let pipes = if relays { pipes::MAX_DESCRIPTORS * config.server.workers } else { 0 };
         Self {
