@@ -62,7 +62,7 @@ pub(super) static LISTENER: &[Key] = &[
     Key::new(
         "protocols",
         Shape::OneOrMany(&Shape::Choice { words: &["http1", "http2", "http3"], later: &[] }),
-        Fallback::Told("[\"http1\", \"http2\"]"),
+        Fallback::Told("[\"http1\", \"http2\"], and \"http3\" with tls"),
         "What is spoken: http2 by ALPN over TLS, by prior knowledge on cleartext (detected); http3 over TLS on the UDP port of \
          the same number, advertised by Alt-Svc on the others.",
     )

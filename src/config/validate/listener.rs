@@ -20,7 +20,8 @@ impl Check<'_> {
         let mut bound: HashMap<(Bind, bool), Spot> = HashMap::new();
         let mut listeners = Vec::new();
         for section in sections {
-            let binds = self.binds(section, &mut bound);
+            let protocols = self.protocols(section);
+            let binds = self.binds(section, protocols, &mut bound);
             let (name, spot) = match section.text("name") {
                 Some(written) => {
                     self.name(written.value, written.spot);
@@ -48,7 +49,7 @@ impl Check<'_> {
                 }
             }
             self.listeners.entry(name.clone()).or_insert(listeners.len());
-            let listener = self.listener(name.into(), binds, section);
+            let listener = self.listener(name.into(), binds, protocols, section);
             self.with_tls.push(listener.tls.is_some());
             self.with_routes.push(listener.mode.serves_requests());
             listeners.push(listener);
@@ -56,12 +57,11 @@ impl Check<'_> {
         listeners
     }
 
-    fn listener(&mut self, name: Arc<str>, binds: Vec<Bind>, section: &Section) -> Listener {
+    fn listener(&mut self, name: Arc<str>, binds: Vec<Bind>, protocols: Protocols, section: &Section) -> Listener {
         let mode = self.mode(section);
         self.fits_mode(section, &mode, &binds);
         let trusted_proxies = self.networks(section, "trusted_proxies");
         let proxy_protocol = self.proxy_protocol(section, &trusted_proxies, &binds);
-        let protocols = self.protocols(section);
         self.may_speak_http3(section, protocols, &binds);
         Listener {
             name,
@@ -85,24 +85,24 @@ impl Check<'_> {
     }
 
     /// TCP and UDP have ports of their own, so an address is taken with what it is taken for.
-    fn binds(&mut self, section: &Section, bound: &mut HashMap<(Bind, bool), Spot>) -> Vec<Bind> {
-        let is_udp = section.word("mode") == Some("udp");
+    fn binds(&mut self, section: &Section, protocols: Protocols, bound: &mut HashMap<(Bind, bool), Spot>) -> Vec<Bind> {
+        let is_udp = matches!(section.word("mode"), Some("udp" | "quic"));
+        let kinds: &[bool] = if protocols.http3 && !is_udp { &[false, true] } else { &[is_udp] };
         let mut binds = Vec::new();
         for written in section.texts("bind") {
             let Some(bind) = self.bind(written) else { continue };
             if !is_udp {
                 self.not_ours(&bind, written);
             }
-            if let Some(claim) = claim(&bind).map(|claim| (claim, is_udp)) {
-                match bound.get(&claim) {
+            if let Some(claim) = claim(&bind) {
+                let claims = kinds.iter().map(|is_udp| (claim.clone(), *is_udp));
+                match claims.clone().find_map(|claim| bound.get(&claim)) {
                     Some(first) => {
                         let message = format!("address `{}` is bound twice", written.value);
                         let finding = Finding::new(written.spot, message, "taken already");
                         self.findings.push(finding.second(*first, "first bound here"));
                     }
-                    None => {
-                        bound.insert(claim, written.spot);
-                    }
+                    None => bound.extend(claims.map(|claim| (claim, written.spot))),
                 }
             }
             binds.push(bind);
@@ -116,7 +116,9 @@ impl Check<'_> {
     }
 
     fn protocols(&mut self, section: &Section) -> Protocols {
-        let Some(node) = section.node("protocols") else { return Protocols { http1: true, http2: true, http3: false } };
+        let Some(node) = section.node("protocols") else {
+            return Protocols { http1: true, http2: true, http3: could_speak_http3(section) };
+        };
         let nodes = section.list("protocols");
         let named = |word| nodes.iter().any(|node| matches!(node.data, Data::Word(named) if named == word));
         if nodes.is_empty() && !node.is_bad() {
@@ -194,6 +196,14 @@ impl Check<'_> {
         }
         forwarding
     }
+}
+
+/// Whether HTTP/3 is spoken where nothing is said of protocols: over TLS, at an address, and not where a PROXY header has
+/// to say who the client is.
+fn could_speak_http3(section: &Section) -> bool {
+    let is_http = section.word("mode").is_none_or(|mode| mode == "http");
+    let has_address = section.texts("bind").any(|bind| !bind.value.starts_with("unix:"));
+    is_http && section.has("tls") && has_address && section.word("proxy_protocol") != Some("require")
 }
 
 fn stamp(word: Option<&str>) -> Stamp {
