@@ -9,6 +9,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use tidegate::base::id::ListenerId;
 use tidegate::config::model;
+use tidegate::http3::message::{RequestHead, request_fields, response_fields};
+use tidegate::http3::qpack::{Decoder, Encoder, Limits as SectionLimits};
 use tidegate::protocol::h2_frames::H2Frames;
 use tidegate::protocol::wire::{Limits, Wire};
 use tidegate::proxy::headers::{forwarded, hop_by_hop};
@@ -182,9 +184,61 @@ fn balance(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A request's head from a block to what is routed, an answer's head to a block: what HTTP/3 adds to QUIC.
+fn qpack(criterion: &mut Criterion) {
+    let limits = SectionLimits { max_size: 64 * 1024, max_fields: 100 };
+    let head = request("https://api.example.org/api/v1/users/42?fields=name", "api.example.org");
+    let mut answer = HeaderMap::new();
+    answer.insert("server", HeaderValue::from_static("tidegate"));
+    answer.insert("date", HeaderValue::from_static("Mon, 23 Nov 2026 12:00:00 GMT"));
+    answer.insert("content-type", HeaderValue::from_static("text/html; charset=utf-8"));
+    answer.insert("content-length", HeaderValue::from_static("1024"));
+    answer.insert("etag", HeaderValue::from_static("\"5f3c-1a2b3c4d\""));
+    let mut group = criterion.benchmark_group("qpack");
+    for (name, capacity) in [("static table only", 0), ("with the dynamic table", 4096)] {
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(capacity, 0));
+        encoder.set_limits(capacity as u64, capacity as u64, 0);
+        let (mut block, mut instructions) = (Vec::new(), Vec::new());
+        // From the third time on, what the table takes is in it.
+        for _ in 0..3 {
+            (block.clear(), instructions.clear());
+            encoder.encode(0, request_fields(&head), u64::MAX, &mut block, &mut instructions).expect("no limit");
+            decoder.on_encoder_bytes(&instructions).expect("valid instructions");
+            decoder.decode(0, &block, limits, &mut RequestHead::default()).expect("a valid block");
+            encoder.on_decoder_bytes(&decoder.take_instructions()).expect("valid instructions");
+        }
+        group.bench_function(format!("decode a request, {name}"), |bencher| {
+            bencher.iter(|| {
+                let mut sink = RequestHead::default();
+                decoder.decode(0, black_box(&block), limits, &mut sink).expect("a valid block");
+                black_box(decoder.take_instructions());
+                sink.finish(false)
+            });
+        });
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(capacity, 0));
+        encoder.set_limits(capacity as u64, capacity as u64, 0);
+        let status = StatusCode::OK;
+        group.bench_function(format!("encode an answer, {name}"), |bencher| {
+            bencher.iter(|| {
+                (block.clear(), instructions.clear());
+                let fields = response_fields(&status, black_box(&answer));
+                encoder.encode(0, fields, u64::MAX, &mut block, &mut instructions).expect("no limit");
+                if !instructions.is_empty() {
+                    decoder.on_encoder_bytes(&instructions).expect("valid instructions");
+                    encoder.on_decoder_bytes(&decoder.take_instructions()).expect("valid instructions");
+                }
+                if block[0] != 0 {
+                    encoder.on_decoder_bytes(&[0x80]).expect("an acknowledgement");
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = sans_io;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = wire, checks, forwarding, lookup, balance
+    targets = wire, checks, forwarding, lookup, balance, qpack
 }
 criterion_main!(sans_io);

@@ -79,15 +79,13 @@ impl Encoder {
         block.extend_from_slice(&[0, 0]);
         let base = self.table.inserted();
         let mut work = Work {
+            stream,
             uses_table: self.table.capacity() > 0 && self.outstanding < MAX_OUTSTANDING,
-            limit: self.acknowledged,
+            may_block: None,
             section: Section { required: 0, oldest: u64::MAX },
             base,
             pinned: None,
         };
-        if work.uses_table && self.may_block(stream) {
-            work.limit = u64::MAX;
-        }
         let mut size = 0u64;
         fields.for_each(|field| {
             size += field.size();
@@ -187,7 +185,9 @@ impl Encoder {
                 None if self.recent.saw_before(&key) => self.insert(work, &key, &field, found, instructions),
                 None => None,
             };
-            if let Some(index) = index.filter(|&index| index < work.limit) {
+            if let Some(index) = index
+                && self.may_refer(work, index)
+            {
                 work.refer(index, block);
                 return;
             }
@@ -229,8 +229,8 @@ impl Encoder {
         self.say_capacity(instructions);
         write(self.table.inserted() - index - 1, 5, 0, instructions);
         let newest = self.table.duplicate(index);
-        // What it is waited for, the old one serves.
-        if newest < work.limit { newest } else { index }
+        // While the new one is waited for, the old one serves.
+        if self.may_refer(work, newest) { newest } else { index }
     }
 
     fn make_room(&mut self, work: &mut Work, size: u64) -> bool {
@@ -245,7 +245,11 @@ impl Encoder {
         }
     }
 
-    /// RFC 9204 §2.1.2: whether a section on `stream` may refer to what the peer may not have yet.
+    /// RFC 9204 §2.1.2: whether the section may refer to what the peer may not have yet.
+    fn may_refer(&self, work: &mut Work, index: u64) -> bool {
+        index < self.acknowledged || *work.may_block.get_or_insert_with(|| self.may_block(work.stream))
+    }
+
     fn may_block(&self, stream: u64) -> bool {
         if self.max_blocked == 0 {
             return false;
@@ -270,9 +274,10 @@ impl Encoder {
 
 /// One section under way.
 struct Work {
+    stream: u64,
     uses_table: bool,
-    /// Entries from here on may not be referred to.
-    limit: u64,
+    /// Whether it may wait for the table, once somebody asked.
+    may_block: Option<bool>,
     section: Section,
     base: u64,
     /// The oldest entry that other sections refer to, once somebody asked.
