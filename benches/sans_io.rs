@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use tidegate::base::id::ListenerId;
 use tidegate::config::model;
-use tidegate::http3::message::{RequestHead, request_fields, response_fields};
+use tidegate::http3::message::{self, request_fields, response_fields};
 use tidegate::http3::qpack::{Decoder, Encoder, Limits as SectionLimits};
 use tidegate::protocol::h2_frames::H2Frames;
 use tidegate::protocol::wire::{Limits, Wire};
@@ -201,15 +201,16 @@ fn qpack(criterion: &mut Criterion) {
         let (mut block, mut instructions) = (Vec::new(), Vec::new());
         // From the third time on, what the table takes is in it.
         for _ in 0..3 {
-            (block.clear(), instructions.clear());
+            block.clear();
+            instructions.clear();
             encoder.encode(0, request_fields(&head), u64::MAX, &mut block, &mut instructions).expect("no limit");
             decoder.on_encoder_bytes(&instructions).expect("valid instructions");
-            decoder.decode(0, &block, limits, &mut RequestHead::default()).expect("a valid block");
+            decoder.decode(0, &block, limits, &mut message::RequestHead::default()).expect("a valid block");
             encoder.on_decoder_bytes(&decoder.take_instructions()).expect("valid instructions");
         }
         group.bench_function(format!("decode a request, {name}"), |bencher| {
             bencher.iter(|| {
-                let mut sink = RequestHead::default();
+                let mut sink = message::RequestHead::default();
                 decoder.decode(0, black_box(&block), limits, &mut sink).expect("a valid block");
                 black_box(decoder.take_instructions());
                 sink.finish(false)
@@ -220,7 +221,8 @@ fn qpack(criterion: &mut Criterion) {
         let status = StatusCode::OK;
         group.bench_function(format!("encode an answer, {name}"), |bencher| {
             bencher.iter(|| {
-                (block.clear(), instructions.clear());
+                block.clear();
+                instructions.clear();
                 let fields = response_fields(&status, black_box(&answer));
                 encoder.encode(0, fields, u64::MAX, &mut block, &mut instructions).expect("no limit");
                 if !instructions.is_empty() {

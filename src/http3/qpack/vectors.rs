@@ -25,7 +25,13 @@ impl Sink for Pairs {
 enum Line {
     Connection(usize, usize),
     Encoder(Vec<u8>),
-    Section(u64, Vec<u8>, Vec<Pair>),
+    Section(Section),
+}
+
+struct Section {
+    stream: u64,
+    block: Vec<u8>,
+    fields: Vec<Pair>,
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -45,9 +51,12 @@ fn parse(text: &str) -> Vec<Line> {
                 lines.push(Line::Connection(capacity.parse().unwrap(), blocked.parse().unwrap()));
             }
             ["encoder", hex] => lines.push(Line::Encoder(bytes(hex))),
-            ["section", stream, hex] => lines.push(Line::Section(stream.parse().unwrap(), bytes(hex), Vec::new())),
+            ["section", stream, hex] => {
+                let (stream, block) = (stream.parse().unwrap(), bytes(hex));
+                lines.push(Line::Section(Section { stream, block, fields: Vec::new() }));
+            }
             ["field", name, value] => match lines.last_mut() {
-                Some(Line::Section(.., fields)) => fields.push((bytes(name), bytes(value))),
+                Some(Line::Section(section)) => section.fields.push((bytes(name), bytes(value))),
                 _ => panic!("a field without a section"),
             },
             _ => panic!("{line}"),
@@ -59,12 +68,12 @@ fn parse(text: &str) -> Vec<Line> {
 #[test]
 fn what_another_encoder_wrote_is_read() {
     let mut decoder = Decoder::new(0, 0);
-    let (mut waiting, mut sections, mut waited): (Vec<(u64, Vec<u8>, Vec<Pair>)>, _, _) = (Vec::new(), 0, 0);
-    let decode = |decoder: &mut Decoder, (stream, block, fields): &(u64, Vec<u8>, Vec<Pair>)| {
+    let (mut waiting, mut sections, mut waited): (Vec<Section>, _, _) = (Vec::new(), 0, 0);
+    let decode = |decoder: &mut Decoder, section: &Section| {
         let mut pairs = Pairs::default();
-        let decoded = decoder.decode(*stream, block, LIMITS, &mut pairs).unwrap();
+        let decoded = decoder.decode(section.stream, &section.block, LIMITS, &mut pairs).unwrap();
         if decoded == Decoded::Done {
-            assert_eq!(&pairs.0, fields);
+            assert_eq!(pairs.0, section.fields);
         }
         decoded
     };
@@ -73,12 +82,11 @@ fn what_another_encoder_wrote_is_read() {
             Line::Connection(capacity, blocked) => decoder = Decoder::new(capacity, blocked),
             Line::Encoder(instructions) => {
                 for stream in decoder.on_encoder_bytes(&instructions).unwrap() {
-                    let place = waiting.iter().position(|section| section.0 == stream).unwrap();
+                    let place = waiting.iter().position(|section| section.stream == stream).unwrap();
                     assert_eq!(decode(&mut decoder, &waiting.swap_remove(place)), Decoded::Done);
                 }
             }
-            Line::Section(stream, block, fields) => {
-                let section = (stream, block, fields);
+            Line::Section(section) => {
                 sections += 1;
                 if decode(&mut decoder, &section) == Decoded::Blocked {
                     waited += 1;
@@ -104,7 +112,7 @@ fn what_another_decoder_read_is_what_we_write() {
                 writeln!(written, "connection {capacity} {blocked}").unwrap();
             }
             Line::Encoder(_) => {}
-            Line::Section(stream, _, fields) => {
+            Line::Section(Section { stream, fields, .. }) => {
                 let (mut block, mut instructions) = (Vec::new(), Vec::new());
                 let lines = fields.iter().map(|(name, value)| Field { name, value, is_sensitive: false });
                 encoder.encode(stream, lines, u64::MAX, &mut block, &mut instructions).unwrap();
