@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::defaults;
 
 /// `[listener.quic]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quic {
     /// What the connection itself is like.
     pub transport: QuicTransport,
@@ -74,12 +74,6 @@ pub enum AltSvc {
     Off,
     /// Another port, that clients reach it at.
     Port(u16),
-}
-
-impl Default for Quic {
-    fn default() -> Self {
-        Self { transport: QuicTransport::default(), retry: RetryPolicy::default() }
-    }
 }
 
 impl Default for UpstreamQuic {

@@ -39,9 +39,16 @@ pub struct ClientTls {
 struct Live {
     connector: TlsConnector,
     /// The same for QUIC, by what is agreed on and whether anything is sent early: an upstream has one of these.
-    quic: Mutex<Vec<(Box<[u8]>, bool, quinn::ClientConfig)>>,
+    quic: Mutex<Vec<MadeForQuic>>,
     /// A number that changes with whom is trusted and who we say we are.
     fingerprint: u64,
+}
+
+/// What QUIC connections begin with.
+struct MadeForQuic {
+    alpn: Box<[u8]>,
+    early: bool,
+    config: quinn::ClientConfig,
 }
 
 impl ClientTls {
@@ -119,8 +126,8 @@ impl ClientTls {
     pub(in crate::transport) fn quic(&self, alpn: &[u8], early: bool) -> Result<quinn::ClientConfig, Error> {
         let live = self.live.load();
         let mut made = live.quic.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, config)) = made.iter().find(|(own, is_early, _)| **own == *alpn && *is_early == early) {
-            return Ok(config.clone());
+        if let Some(made) = made.iter().find(|made| *made.alpn == *alpn && made.early == early) {
+            return Ok(made.config.clone());
         }
         let mut config = ClientConfig::clone(live.connector.config());
         config.alpn_protocols = vec![alpn.to_vec()];
@@ -130,7 +137,7 @@ impl ClientTls {
         let crypto = QuicClientConfig::try_from(config)
             .map_err(|error| Error::internal("TLS cannot be set up for QUIC").because(error))?;
         let config = quinn::ClientConfig::new(Arc::new(crypto));
-        made.push((alpn.into(), early, config.clone()));
+        made.push(MadeForQuic { alpn: alpn.into(), early, config: config.clone() });
         Ok(config)
     }
 }
