@@ -92,13 +92,20 @@ async fn a_line_says_what_happened(pair: Pair) {
     request.headers_mut().insert("referer", "https://example.org/from?secret".parse().unwrap());
     let reply = scene.client.call(request).await;
     let object = object_of(&scene.proxy).await;
-    let tls = matches!(pair.down, Downstream::H1Tls | Downstream::H2Tls);
+    let tls = pair.is_tls();
     for (field, value) in [
         ("method", "POST"),
         ("path", "/v1/items"),
         ("host", SITE),
         ("scheme", if tls { "https" } else { "http" }),
-        ("protocol", if pair.is_h2() { "HTTP/2.0" } else { "HTTP/1.1" }),
+        (
+            "protocol",
+            match pair.down {
+                Downstream::H1 | Downstream::H1Tls => "HTTP/1.1",
+                Downstream::H2 | Downstream::H2Tls => "HTTP/2.0",
+                Downstream::H3 => "HTTP/3.0",
+            },
+        ),
         ("outcome", "ok"),
         ("client_ip", "127.0.0.1"),
         ("listener", "main"),

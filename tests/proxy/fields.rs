@@ -44,11 +44,18 @@ async fn the_origin_is_told_of_the_client(pair: Pair) {
     let mut scene = pair.scene(ok).await;
     scene.client.get("/").await;
     let fields = scene.origin.only().headers;
-    let scheme = if matches!(pair.down, Downstream::H1Tls | Downstream::H2Tls) { "https" } else { "http" };
+    let scheme = if pair.is_tls() { "https" } else { "http" };
     assert_eq!(value(&fields, "x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(value(&fields, "x-forwarded-proto"), Some(scheme));
     assert_eq!(value(&fields, "x-forwarded-host"), Some("example.org"));
-    assert_eq!(value(&fields, "via"), Some(if pair.is_h2() { "2 tidegate" } else { "1.1 tidegate" }));
+    assert_eq!(
+        value(&fields, "via"),
+        Some(match pair.down {
+            Downstream::H1 | Downstream::H1Tls => "1.1 tidegate",
+            Downstream::H2 | Downstream::H2Tls => "2 tidegate",
+            Downstream::H3 => "3 tidegate",
+        })
+    );
     assert_eq!(value(&fields, "forwarded"), None);
 }
 

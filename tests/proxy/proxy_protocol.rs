@@ -11,9 +11,9 @@ use crate::support::origin::{Closed, Origin, RawOrigin, echo, ok};
 use crate::support::pair::{Downstream, Pair, Upstream};
 use crate::support::proxy::{Plan, Proxy};
 use crate::support::raw::Raw;
-use crate::support::{downstreams, eventually, pairs, tests, upstreams};
+use crate::support::{eventually, tcp_downstreams, tcp_pairs, tests, upstreams};
 
-downstreams! {
+tcp_downstreams! {
     the_client_is_whom_a_trusted_proxy_names,
     who_must_send_a_header_and_does_not_is_closed,
     a_trusted_proxy_may_send_no_header_where_it_is_optional,
@@ -25,7 +25,8 @@ upstreams! {
     an_endpoint_that_is_tried_next_is_told_as_well,
 }
 
-pairs! { what_a_header_says_is_passed_on }
+// QUIC has no place for a header: `proxy_protocol` is of TCP.
+tcp_pairs! { what_a_header_says_is_passed_on }
 
 tests! {
     a_header_may_come_byte_by_byte,

@@ -1,9 +1,11 @@
 //! Clients: what stands in front of the proxy. Requests are written the same for every protocol; the client puts the
 //! authority where its protocol has it.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, r
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tidegate::body::incoming::{Error, Incoming};
+use tidegate::http3;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
@@ -22,18 +25,23 @@ use super::body::{Sent, receive};
 use super::certificates::{self, SITE};
 use super::origin::LocalTasks;
 use super::pair::Downstream;
+use super::quic::Quic;
 
 /// A client with one connection.
 pub struct Client {
     sender: Sender,
-    driver: JoinHandle<hyper::Result<()>>,
+    driver: JoinHandle<Ended>,
     scheme: Scheme,
 }
 
 enum Sender {
     Http1(http1::SendRequest<Sent>),
     Http2(http2::SendRequest<Sent>),
+    Http3(http3::Sender, Quic),
 }
+
+/// How a connection ended; an error is no clean end.
+type Ended = Result<(), String>;
 
 /// A whole answer.
 #[derive(Debug)]
@@ -46,6 +54,9 @@ pub struct Reply {
 impl Client {
     /// Connects, over TLS as [`SITE`].
     pub async fn connect(address: SocketAddr, speaks: Downstream) -> Self {
+        if speaks == Downstream::H3 {
+            return Self::over_quic(Quic::connect(address, SITE).await);
+        }
         Self::connect_saying(b"", address, speaks).await
     }
 
@@ -57,6 +68,7 @@ impl Client {
         match speaks {
             Downstream::H1 => Self::over(socket, false, Scheme::HTTP).await,
             Downstream::H2 => Self::over(socket, true, Scheme::HTTP).await,
+            Downstream::H3 => panic!("HTTP/3 is not spoken over TCP"),
             Downstream::H1Tls | Downstream::H2Tls => {
                 let http2 = speaks == Downstream::H2Tls;
                 let alpn: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
@@ -72,12 +84,22 @@ impl Client {
         let io = TokioIo::new(io);
         let (sender, driver) = if http2 {
             let (sender, connection) = http2::Builder::new(LocalTasks).handshake(io).await.unwrap();
-            (Sender::Http2(sender), spawn_local(connection))
+            (Sender::Http2(sender), spawn_local(ended(connection)))
         } else {
             let (sender, connection) = http1::Builder::new().handshake(io).await.unwrap();
-            (Sender::Http1(sender), spawn_local(connection))
+            (Sender::Http1(sender), spawn_local(ended(connection)))
         };
         Self { sender, driver, scheme }
+    }
+
+    /// Speaks HTTP/3 on a connection.
+    pub fn over_quic(quic: Quic) -> Self {
+        let (sender, driver) = http3::client::start(quic.connection.clone(), Rc::default());
+        let driver = spawn_local(async move {
+            let closed = driver.await;
+            if closed.code == http3::Code::NO_ERROR { Ok(()) } else { Err(format!("{closed:?}")) }
+        });
+        Self { sender: Sender::Http3(sender, quic), driver, scheme: Scheme::HTTPS }
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -91,11 +113,18 @@ impl Client {
                 Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
             }
             Sender::Http2(sender) => {
-                let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-                let uri = Uri::builder().scheme(self.scheme.clone()).authority(host.as_bytes()).path_and_query(target);
-                head.uri = uri.build().unwrap();
+                head.uri = with_authority(&head.uri, &self.scheme, &host);
                 sender.ready().await?;
                 Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
+            }
+            Sender::Http3(sender, quic) => {
+                head.uri = with_authority(&head.uri, &self.scheme, &host);
+                let interim = Rc::clone(&quic.interim);
+                let hear = move |answer| interim.borrow_mut().push(answer);
+                match sender.send(Request::from_parts(head, body), hear).await {
+                    Ok(response) => Ok(response.map(Incoming::Http3)),
+                    Err(failed) => Err(failed.error.into()),
+                }
             }
         }
     }
@@ -104,7 +133,15 @@ impl Client {
     pub fn another(&self) -> http2::SendRequest<Sent> {
         match &self.sender {
             Sender::Http2(sender) => sender.clone(),
-            Sender::Http1(_) => panic!("HTTP/1.1 carries one request at a time"),
+            _ => panic!("not HTTP/2"),
+        }
+    }
+
+    /// The connection of QUIC; HTTP/3 only.
+    pub fn quic(&self) -> &Quic {
+        match &self.sender {
+            Sender::Http3(_, quic) => quic,
+            _ => panic!("not HTTP/3"),
         }
     }
 
@@ -119,7 +156,7 @@ impl Client {
     }
 
     /// Waits until the connection has ended.
-    pub async fn ended(self) -> hyper::Result<()> {
+    pub async fn ended(self) -> Ended {
         self.driver.await.unwrap()
     }
 
@@ -129,8 +166,21 @@ impl Client {
 
     /// Breaks the connection off: whatever is under way on it is not finished.
     pub fn vanish(self) {
+        if let Sender::Http3(_, quic) = &self.sender {
+            quic.connection.close(0u32.into(), b"");
+        }
         self.driver.abort();
     }
+}
+
+async fn ended(connection: impl Future<Output = hyper::Result<()>>) -> Ended {
+    connection.await.map_err(|error| error.to_string())
+}
+
+/// A target with its scheme and authority, where HTTP/2 and HTTP/3 want them.
+fn with_authority(target: &Uri, scheme: &Scheme, host: &HeaderValue) -> Uri {
+    let target = target.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    Uri::builder().scheme(scheme.clone()).authority(host.as_bytes()).path_and_query(target).build().unwrap()
 }
 
 /// A socket that says something before what is written to it.

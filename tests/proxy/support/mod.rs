@@ -8,6 +8,7 @@ pub mod frames;
 pub mod origin;
 pub mod pair;
 pub mod proxy;
+pub mod quic;
 pub mod raw;
 
 use std::future::Future;
@@ -47,19 +48,74 @@ macro_rules! pairs {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
             use $crate::support::pair::{Downstream::*, Upstream::*, pair};
-            #[test] fn h1_to_h1() { pair(H1, Http1, super::$name); }
-            #[test] fn h1_to_h2c() { pair(H1, Http2, super::$name); }
-            #[test] fn h1_to_h2_tls() { pair(H1, Http2Tls, super::$name); }
-            #[test] fn h1_tls_to_h1() { pair(H1Tls, Http1, super::$name); }
-            #[test] fn h1_tls_to_h2c() { pair(H1Tls, Http2, super::$name); }
-            #[test] fn h1_tls_to_h2_tls() { pair(H1Tls, Http2Tls, super::$name); }
-            #[test] fn h2c_to_h1() { pair(H2, Http1, super::$name); }
-            #[test] fn h2c_to_h2c() { pair(H2, Http2, super::$name); }
-            #[test] fn h2c_to_h2_tls() { pair(H2, Http2Tls, super::$name); }
-            #[test] fn h2_tls_to_h1() { pair(H2Tls, Http1, super::$name); }
-            #[test] fn h2_tls_to_h2c() { pair(H2Tls, Http2, super::$name); }
-            #[test] fn h2_tls_to_h2_tls() { pair(H2Tls, Http2Tls, super::$name); }
+            $crate::support::tcp_pairs_of!($name);
+            #[test] fn h3_to_h1() { pair(H3, Http1, super::$name); }
+            #[test] fn h3_to_h2c() { pair(H3, Http2, super::$name); }
+            #[test] fn h3_to_h2_tls() { pair(H3, Http2Tls, super::$name); }
         })+
+    };
+}
+
+/// The same, but for clients that speak HTTP/3.
+macro_rules! tcp_pairs {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            use $crate::support::pair::{Downstream::*, Upstream::*, pair};
+            $crate::support::tcp_pairs_of!($name);
+        })+
+    };
+}
+
+macro_rules! tcp_pairs_of {
+    ($name:ident) => {
+        #[test]
+        fn h1_to_h1() {
+            pair(H1, Http1, super::$name);
+        }
+        #[test]
+        fn h1_to_h2c() {
+            pair(H1, Http2, super::$name);
+        }
+        #[test]
+        fn h1_to_h2_tls() {
+            pair(H1, Http2Tls, super::$name);
+        }
+        #[test]
+        fn h1_tls_to_h1() {
+            pair(H1Tls, Http1, super::$name);
+        }
+        #[test]
+        fn h1_tls_to_h2c() {
+            pair(H1Tls, Http2, super::$name);
+        }
+        #[test]
+        fn h1_tls_to_h2_tls() {
+            pair(H1Tls, Http2Tls, super::$name);
+        }
+        #[test]
+        fn h2c_to_h1() {
+            pair(H2, Http1, super::$name);
+        }
+        #[test]
+        fn h2c_to_h2c() {
+            pair(H2, Http2, super::$name);
+        }
+        #[test]
+        fn h2c_to_h2_tls() {
+            pair(H2, Http2Tls, super::$name);
+        }
+        #[test]
+        fn h2_tls_to_h1() {
+            pair(H2Tls, Http1, super::$name);
+        }
+        #[test]
+        fn h2_tls_to_h2c() {
+            pair(H2Tls, Http2, super::$name);
+        }
+        #[test]
+        fn h2_tls_to_h2_tls() {
+            pair(H2Tls, Http2Tls, super::$name);
+        }
     };
 }
 
@@ -68,11 +124,40 @@ macro_rules! downstreams {
     ($($name:ident),+ $(,)?) => {
         $(mod $name {
             use $crate::support::pair::{Downstream::*, Upstream::*, pair};
-            #[test] fn h1() { pair(H1, Http1, super::$name); }
-            #[test] fn h1_tls() { pair(H1Tls, Http1, super::$name); }
-            #[test] fn h2c() { pair(H2, Http1, super::$name); }
-            #[test] fn h2_tls() { pair(H2Tls, Http1, super::$name); }
+            $crate::support::tcp_downstreams_of!($name);
+            #[test] fn h3() { pair(H3, Http1, super::$name); }
         })+
+    };
+}
+
+/// The same, but for clients that speak HTTP/3.
+macro_rules! tcp_downstreams {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            use $crate::support::pair::{Downstream::*, Upstream::*, pair};
+            $crate::support::tcp_downstreams_of!($name);
+        })+
+    };
+}
+
+macro_rules! tcp_downstreams_of {
+    ($name:ident) => {
+        #[test]
+        fn h1() {
+            pair(H1, Http1, super::$name);
+        }
+        #[test]
+        fn h1_tls() {
+            pair(H1Tls, Http1, super::$name);
+        }
+        #[test]
+        fn h2c() {
+            pair(H2, Http1, super::$name);
+        }
+        #[test]
+        fn h2_tls() {
+            pair(H2Tls, Http1, super::$name);
+        }
     };
 }
 
@@ -88,4 +173,4 @@ macro_rules! upstreams {
     };
 }
 
-pub(crate) use {downstreams, pairs, tests, upstreams};
+pub(crate) use {downstreams, pairs, tcp_downstreams, tcp_downstreams_of, tcp_pairs, tcp_pairs_of, tests, upstreams};

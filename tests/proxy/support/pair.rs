@@ -20,6 +20,7 @@ pub enum Downstream {
     H1Tls,
     H2,
     H2Tls,
+    H3,
 }
 
 /// What the origin speaks.
@@ -79,6 +80,7 @@ impl Pair {
         let plan = match self.down {
             Downstream::H1 | Downstream::H2 => plan,
             Downstream::H1Tls | Downstream::H2Tls => plan.tls(),
+            Downstream::H3 => plan.tls().listener("protocols = [\"http1\", \"http2\", \"http3\"]"),
         };
         let tls = format!("tls = {{ server_name = \"{ORIGIN}\", ca = \"@/ca.pem\" }}");
         match self.up {
@@ -89,8 +91,14 @@ impl Pair {
         }
     }
 
-    pub fn is_h2(self) -> bool {
-        matches!(self.down, Downstream::H2 | Downstream::H2Tls)
+    /// Whether the client has many streams on a connection.
+    pub fn has_streams(self) -> bool {
+        matches!(self.down, Downstream::H2 | Downstream::H2Tls | Downstream::H3)
+    }
+
+    /// Whether the client's connection is encrypted.
+    pub fn is_tls(self) -> bool {
+        matches!(self.down, Downstream::H1Tls | Downstream::H2Tls | Downstream::H3)
     }
 }
 
