@@ -320,9 +320,10 @@ impl Exchange {
         Poll::Ready(())
     }
 
-    /// The same, for a stream that may still hold some of an answer which has ended here.
+    /// The same, for a stream that holds something of the answer: it is the client that is waited for, even where more is
+    /// awaited of the endpoint too, or everything was handed on.
     pub fn poll_taking_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.open.get() && self.waiting.get() != Waiting::Client {
+        if self.waiting.get() != Waiting::Client {
             self.waiting.set(Waiting::Client);
             self.arm(Instant::now() + self.limits.get().client_stall);
         }

@@ -237,7 +237,8 @@ impl Exchange<'_> {
         if let Poll::Ready(error) = inbound.poll_failed(cx) {
             return Poll::Ready(error);
         }
-        if watch.poll_overdue(cx).is_ready() {
+        // While nothing waits for the client it is the body that is waited for.
+        if self.writer.is_blocked() && watch.poll_overdue(cx).is_ready() {
             let reason = "the client took no more of the answer in time";
             return Poll::Ready(Error::stream(Code::REQUEST_CANCELLED, reason));
         }

@@ -76,6 +76,11 @@ impl Writer {
         }
     }
 
+    /// Whether there is something that the transport has not taken.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.next < self.queue.len()
+    }
+
     /// Bytes in the DATA frame under way.
     pub(super) fn gathered(&self) -> u64 {
         self.data.map_or(0, |(_, length)| length)
