@@ -17,7 +17,7 @@ from world import Failed
 class Browser:
     """One Chromium with a profile of its own, which ends with it."""
 
-    def __init__(self):
+    def __init__(self, *words):
         binary = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
         if not binary:
             raise Failed("chromium is not installed (`.ci/run packages` installs it)")
@@ -33,7 +33,7 @@ class Browser:
 
         # In a container there is no namespace to make a sandbox of; the only pages it sees are ours.
         command = [binary, "--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={self.profile}", "--disable-gpu",
-                   "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--disable-background-networking", "about:blank"]
+                   "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--disable-background-networking", *words, "about:blank"]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         close_fds=True, pass_fds=(3, 4), preexec_fn=hand_over, env={**os.environ, "HOME": self.profile})
         for end in (theirs_in, theirs_out, high_in, high_out):

@@ -3,26 +3,15 @@ rightly and wrongly, and looks whether status, content type and form of every an
 
 import http.client
 import json
-import os
-import pathlib
 import re
-import shutil
 import socket
 import subprocess
 
-from world import ROOT, Checks, Failed, Tidegate, expect, free_ports
+from world import ROOT, Checks, Tidegate, expect, free_ports, tool
 
 check = Checks()
 
 TOKEN = "a-token-of-the-checks"
-
-
-def fuzzer():
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    for found in (os.environ.get("SCHEMATHESIS"), target / "tools" / "python" / "bin" / "schemathesis", shutil.which("schemathesis")):
-        if found and os.access(found, os.X_OK):
-            return str(found)
-    raise Failed("schemathesis is not installed (`.ci/run packages` installs it)")
 
 
 def start_gate(world, name, endpoint):
@@ -65,7 +54,7 @@ def description(gate, endpoint, security):
 
 
 def fuzz(gate, path, port, *words):
-    command = [fuzzer(), "run", str(path), "--url", f"http://127.0.0.1:{port}", "--checks", "all", "--max-examples", "25", "--seed", "7",
+    command = [tool("schemathesis"), "run", str(path), "--url", f"http://127.0.0.1:{port}", "--checks", "all", "--max-examples", "25", "--seed", "7",
                "--no-color", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=gate.folder)
     expect(done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:])

@@ -9,6 +9,7 @@
     /close-delimited    200, no length, ended by closing
     /chunked            200, chunked, with a trailer
     /length-and-chunked 200, both a length and chunked
+    /hints              103 twice, then 200
     /slow/N             200, N pieces of 1000 bytes, one every 100 ms
     /die/length         200 with a length, half of it, then a reset;  /die/length-fin: then a plain close
     /die/chunked        200 chunked, two chunks, then a plain close
@@ -155,6 +156,8 @@ async def respond(request, reader, writer):
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: other/1\r\n\r\nraw bytes")
         await writer.drain()
         return False
+    if (request.header("expect") or "").lower() == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     length, digest = await read_body(request, reader)
     if await misbehave(path, writer, reader):
         return False
@@ -174,6 +177,10 @@ async def respond(request, reader, writer):
         writer.write(head + b"2\r\nhi\r\n0\r\n\r\n")
         await writer.drain()
         return False
+    elif path == "/hints":
+        for name in ("one", "two"):
+            writer.write(f"HTTP/1.1 103 Early Hints\r\nlink: </{name}.css>; rel=preload\r\n\r\n".encode())
+        writer.write(answer(200, b"hinted\n"))
     elif path.startswith("/slow/"):
         pieces = int(path[6:])
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {pieces * 1000}\r\n\r\n".encode())

@@ -43,14 +43,27 @@ def expect(condition, seen):
         raise Failed(seen)
 
 
+def tool(name):
+    """A program from PyPI, where `.ci/run packages` put it."""
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    for found in (target / "tools" / "python" / "bin" / name, pathlib.Path(sys.prefix) / "bin" / name, shutil.which(name)):
+        if found and os.access(found, os.X_OK):
+            return str(found)
+    raise Failed(f"{name} is not installed (`.ci/run packages` installs it)")
+
+
 def free_ports(count):
-    """Ports that nothing listens on; held together so that they differ."""
-    holders = []
-    for _ in range(count):
-        holder = socket.socket()
-        holder.bind(("127.0.0.1", 0))
-        holders.append(holder)
-    ports = [holder.getsockname()[1] for holder in holders]
+    """Ports that nothing has, neither for TCP nor for UDP; held together so that they differ."""
+    holders, ports = [], []
+    while len(ports) < count:
+        pair = [socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+        holders += pair
+        try:
+            pair[0].bind(("127.0.0.1", 0))
+            pair[1].bind(pair[0].getsockname())
+            ports.append(pair[0].getsockname()[1])
+        except OSError:
+            continue
     for holder in holders:
         holder.close()
     return ports
