@@ -7,9 +7,11 @@ pub mod end;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::base::drain::Flag;
 use crate::base::stream_code::StreamCode;
 use crate::net::timer::{Instant, Timer};
 use direction::{Broken, Direction, Place};
@@ -50,6 +52,17 @@ pub struct Relay {
     first_cut: Option<(Side, u64)>,
 }
 
+/// Whether what a client sends first is kept until its endpoint shows a sign; see [`Relay::take_back`].
+#[derive(Clone, Debug)]
+pub enum Keeps {
+    /// Not.
+    Nothing,
+    /// As long as it is not too much.
+    First,
+    /// No more is taken than can be kept, until the flag is raised; from then on as the other.
+    AllUntil(Rc<Flag>),
+}
+
 /// How much of what a client sent is kept until its endpoint shows a sign, to be sent to another where that one refuses.
 const REPLAY: usize = 16 * 1024;
 
@@ -80,10 +93,9 @@ impl Relay {
         relay
     }
 
-    /// Gives it its endpoint's end, which gets `preface` before anything of the client's. With `keeps`, what the client sends
-    /// first is kept until the endpoint shows a sign; see [`Relay::take_back`].
-    pub fn join(&mut self, upstream: End, preface: Vec<u8>, keeps: bool) {
-        self.up.begin(preface, keeps.then_some(REPLAY));
+    /// Gives it its endpoint's end, which gets `preface` before anything of the client's.
+    pub fn join(&mut self, upstream: End, preface: Vec<u8>, keeps: Keeps) {
+        self.up.begin(preface, keeps, REPLAY);
         self.upstream = Some(upstream);
     }
 

@@ -1,7 +1,7 @@
 //! A session of the workers of requests: a stream of a raw QUIC connection, or a TCP connection that becomes one. From the
 //! choice of an endpoint over its relay to the telling of its end, as sessions of layer 4 are told of.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::config::model::{HashOn, SendProxyProtocol, UpstreamProtocol};
 use crate::net::proxy_protocol::{self, Transport};
 use crate::net::timer::{self, Instant};
 use crate::protocol::quic_stream::end::{End, Stream};
-use crate::protocol::quic_stream::{Over, Relay, Side};
+use crate::protocol::quic_stream::{Keeps, Over, Relay, Side};
 use crate::proxy::context::Profile;
 use crate::snapshot::WorkerSnapshot;
 use crate::telemetry::access_log::SessionRecord;
@@ -182,27 +182,40 @@ impl Session {
             };
             self.clock.enter(Phase::Body, Instant::now());
             let end = std::mem::replace(&mut joined.end, End::Stream(Stream::nothing()));
-            relay.join(end, std::mem::take(&mut joined.preface), joined.place.is_some());
+            let settled = joined.place.as_ref().map(StreamPlace::settled);
+            let keeps = match &settled {
+                None => Keeps::Nothing,
+                Some(settled) if settled.is_raised() => Keeps::First,
+                Some(settled) => Keeps::AllUntil(Rc::clone(settled)),
+            };
+            relay.join(end, std::mem::take(&mut joined.preface), keeps);
+            // What waits for the end of a handshake is woken by it.
+            let cut_or_settled = poll_fn(|cx| {
+                if let Some(settled) = settled.as_ref().filter(|settled| !settled.is_raised()) {
+                    let _ = pin!(settled.raised()).poll(cx);
+                }
+                cut.as_mut().poll(cx)
+            });
             let counters = self.ground.worker.counters();
-            let over = relay.run(self.idle(), &mut cut, |up, down| {
+            let over = relay.run(self.idle(), cut_or_settled, |up, down| {
                 counters.bytes_downstream_in.add(up);
                 counters.bytes_upstream_out.add(up);
                 counters.bytes_upstream_in.add(down);
                 counters.bytes_downstream_out.add(down);
             });
             let over = over.await;
-            if let Over::Broken(Side::Upstream, code) = over
-                && self.attempts < MAX_ATTEMPTS
-                && joined.place.is_some()
-                && relay.take_back(code)
-            {
-                refusal = Some(refused(code));
-                if code == StreamCode::Closing.number() {
-                    // The same endpoint, over another connection: whoever takes its place answers there.
-                    joined.place.iter().for_each(StreamPlace::retire);
-                    tried.pop();
+            if let (Over::Broken(Side::Upstream, code), Some(place)) = (&over, &joined.place) {
+                // What was sent early to nobody may be sent to another.
+                let code = if place.was_heard() { *code } else { place.unheard().number() };
+                if self.attempts < MAX_ATTEMPTS && relay.take_back(code) {
+                    refusal = Some(refused(code));
+                    if code == StreamCode::Closing.number() {
+                        // The same endpoint, over another connection: whoever takes its place answers there.
+                        place.retire();
+                        tried.pop();
+                    }
+                    continue;
                 }
-                continue;
             }
             return (ending(over, relay), Some(joined));
         }

@@ -65,7 +65,7 @@ pub(super) async fn connect_quic(
     attempted(upstream, endpoint, counters, clock, quic(upstream, endpoint, sources)).await
 }
 
-/// As [`connect_quic`], for HTTP/3, where requests may be sent before the endpoint has answered if a ticket allows it.
+/// As [`connect_quic`], where something may be sent before the endpoint has answered if a ticket allows it.
 pub(super) async fn connect_early(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -76,7 +76,7 @@ pub(super) async fn connect_early(
     let establishing = async {
         match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
             (Address::Socket(address), Some(tls), Some(name)) => {
-                quic::client::connect_early(*address, tls, name, H3, &upstream.config.quic, sources).await
+                quic::client::connect_early(*address, tls, name, alpn(upstream), &upstream.config.quic, sources).await
             }
             _ => Err(Error::internal(NO_WAY)),
         }
@@ -138,12 +138,16 @@ pub(super) async fn plain(
     attempted(upstream, endpoint, counters, clock, connecting).await
 }
 
+/// What is to be agreed on over QUIC.
+fn alpn(upstream: &Upstream) -> &[u8] {
+    upstream.config.alpn.as_ref().map_or(H3, String::as_bytes)
+}
+
 /// A QUIC connection on which HTTP/3, or the upstream's `alpn`, was agreed on.
 pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
     match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
         (Address::Socket(address), Some(tls), Some(name)) => {
-            let alpn = upstream.config.alpn.as_deref().map_or(H3, str::as_bytes);
-            quic::client::connect(*address, tls, name, alpn, &upstream.config.quic, sources).await
+            quic::client::connect(*address, tls, name, alpn(upstream), &upstream.config.quic, sources).await
         }
         _ => Err(Error::internal(NO_WAY)),
     }

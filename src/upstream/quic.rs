@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::time::Instant;
@@ -14,12 +16,15 @@ use super::connector;
 use super::pool::EndpointPool;
 use super::sessions::Multiplexed;
 use super::worker::{Pick, WorkerEndpoint, WorkerUpstream};
+use crate::base::drain::Flag;
 use crate::base::error::{Error, Kind, Retry};
 use crate::base::stream_code::StreamCode;
 use crate::body::ledger::Measured;
 use crate::body::phase_clock::PhaseClock;
 use crate::net::io::Socket;
 use crate::net::timer;
+use crate::telemetry::counters::Counters;
+use crate::transport::quic::client::Early;
 
 /// One shared connection.
 pub(super) struct Shared {
@@ -30,6 +35,23 @@ pub(super) struct Shared {
     retired: Cell<bool>,
     idle_since: Cell<Instant>,
     expires: Instant,
+    /// Whether the endpoint answered the handshake and took what was sent ahead of it.
+    early: Cell<EarlyData>,
+    /// Raised when it was taken: streams that it was not taken of end, and keep what they hold until then.
+    settled: Rc<Flag>,
+}
+
+/// What became of what was sent before the endpoint had answered (0-RTT, RFC 9001 §4.6).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EarlyData {
+    /// It is not known yet.
+    Sent,
+    /// It was taken, or nothing was sent.
+    Taken,
+    /// The endpoint answered, and took nothing of it.
+    Refused,
+    /// The endpoint did not answer.
+    Unanswered,
 }
 
 /// A stream's place on its connection, to be kept as long as the stream.
@@ -48,7 +70,7 @@ impl WorkerUpstream {
     /// # Errors
     /// The endpoint could not be reached or allows no more streams: always worth another endpoint.
     pub async fn quic_stream(&self, pick: &Pick, clock: &PhaseClock) -> Result<Placed, Error> {
-        let (endpoint, pool) = (&*pick.endpoint, &pick.endpoint.pool);
+        let (endpoint, pool) = (&pick.endpoint, &pick.endpoint.pool);
         loop {
             if let Some(placed) = pool.quic.find(Shared::open_now) {
                 self.pools.counters().upstream_reuses.add(1);
@@ -72,11 +94,23 @@ impl WorkerUpstream {
         }
     }
 
-    async fn quic_opened(&self, endpoint: &WorkerEndpoint, clock: &PhaseClock) -> Result<Placed, Error> {
+    async fn quic_opened(&self, endpoint: &Rc<WorkerEndpoint>, clock: &PhaseClock) -> Result<Placed, Error> {
         let (upstream, counters) = (self.upstream(), self.pools.counters());
-        let connecting = connector::connect_quic(upstream, &endpoint.endpoint, counters, clock, &self.sources);
-        let connection = connecting.await?;
-        let shared = Shared::start(connection, &endpoint.pool);
+        let (pool, early) = (&endpoint.pool, upstream.config.quic.early_data);
+        // Not right after it came to nothing.
+        let early = early && !pool.waits_for_handshake.take();
+        let (reached, sources) = (&endpoint.endpoint, &self.sources);
+        let (connection, early) = if early {
+            connector::connect_early(upstream, reached, counters, clock, sources).await?
+        } else {
+            (connector::connect_quic(upstream, reached, counters, clock, sources).await?, None)
+        };
+        let shared = Shared::start(connection, pool, early.is_some());
+        if let Some(early) = early {
+            let limit = upstream.config.timeouts.connect;
+            let counters = Arc::clone(counters);
+            tokio::task::spawn_local(see_through(Rc::clone(&shared), Rc::clone(endpoint), early, limit, counters));
+        }
         // With the first stream's place the connection is not idle while that is waited for.
         let place = shared.place();
         match timer::timeout(upstream.config.timeouts.connect, shared.connection.open_bi()).await {
@@ -113,9 +147,46 @@ impl WorkerUpstream {
     }
 }
 
+/// Waits for the end of a handshake that something was sent ahead of. Where it was not taken, the streams of the connection are
+/// void: sessions begin anew on another, whose handshake is waited for.
+async fn see_through(
+    shared: Rc<Shared>,
+    endpoint: Rc<WorkerEndpoint>,
+    early: Early,
+    limit: Duration,
+    counters: Arc<Counters>,
+) {
+    let became = match timer::timeout(limit, early.is_taken()).await {
+        Ok(true) => EarlyData::Taken,
+        Ok(false) if shared.connection.close_reason().is_none() => EarlyData::Refused,
+        _ => EarlyData::Unanswered,
+    };
+    shared.early.set(became);
+    if became == EarlyData::Taken {
+        return shared.settled.raise();
+    }
+    shared.pool.waits_for_handshake.set(true);
+    shared.retire();
+    if became == EarlyData::Unanswered {
+        let kind = Kind::ConnectionTimeout;
+        counters.upstream_connect_failures.add(1);
+        endpoint.endpoint.state.connect_failed(kind, SystemTime::now());
+        endpoint.endpoint.failed(kind);
+        shared.connection.close(varint(StreamCode::Timeout), b"");
+    }
+}
+
+fn varint(code: StreamCode) -> VarInt {
+    VarInt::from_u64(code.number()).unwrap_or(VarInt::MAX)
+}
+
 impl Shared {
-    /// Shares a new connection.
-    fn start(connection: Connection, pool: &Rc<EndpointPool>) -> Rc<Self> {
+    /// Shares a new connection; `early`: its handshake is under way still.
+    fn start(connection: Connection, pool: &Rc<EndpointPool>, early: bool) -> Rc<Self> {
+        let settled = Rc::<Flag>::default();
+        if !early {
+            settled.raise();
+        }
         let shared = Rc::new(Self {
             pool: Rc::clone(pool),
             connection,
@@ -123,6 +194,8 @@ impl Shared {
             retired: Cell::new(false),
             idle_since: Cell::new(pool.now()),
             expires: pool.expiry(),
+            early: Cell::new(if early { EarlyData::Sent } else { EarlyData::Taken }),
+            settled,
         });
         pool.connection_opened();
         pool.quic.share(Rc::clone(&shared));
@@ -155,8 +228,7 @@ impl Shared {
 
     fn close_if_idle(&self) {
         if self.retired.get() && self.open.get() == 0 {
-            let code = VarInt::from_u64(StreamCode::Closing.number()).unwrap_or_default();
-            self.connection.close(code, b"");
+            self.connection.close(varint(StreamCode::Closing), b"");
         }
     }
 }
@@ -187,6 +259,25 @@ impl Multiplexed for Shared {
 }
 
 impl StreamPlace {
+    /// Raised once it is known that the endpoint takes what was sent ahead of its answer to the handshake; mostly at once.
+    pub fn settled(&self) -> Rc<Flag> {
+        Rc::clone(&self.0.settled)
+    }
+
+    /// Whether the endpoint is known to have taken what it was sent.
+    pub fn was_heard(&self) -> bool {
+        self.0.early.get() == EarlyData::Taken
+    }
+
+    /// What a stream came to that it was not.
+    pub fn unheard(&self) -> StreamCode {
+        match self.0.early.get() {
+            EarlyData::Refused => StreamCode::Closing,
+            _ if self.0.connection.close_reason().is_none() => StreamCode::Closing,
+            _ => StreamCode::Timeout,
+        }
+    }
+
     /// The connection takes no new streams any more, as its endpoint said.
     pub fn retire(&self) {
         self.0.retire();

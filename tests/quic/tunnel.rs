@@ -209,3 +209,71 @@ fn a_reload_turns_relaying_into_streams_and_back_at_one_address() {
     near.reload(&plain);
     echoes(&mut near.connect("near"), b"relayed again");
 }
+
+/// What the near side sends early, and an idle connection that soon closes, so that the next one resumes.
+const EARLY: &str = "quic.early_data = true\npool.idle_timeout = \"200ms\"\ntimeouts.connect = \"3s\"";
+
+/// A far side at an address that another may have after it.
+fn far_at(bind: &str, echo: &Served) -> Proxy {
+    start(&edge(&[echo.named()], "tls.early_data = true", "").replace("127.0.0.1:0", bind))
+}
+
+fn free_udp() -> String {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// One session, and the end of the connection that it left behind.
+fn once(near: &Proxy, far: &Proxy, seed: u64) {
+    let mut stream = near.connect("near");
+    echoes(&mut stream, &noise(100_000, seed));
+    drop(stream);
+    far.counts("closed", |totals| totals.connections_open == 0);
+}
+
+#[test]
+fn a_connection_that_resumes_carries_bytes_in_its_first_flight() {
+    let echo = Served::echo();
+    let far = far_at("127.0.0.1:0", &echo);
+    let near = start(&near(&[&far], "", &format!("{OVER_QUIC}\n{EARLY}")));
+    for n in 0..3 {
+        once(&near, &far, n);
+    }
+    assert_eq!(far.0.counters().quic_connections, 3);
+    assert_eq!(far.0.counters().early_data_accepted, 2);
+    assert_eq!(near.0.counters().outcomes.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn early_bytes_that_are_not_taken_are_sent_again() {
+    let (echo, bind) = (Served::echo(), free_udp());
+    let first = far_at(&bind, &echo);
+    let near = start(&near(&[&first], "", &format!("{OVER_QUIC}\n{EARLY}")));
+    once(&near, &first, 1);
+    first.0.stop();
+    first.0.wait();
+    // It knows nothing of the tickets of the one before.
+    let second = far_at(&bind, &echo);
+    once(&near, &second, 2);
+    assert_eq!(second.0.counters().early_data_accepted, 0);
+    assert_eq!(near.0.counters().outcomes.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn early_bytes_to_nobody_go_to_another_endpoint() {
+    let echo = Served::echo();
+    let (first, second) = (far_at("127.0.0.1:0", &echo), far_at("127.0.0.1:0", &echo));
+    let near = start(&near(&[&first, &second], "", &format!("{OVER_QUIC}\n{EARLY}")));
+    for n in 0..4 {
+        let mut stream = near.connect("near");
+        echoes(&mut stream, &noise(1000, n));
+    }
+    for far in [&first, &second] {
+        far.counts("closed", |totals| totals.connections_open == 0);
+    }
+    first.0.stop();
+    first.0.wait();
+    for n in 0..4 {
+        once(&near, &second, n);
+    }
+    assert_eq!(near.0.counters().outcomes.iter().sum::<u64>(), 0);
+}

@@ -1,8 +1,11 @@
 //! One direction of a relay: what was read and is still to be written, and how far it has come.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use super::Keeps;
 use super::end::{End, Fault};
+use crate::base::drain::Flag;
 use crate::net::buffers::{BUFFER_SIZE, Buffer, return_buffer, take_buffer};
 
 /// From one end to the other.
@@ -15,8 +18,16 @@ pub(super) struct Direction {
     /// Counts what the source said, its end included.
     heard: u64,
     state: State,
-    /// What was read so far, where all of it may have to be sent once more, and how much that may become.
-    kept: Option<(Vec<u8>, usize)>,
+    kept: Option<Kept>,
+}
+
+/// What was read so far, where all of it may have to be sent once more.
+struct Kept {
+    bytes: Vec<u8>,
+    /// How much it may become.
+    most: usize,
+    /// Until this is raised nothing is read past `most`; then nothing is kept past it.
+    until: Option<Rc<Flag>>,
 }
 
 enum Held {
@@ -68,12 +79,14 @@ impl Direction {
     }
 
     /// Begins towards a new sink: `preface` first, then what was taken back. `keeps`: how much may be taken back once more.
-    pub(super) fn begin(&mut self, mut preface: Vec<u8>, keeps: Option<usize>) {
-        if let Some((kept, _)) = &self.kept {
-            preface.extend_from_slice(kept);
-        }
-        let before = self.kept.take().map(|(kept, _)| kept).unwrap_or_default();
-        self.kept = keeps.map(|most| (before, most));
+    pub(super) fn begin(&mut self, mut preface: Vec<u8>, keeps: Keeps, most: usize) {
+        let bytes = self.kept.take().map(|kept| kept.bytes).unwrap_or_default();
+        preface.extend_from_slice(&bytes);
+        self.kept = match keeps {
+            Keeps::Nothing => None,
+            Keeps::First => Some(Kept { bytes, most, until: None }),
+            Keeps::AllUntil(flag) => Some(Kept { bytes, most, until: Some(flag) }),
+        };
         if !preface.is_empty() {
             self.hold(Held::Preface { bytes: preface, start: 0 });
         }
@@ -209,8 +222,12 @@ impl Direction {
         if self.write(cx, sink).map_err(at_sink)?.is_pending() {
             return Ok(Poll::Pending);
         }
+        let room = self.room();
+        if room == 0 {
+            return Ok(Poll::Pending);
+        }
         let mut buffer = take_buffer();
-        match source.poll_read(cx, &mut buffer[..]) {
+        match source.poll_read(cx, &mut buffer[..room]) {
             Poll::Ready(Ok(0)) => {
                 return_buffer(buffer);
                 self.heard += 1;
@@ -276,12 +293,22 @@ impl Direction {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if let Some((kept, most)) = &mut self.kept {
-            if kept.len() + bytes.len() > *most {
+        if let Some(kept) = &mut self.kept {
+            if kept.bytes.len() + bytes.len() > kept.most {
                 self.kept = None;
             } else {
-                kept.extend_from_slice(bytes);
+                kept.bytes.extend_from_slice(bytes);
             }
+        }
+    }
+
+    /// How much may be read.
+    fn room(&self) -> usize {
+        match &self.kept {
+            Some(Kept { bytes, most, until: Some(until) }) if !until.is_raised() => {
+                most.saturating_sub(bytes.len()).min(BUFFER_SIZE)
+            }
+            _ => BUFFER_SIZE,
         }
     }
 

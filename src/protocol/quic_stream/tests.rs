@@ -69,7 +69,7 @@ async fn connection() -> (TcpStream, End) {
 /// A relay from a client's stream to an endpoint's socket.
 fn joined(downstream: End, upstream: End) -> Relay {
     let mut relay = Relay::new(downstream);
-    relay.join(upstream, Vec::new(), false);
+    relay.join(upstream, Vec::new(), Keeps::Nothing);
     relay
 }
 
@@ -268,7 +268,7 @@ fn what_a_refusing_endpoint_got_is_sent_to_another() {
         let ((mut send, mut recv), downstream) = front.stream().await;
         let ((mut answer, mut asked), upstream) = back.stream().await;
         let mut relay = Relay::new(downstream);
-        relay.join(upstream, Vec::new(), true);
+        relay.join(upstream, Vec::new(), Keeps::First);
         send.write_all(b"question").await.unwrap();
         send.finish().unwrap();
         let closing = StreamCode::Closing.number();
@@ -281,7 +281,7 @@ fn what_a_refusing_endpoint_got_is_sent_to_another() {
         assert_eq!(over, Over::Broken(Side::Upstream, closing));
         assert!(relay.take_back(closing));
         let (mut endpoint, upstream) = connection().await;
-        relay.join(upstream, Vec::new(), false);
+        relay.join(upstream, Vec::new(), Keeps::Nothing);
         let talk = async {
             let mut question = String::new();
             endpoint.read_to_string(&mut question).await.unwrap();
@@ -305,7 +305,7 @@ fn nothing_is_taken_back_once_the_endpoint_answered_or_where_too_much_was_sent()
             let ((mut send, mut recv), downstream) = front.stream().await;
             let ((mut answer, mut asked), upstream) = back.stream().await;
             let mut relay = Relay::new(downstream);
-            relay.join(upstream, Vec::new(), true);
+            relay.join(upstream, Vec::new(), Keeps::First);
             let talk = async {
                 let sent = if answers { 8 } else { REPLAY + 1 };
                 send.write_all(&bytes(sent)).await.unwrap();
@@ -322,6 +322,42 @@ fn nothing_is_taken_back_once_the_endpoint_answered_or_where_too_much_was_sent()
             let (over, ()) = tokio::join!(run(&mut relay), talk);
             assert_eq!(over, Over::Cut(Side::Upstream, closing.into_inner()));
             assert!(!relay.take_back(closing.into_inner()));
+        }
+    });
+}
+
+#[test]
+fn no_more_is_taken_than_can_be_sent_again_until_the_endpoint_is_known_to_take_it() {
+    on_worker(async {
+        let (front, back) = (link().await, link().await);
+        let ((mut send, _recv), downstream) = front.stream().await;
+        let ((_answer, mut asked), upstream) = back.stream().await;
+        let flag = Rc::<Flag>::default();
+        let mut relay = Relay::new(downstream);
+        relay.join(upstream, Vec::new(), Keeps::AllUntil(Rc::clone(&flag)));
+        let sent = bytes(3 * REPLAY);
+        let talk = async {
+            send.write_all(&sent).await.unwrap();
+            let mut received = vec![0; REPLAY];
+            asked.read_exact(&mut received).await.unwrap();
+            let more = tokio::time::timeout(Duration::from_millis(100), asked.read(&mut [0])).await;
+            assert!(more.is_err(), "more was sent than is kept");
+            flag.raise();
+            let mut rest = vec![0; 2 * REPLAY];
+            asked.read_exact(&mut rest).await.unwrap();
+            received.extend(rest);
+            assert!(received == sent);
+        };
+        // Whoever raises the flag wakes the relay.
+        let stop = poll_fn(|cx| {
+            if flag.is_raised() {
+                return Poll::Pending;
+            }
+            pin!(flag.raised()).poll(cx)
+        });
+        tokio::select! {
+            over = relay.run(LONG, stop, |_, _| {}) => panic!("{over:?}"),
+            () = talk => {}
         }
     });
 }
@@ -380,7 +416,7 @@ fn unidirectional_streams_are_passed_with_their_end_and_their_reset() {
             let source = End::Stream(Stream::incoming(front.near.accept_uni().await.unwrap()));
             let sink = End::Stream(Stream::outgoing(back.near.open_uni().await.unwrap()));
             let mut relay = Relay::upward(source);
-            relay.join(sink, Vec::new(), false);
+            relay.join(sink, Vec::new(), Keeps::Nothing);
             let talk = async {
                 let mut recv = back.far.accept_uni().await.unwrap();
                 let mut received = [0; 7];
