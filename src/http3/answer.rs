@@ -4,10 +4,12 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
 use http_body::{Body, SizeHint};
+use quinn::{StoppedError, VarInt};
 use tokio::time::Instant;
 
 use super::body::RecvBody;
@@ -51,15 +53,15 @@ pub(super) async fn answer<S: Service>(
         }
     };
     connection.forget(stream);
-    if let Err(error) = result {
-        let error = connection.cause(error);
-        writer.reset(error.answering());
-        match (error.scope(), error.side()) {
-            (Scope::Connection, Side::Local) => connection.fail(error),
-            (Scope::Connection, Side::Remote) => {}
-            (Scope::Stream, _) if error.code() == Code::INTERNAL_ERROR => {}
-            (Scope::Stream, _) => connection.note_reset(),
-        }
+    let Err(error) = result else { return connection.resets.give(1) };
+    let error = connection.cause(error);
+    writer.reset(error.answering());
+    match (error.scope(), error.side()) {
+        (Scope::Connection, Side::Local) => connection.fail(error),
+        (Scope::Connection, Side::Remote) => {}
+        // A fault of ours.
+        (Scope::Stream, Side::Local) if error.code() == Code::INTERNAL_ERROR => {}
+        (Scope::Stream, _) => connection.note_reset(),
     }
 }
 
@@ -181,7 +183,7 @@ impl Exchange<'_> {
         watch: &impl Watch,
     ) -> Result<R, Error> {
         let mut response = pin!(response);
-        let mut stopped = pin!(self.writer.stream().stopped());
+        let mut client = Client::default();
         poll_fn(|cx| {
             let polled = response.as_mut().poll(cx);
             for head in inbound.take_interim() {
@@ -193,7 +195,7 @@ impl Exchange<'_> {
             if let Poll::Ready(Err(error)) = self.writer.poll_flush(cx) {
                 return Poll::Ready(Err(error));
             }
-            self.poll_gone(inbound, stopped.as_mut(), watch, cx).map(Err)
+            self.poll_gone(inbound, &mut client, watch, cx).map(Err)
         })
         .await
     }
@@ -209,19 +211,13 @@ impl Exchange<'_> {
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error>>>,
     {
-        let mut stopped = pin!(None);
+        let mut client = Client::default();
         poll_fn(|cx| {
             let polled = pump.poll(body.as_mut(), self.writer, (self.connection, self.stream), cx);
             if polled.is_ready() {
                 return polled;
             }
-            if stopped.is_none() {
-                stopped.set(Some(self.writer.stream().stopped()));
-            }
-            match stopped.as_mut().as_pin_mut() {
-                Some(stopped) => self.poll_gone(inbound, stopped, watch, cx).map(Err),
-                None => Poll::Pending,
-            }
+            self.poll_gone(inbound, &mut client, watch, cx).map(Err)
         })
         .await
     }
@@ -230,7 +226,7 @@ impl Exchange<'_> {
     fn poll_gone(
         &self,
         inbound: &Inbound,
-        stopped: Pin<&mut impl Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>>>,
+        client: &mut Client,
         watch: &impl Watch,
         cx: &mut Context<'_>,
     ) -> Poll<Error> {
@@ -242,12 +238,7 @@ impl Exchange<'_> {
             let reason = "the client took no more of the answer in time";
             return Poll::Ready(Error::stream(Code::REQUEST_CANCELLED, reason));
         }
-        Poll::Ready(match ready!(stopped.poll(cx)) {
-            Ok(Some(code)) => Error::reset(code, "the client wants no answer"),
-            Ok(None) => Error::stream(Code::INTERNAL_ERROR, "a stream ended before its answer"),
-            Err(quinn::StoppedError::ConnectionLost(error)) => Error::lost(&error),
-            Err(quinn::StoppedError::ZeroRttRejected) => EARLY_REJECTED,
-        })
+        client.poll(self.writer, cx)
     }
 
     /// Sends an answer that the service has no part in.
@@ -266,3 +257,34 @@ impl Exchange<'_> {
         Ok(())
     }
 }
+
+/// Whether the client wants no answer any more (STOP_SENDING). Most answers come at once: to ask the transport for each of
+/// them costs more than to be told a moment later.
+#[derive(Default)]
+struct Client {
+    timer: Option<Timer>,
+    stopped: Option<Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>>>>>,
+}
+
+impl Client {
+    fn poll(&mut self, writer: &Writer, cx: &mut Context<'_>) -> Poll<Error> {
+        if self.stopped.is_none() {
+            let timer = self.timer.get_or_insert_with(|| {
+                let timer = Timer::new();
+                timer.set(Instant::now() + AT_ONCE);
+                timer
+            });
+            ready!(timer.poll_expired(cx));
+        }
+        let stopped = self.stopped.get_or_insert_with(|| Box::pin(writer.stream().stopped()));
+        Poll::Ready(match ready!(stopped.as_mut().poll(cx)) {
+            Ok(Some(code)) => Error::reset(code, "the client wants no answer"),
+            Ok(None) => Error::stream(Code::INTERNAL_ERROR, "a stream ended before its answer"),
+            Err(StoppedError::ConnectionLost(error)) => Error::lost(&error),
+            Err(StoppedError::ZeroRttRejected) => EARLY_REJECTED,
+        })
+    }
+}
+
+/// One tick of the timer wheel, about.
+const AT_ONCE: Duration = Duration::from_millis(10);
