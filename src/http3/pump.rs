@@ -80,7 +80,7 @@ impl Pump {
                 return Poll::Ready(Err(Error::stream(connection.own_fault(), reason)));
             }
             writer.end_data();
-            self.flushing = writer.has_more() || self.ended;
+            self.flushing = writer.is_blocked() || self.ended;
             if waits && !self.flushing {
                 return Poll::Pending;
             }

@@ -108,11 +108,6 @@ impl Writer {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the transport has not taken everything.
-    pub(super) fn has_more(&self) -> bool {
-        self.next < self.queue.len()
-    }
-
     /// Sends before or after other streams of the connection (RFC 9218 §10).
     pub(super) fn prioritize(&self, priority: Priority) {
         // The transport sends the higher first, and takes turns among equals. Fails where the stream is over.
