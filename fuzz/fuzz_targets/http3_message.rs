@@ -35,7 +35,8 @@ fuzz_target!(|fields: Vec<(u8, &[u8], &[u8])>| {
     names.dedup();
     if let Ok(head) = read(RequestHead::default(), lines()).finish(true) {
         assert!(is_in_order && names.len() == pseudo.len() && has(":method") && !has(":status"));
-        assert_eq!(head.parts.headers.len(), fields.len() - pseudo.len());
+        let lengths = fields.iter().filter(|field| field.0 == b"content-length").count();
+        assert_eq!(head.parts.headers.len(), fields.len() - pseudo.len() - lengths.saturating_sub(1));
         check(&head.parts.headers);
         let is_tunnel = head.parts.method == Method::CONNECT && !has(":protocol");
         assert_eq!((has(":scheme"), has(":path")), (!is_tunnel, !is_tunnel));

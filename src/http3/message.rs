@@ -227,7 +227,9 @@ impl Fields {
         if is_sensitive {
             value.set_sensitive(true);
         }
-        self.judge(&name, &value)?;
+        if !self.judge(&name, &value)? {
+            return Ok(());
+        }
         if !self.has_any {
             self.has_any = true;
             // Of most heads: room for all of it at once.
@@ -239,9 +241,9 @@ impl Fields {
         }
     }
 
-    /// RFC 9114 §4.2, §4.1.2: fields that say something about the message itself.
+    /// RFC 9114 §4.2, §4.1.2: fields that say something about the message itself. Whether it is to be kept.
     #[inline]
-    fn judge(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), &'static str> {
+    fn judge(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, &'static str> {
         match *name {
             CONNECTION | TRANSFER_ENCODING | UPGRADE => Err(CONNECTION_SPECIFIC),
             TE if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => Err("TE with more than trailers"),
@@ -249,11 +251,12 @@ impl Fields {
                 let length = decimal(value.as_bytes()).ok_or("a Content-Length that is no number")?;
                 match self.content_length.replace(length) {
                     Some(before) if before != length => Err("differing Content-Length"),
-                    _ => Ok(()),
+                    // RFC 9110 §8.6: said twice, it is passed on once.
+                    before => Ok(before.is_none()),
                 }
             }
             _ if matches!(name.as_str(), "keep-alive" | "proxy-connection") => Err(CONNECTION_SPECIFIC),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
