@@ -297,15 +297,19 @@ fn the_demo_succeeds_in_every_row_and_leaves() {
         demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE)
             .env("TIDEGATE_DEMO_TLS", FREE)
             .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_QUIC", FREE)
             .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     assert_eq!(code, 0, "{out}{err}");
     let rows: Vec<&str> = out.lines().filter(|line| line.contains("://")).collect();
-    assert_eq!(rows.len(), 5, "{out}");
+    assert_eq!(rows.len(), 7, "{out}");
     assert!(rows.iter().all(|row| row.contains(" 200 ")), "{out}");
-    assert_eq!(rows.iter().filter(|row| row.contains("TLS 1.3")).count(), 2, "{out}");
+    assert_eq!(rows.iter().filter(|row| row.contains("TLS 1.3")).count(), 3, "{out}");
     assert_eq!(rows.iter().filter(|row| row.contains(" HTTP/2 ")).count(), 2, "{out}");
-    assert_eq!(rows.iter().filter(|row| row.contains(" tcp://") && row.contains(" as sent ")).count(), 1, "{out}");
+    assert_eq!(rows.iter().filter(|row| row.contains(" HTTP/3 ")).count(), 1, "{out}");
+    for scheme in [" tcp://", " quic://"] {
+        assert_eq!(rows.iter().filter(|row| row.contains(scheme) && row.contains(" as sent ")).count(), 1, "{out}");
+    }
     assert!(!out.contains('\x1b'), "colours in a pipe");
 }
 
@@ -318,6 +322,7 @@ fn the_demo_takes_another_port_where_one_is_taken() {
         demo.env("TIDEGATE_DEMO_CLEARTEXT", &address)
             .env("TIDEGATE_DEMO_TLS", FREE)
             .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_QUIC", FREE)
             .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     assert_eq!(code, 0, "{out}{err}");
@@ -331,6 +336,7 @@ fn the_demo_stays_up_and_says_what_to_try() {
         demo.env("TIDEGATE_DEMO_CLEARTEXT", FREE)
             .env("TIDEGATE_DEMO_TLS", FREE)
             .env("TIDEGATE_DEMO_TCP", FREE)
+            .env("TIDEGATE_DEMO_QUIC", FREE)
             .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     let command = demo.wait_for("curl http://");

@@ -15,9 +15,9 @@ use clap::Args;
 
 use crate::app::Running;
 use crate::base::addr::Address;
-use crate::config::model::{Bind, EndpointAddress};
+use crate::config::model::{Bind, EndpointAddress, Mode};
 use crate::config::{self, Config};
-use crate::net::bind::ensure_free;
+use crate::net::bind::{ensure_datagram_free, ensure_free};
 
 use self::origin::Origin;
 use self::probe::{Probe, Way};
@@ -72,6 +72,7 @@ struct Stage {
     cleartext: SocketAddr,
     secure: SocketAddr,
     relayed: SocketAddr,
+    streams: SocketAddr,
     /// Where the status page is.
     dashboard: SocketAddr,
     /// Addresses of the embedded configuration that were taken.
@@ -104,29 +105,33 @@ impl Stage {
         let running = serving::start(config, None)?;
         // It is in memory now, and nothing reads it again.
         let _ = std::fs::remove_file(&certificate.key);
-        let [cleartext, secure, relayed] = names.map(|name| name.and_then(|name| serving::address(&running, &name)));
+        let [cleartext, secure, relayed, streams] =
+            names.map(|name| name.and_then(|name| serving::address(&running, &name)));
         let dashboard = match running.own_address("observe") {
             Some(Address::Socket(address)) => Some(address),
             _ => None,
         };
-        let (Some(cleartext), Some(secure), Some(relayed), Some(dashboard)) = (cleartext, secure, relayed, dashboard)
+        let (Some(cleartext), Some(secure), Some(relayed), Some(streams), Some(dashboard)) =
+            (cleartext, secure, relayed, streams, dashboard)
         else {
-            terminal::complain("the demo's configuration lacks a cleartext, a TLS, a TCP or an observe listener", "");
+            terminal::complain("the demo's configuration lacks a cleartext, TLS, TCP, QUIC or observe listener", "");
             return Err(Exit::Fault);
         };
-        Ok(Self { running, cleartext, secure, relayed, dashboard, taken, certificate, _scratch: scratch })
+        Ok(Self { running, cleartext, secure, relayed, streams, dashboard, taken, certificate, _scratch: scratch })
     }
 
     /// One request after the other, so that no row's time holds another's work.
     fn send_all(&self) -> std::io::Result<Vec<Row>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(async {
+        // What drives an HTTP/3 connection stays on its thread.
+        Ok(tokio::task::LocalSet::new().block_on(&runtime, async {
             let mut rows = Vec::new();
             for probe in Probe::ALL {
                 let address = match probe.way {
                     Way::Cleartext => self.cleartext,
                     Way::Tls => self.secure,
                     Way::Relayed => self.relayed,
+                    Way::Stream => self.streams,
                 };
                 rows.push(probe.send(address, &self.certificate.ca).await);
             }
@@ -147,6 +152,7 @@ impl Stage {
             (format!("curl --http2-prior-knowledge http://{cleartext}/anything"), "the same over HTTP/2"),
             (format!("curl --cacert {ca} https://{secure}/anything"), "the same over TLS"),
             (format!("curl http://{relayed}/anything"), "the same, relayed as bytes over TCP"),
+            (format!("curl --http3 --cacert {ca} https://{secure}/anything"), "over HTTP/3, by a curl that can"),
             (format!("curl -N http://{cleartext}/events"), "an event every second"),
             (format!("curl -o /dev/null http://{cleartext}/bytes/1000000000"), "a gigabyte"),
         ];
@@ -167,17 +173,22 @@ fn adapt(config: &mut Config, files: &Certificate, origin: SocketAddr) -> Vec<So
     // Nothing of a demo is worth waiting for.
     config.server.drain_timeout = Duration::from_secs(1);
     let mut taken = Vec::new();
-    let mut free = |bind: &mut Bind| {
-        if let Bind::Address(address) = bind
-            && ensure_free(&Bind::Address(*address)).is_err()
-        {
-            taken.push(*address);
-            address.set_port(0);
+    let mut free = |bind: &mut Bind, takes_connections: bool, takes_datagrams: bool| {
+        if let Bind::Address(address) = bind {
+            let bind = Bind::Address(*address);
+            let is_taken = takes_connections && ensure_free(&bind).is_err()
+                || takes_datagrams && ensure_datagram_free(&bind).is_err();
+            if is_taken {
+                taken.push(*address);
+                address.set_port(0);
+            }
         }
     };
-    config.server.observe.iter_mut().for_each(|observe| free(&mut observe.bind));
+    config.server.observe.iter_mut().for_each(|observe| free(&mut observe.bind, true, false));
     for listener in &mut config.listeners {
-        listener.binds.iter_mut().for_each(&mut free);
+        let is_quic = matches!(listener.mode, Mode::Quic(_));
+        let speaks_http3 = listener.protocols.http3;
+        listener.binds.iter_mut().for_each(|bind| free(bind, !is_quic, is_quic || speaks_http3));
         for pair in listener.tls.iter_mut().flat_map(|tls| &mut tls.certificates) {
             pair.cert.clone_from(&files.cert);
             pair.key.clone_from(&files.key);

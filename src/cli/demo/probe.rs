@@ -4,21 +4,26 @@
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::base::error::Error;
-use crate::config::model::{Listener, Mode, UpstreamProtocol, UpstreamTls};
+use crate::config::model::{Listener, Mode, UpstreamProtocol, UpstreamQuic, UpstreamTls};
+use crate::http3;
 use crate::net::io::Socket;
+use crate::net::socket::Sources;
+use crate::transport::quic;
 use crate::transport::tls::client::ClientTls;
 
 use super::table::Row;
@@ -28,21 +33,24 @@ use super::table::Row;
 pub enum Way {
     /// Requests in the clear.
     Cleartext,
-    /// Requests over TLS, which must then be 1.3.
+    /// Requests over TLS, which must then be 1.3, or over QUIC.
     Tls,
     /// A connection that is relayed to the origin as it is.
     Relayed,
+    /// A QUIC stream that becomes a connection to the origin.
+    Stream,
 }
 
 impl Way {
     /// Every way there is.
-    pub const ALL: [Way; 3] = [Way::Cleartext, Way::Tls, Way::Relayed];
+    pub const ALL: [Way; 4] = [Way::Cleartext, Way::Tls, Way::Relayed, Way::Stream];
 
     /// Whether a listener is this way in.
     pub fn leads_through(self, listener: &Listener) -> bool {
         let own = match (&listener.mode, &listener.tls) {
             (Mode::Http, None) => Way::Cleartext,
             (Mode::Http, Some(_)) => Way::Tls,
+            (Mode::Quic(_), _) => Way::Stream,
             _ => Way::Relayed,
         };
         own == self
@@ -62,12 +70,14 @@ pub struct Probe {
 
 impl Probe {
     /// One of every kind that this version has.
-    pub const ALL: [Probe; 5] = [
+    pub const ALL: [Probe; 7] = [
         Probe { what: "HTTP/1.1", version: Version::HTTP_11, way: Way::Cleartext },
         Probe { what: "HTTP/2 (prior knowledge)", version: Version::HTTP_2, way: Way::Cleartext },
         Probe { what: "HTTP/1.1 over TLS", version: Version::HTTP_11, way: Way::Tls },
         Probe { what: "HTTP/2 over TLS", version: Version::HTTP_2, way: Way::Tls },
+        Probe { what: "HTTP/3", version: Version::HTTP_3, way: Way::Tls },
         Probe { what: "TCP, relayed", version: Version::HTTP_11, way: Way::Relayed },
+        Probe { what: "QUIC stream to TCP", version: Version::HTTP_11, way: Way::Stream },
     ];
 
     /// Sends one request to `address`; `ca` is the file of the authority to believe.
@@ -76,6 +86,7 @@ impl Probe {
             Way::Cleartext => "http",
             Way::Tls => "https",
             Way::Relayed => "tcp",
+            Way::Stream => "quic",
         };
         let began = Instant::now();
         let answer = match tokio::time::timeout(DEADLINE, self.exchange(address, ca)).await {
@@ -87,18 +98,47 @@ impl Probe {
     }
 
     async fn exchange(self, address: SocketAddr, ca: &Path) -> Result<Answer, ProbeError> {
+        let name = ServerName::IpAddress(address.ip().into());
+        if self.version == Version::HTTP_3 {
+            let tls = trusting(ca, UpstreamProtocol::Http3)?;
+            return self.exchange_http3(address, &tls, &name).await;
+        }
+        if self.way == Way::Stream {
+            let tls = trusting(ca, UpstreamProtocol::Quic)?;
+            let connection = connect_quic(address, &tls, &name, ALPN).await?;
+            let (send, receive) = connection.open_bi().await.map_err(|error| ProbeError::Stream(error.to_string()))?;
+            return self.ask(tokio::io::join(receive, send), address, None).await;
+        }
         let stream = TcpStream::connect(address).await.map_err(ProbeError::Connect)?;
         stream.set_nodelay(true).map_err(ProbeError::Connect)?;
         if self.way != Way::Tls {
             return self.ask(stream, address, None).await;
         }
         let protocol = if self.version == Version::HTTP_2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
-        let trust = UpstreamTls { ca: Some(ca.to_owned()), ..UpstreamTls::default() };
-        let tls = ClientTls::new(Some(&trust), protocol).map_err(|fault| ProbeError::Authority(fault.to_string()))?;
-        let name = ServerName::IpAddress(address.ip().into());
-        let stream = tls.connect(Socket::Tcp(stream), &name).await.map_err(ProbeError::Handshake)?;
+        let stream =
+            trusting(ca, protocol)?.connect(Socket::Tcp(stream), &name).await.map_err(ProbeError::Handshake)?;
         let version = stream.get_ref().1.protocol_version();
         self.ask(stream, address, version).await
+    }
+
+    async fn exchange_http3(
+        self,
+        address: SocketAddr,
+        tls: &ClientTls,
+        name: &ServerName<'static>,
+    ) -> Result<Answer, ProbeError> {
+        let connection = connect_quic(address, tls, name, quic::client::H3).await?;
+        let (sender, driver) = http3::client::start(connection, Rc::new(http3::Config::default()));
+        let request = request(&format!("https://{address}{PATH}"))?;
+        let exchange = async {
+            let response = sender.send(request, |_| ()).await.map_err(|refused| ProbeError::Http3(refused.error))?;
+            // RFC 9001 §4.2: QUIC has no older TLS.
+            self.judge(response, Some(rustls::ProtocolVersion::TLSv1_3)).await
+        };
+        tokio::select! {
+            answer = exchange => answer,
+            closed = driver => Err(ProbeError::Stream(format!("{closed:?}"))),
+        }
     }
 
     async fn ask<T>(
@@ -127,11 +167,11 @@ impl Probe {
     }
 
     /// A row is good only if the whole answer came, in the version that was asked for, from the origin itself.
-    async fn judge(
-        self,
-        response: Response<Incoming>,
-        tls: Option<rustls::ProtocolVersion>,
-    ) -> Result<Answer, ProbeError> {
+    async fn judge<B>(self, response: Response<B>, tls: Option<rustls::ProtocolVersion>) -> Result<Answer, ProbeError>
+    where
+        B: Body,
+        ProbeError: From<B::Error>,
+    {
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
         if head.status != StatusCode::OK {
@@ -145,7 +185,7 @@ impl Probe {
             return Err(ProbeError::TlsVersion(tls));
         }
         // The route marks what it answers; what was relayed as it is has no mark.
-        if self.way == Way::Relayed && head.headers.contains_key("x-served-by") {
+        if matches!(self.way, Way::Relayed | Way::Stream) && head.headers.contains_key("x-served-by") {
             return Err(ProbeError::Changed);
         }
         let is_echo = body.windows(PATH.len()).any(|window| window == PATH.as_bytes());
@@ -167,11 +207,15 @@ struct Answer {
 
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let version = if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+        let version = match self.version {
+            Version::HTTP_3 => "HTTP/3",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        };
         let way = match self.way {
             Way::Cleartext => "",
             Way::Tls => "  TLS 1.3",
-            Way::Relayed => "  as sent",
+            Way::Relayed | Way::Stream => "  as sent",
         };
         write!(f, "{}  {version:8}  {} bytes{way}", self.status.as_u16(), self.bytes)
     }
@@ -186,6 +230,12 @@ enum ProbeError {
     Authority(String),
     #[error("TLS handshake: {0}")]
     Handshake(Error),
+    #[error("QUIC: {0}")]
+    Quic(Error),
+    #[error("QUIC: {0}")]
+    Stream(String),
+    #[error("HTTP/3: {0}")]
+    Http3(#[from] http3::Error),
     #[error("HTTP: {}", with_cause(.0))]
     Http(#[from] hyper::Error),
     #[error("cannot build the request: {0}")]
@@ -207,9 +257,28 @@ fn with_cause(error: &hyper::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
+/// The client's side of TLS for a protocol; believes only what `ca` signed.
+fn trusting(ca: &Path, protocol: UpstreamProtocol) -> Result<Arc<ClientTls>, ProbeError> {
+    let trust = UpstreamTls { ca: Some(ca.to_owned()), ..UpstreamTls::default() };
+    ClientTls::new(Some(&trust), protocol).map_err(|fault| ProbeError::Authority(fault.to_string()))
+}
+
+async fn connect_quic(
+    address: SocketAddr,
+    tls: &ClientTls,
+    name: &ServerName<'static>,
+    alpn: &[u8],
+) -> Result<quic::Connection, ProbeError> {
+    let options = UpstreamQuic::default();
+    quic::client::connect(address, tls, name, alpn, &options, &Sources::new(&[], 0)).await.map_err(ProbeError::Quic)
+}
+
 fn request(target: &str) -> Result<Request<Empty<Bytes>>, http::Error> {
     Request::get(target).header("user-agent", concat!("tidegate-demo/", env!("CARGO_PKG_VERSION"))).body(Empty::new())
 }
+
+/// The protocol by which the demo's listener for streams knows where they lead.
+const ALPN: &[u8] = b"demo";
 
 /// A path that the origin echoes.
 const PATH: &str = "/hello/from/the/demo";
@@ -224,7 +293,7 @@ mod tests {
     #[tokio::test]
     async fn the_origin_answers_in_both_versions() {
         let origin = Origin::start().unwrap();
-        for probe in Probe::ALL.into_iter().filter(|probe| probe.way != Way::Tls) {
+        for probe in Probe::ALL.into_iter().filter(|probe| matches!(probe.way, Way::Cleartext | Way::Relayed)) {
             let row = probe.send(origin.address, Path::new("")).await;
             assert!(row.answer.is_ok(), "{row:?}");
         }

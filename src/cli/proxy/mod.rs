@@ -29,11 +29,11 @@ pub struct Proxy {
     #[arg(long, value_name = "ADDRESS", required = true)]
     to: Vec<Destination>,
 
-    /// Serve HTTPS as well, with a development certificate for this host made on the spot; may repeat
+    /// Serve HTTPS and HTTP/3 as well, with a development certificate for this host made on the spot; may repeat
     #[arg(long, value_name = "HOST")]
     tls: Vec<String>,
 
-    /// Where to accept HTTPS [default: port 8443 beside the first --from]
+    /// Where to accept HTTPS and, on the UDP port of the same number, HTTP/3 [default: port 8443 beside the first --from]
     #[arg(long, value_name = "ADDRESS", requires = "tls")]
     tls_from: Option<String>,
 
@@ -131,7 +131,10 @@ impl Proxy {
             // It is in memory now, and nothing reads it again.
             let _ = std::fs::remove_file(&files.key);
             let port = serving::address(&running, TLS_LISTENER).map_or(DEFAULT_TLS_PORT, |address| address.port());
-            terminal::print(&format!("HTTPS with a development certificate; try\n  {}\n", files.curl(host, port)));
+            terminal::print(&format!(
+                "HTTPS and HTTP/3 with a development certificate; try\n  {}\n",
+                files.curl(host, port)
+            ));
         }
         serving::wait(running)
     }
@@ -200,7 +203,7 @@ const EXAMPLES: &str = "\
 Examples:
   tidegate proxy --to 3000                                  http://127.0.0.1:8080 to port 3000 here
   tidegate proxy --from :8080 --to 10.0.0.1:80 --to 10.0.0.2:80
-  tidegate proxy --to 3000 --tls localhost                  and https://127.0.0.1:8443
+  tidegate proxy --to 3000 --tls localhost                  and https://127.0.0.1:8443, HTTP/3 included
   tidegate proxy --to https://example.org
   tidegate proxy --to 3000 --print-config > tidegate.toml   a file to grow; then: tidegate run";
 
