@@ -318,3 +318,6 @@ fn say_where(request: &mut Request<Body>, port: u16) {
         request.headers_mut().insert(HeaderName::from_static("alt-used"), value);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 mod support;
 
 mod access_log;
+mod alternatives;
 mod answers;
 mod balancing;
 mod bodies;

@@ -331,6 +331,10 @@ async fn an_endpoint_that_is_tried_next_is_told_as_well(pair: Pair) {
 }
 
 async fn what_a_header_says_is_passed_on(pair: Pair) {
+    // There is no place for a header before a QUIC handshake, and a configuration that wants one is refused.
+    if pair.up == Upstream::Http3 {
+        return;
+    }
     let origin = Origin::start_told(true, pair.up, ok).await;
     let plan = pair.plan(&[origin.address()]).listener(REQUIRED).upstream("send_proxy_protocol = \"v2\"");
     let proxy = plan.start();

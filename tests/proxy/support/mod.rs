@@ -52,6 +52,7 @@ macro_rules! pairs {
             #[test] fn h3_to_h1() { pair(H3, Http1, super::$name); }
             #[test] fn h3_to_h2c() { pair(H3, Http2, super::$name); }
             #[test] fn h3_to_h2_tls() { pair(H3, Http2Tls, super::$name); }
+            #[test] fn h3_to_h3() { pair(H3, Http3, super::$name); }
         })+
     };
 }
@@ -81,6 +82,10 @@ macro_rules! tcp_pairs_of {
             pair(H1, Http2Tls, super::$name);
         }
         #[test]
+        fn h1_to_h3() {
+            pair(H1, Http3, super::$name);
+        }
+        #[test]
         fn h1_tls_to_h1() {
             pair(H1Tls, Http1, super::$name);
         }
@@ -91,6 +96,10 @@ macro_rules! tcp_pairs_of {
         #[test]
         fn h1_tls_to_h2_tls() {
             pair(H1Tls, Http2Tls, super::$name);
+        }
+        #[test]
+        fn h1_tls_to_h3() {
+            pair(H1Tls, Http3, super::$name);
         }
         #[test]
         fn h2c_to_h1() {
@@ -105,6 +114,10 @@ macro_rules! tcp_pairs_of {
             pair(H2, Http2Tls, super::$name);
         }
         #[test]
+        fn h2c_to_h3() {
+            pair(H2, Http3, super::$name);
+        }
+        #[test]
         fn h2_tls_to_h1() {
             pair(H2Tls, Http1, super::$name);
         }
@@ -115,6 +128,10 @@ macro_rules! tcp_pairs_of {
         #[test]
         fn h2_tls_to_h2_tls() {
             pair(H2Tls, Http2Tls, super::$name);
+        }
+        #[test]
+        fn h2_tls_to_h3() {
+            pair(H2Tls, Http3, super::$name);
         }
     };
 }
@@ -169,6 +186,7 @@ macro_rules! upstreams {
             #[test] fn h1() { pair(H1, Http1, super::$name); }
             #[test] fn h2c() { pair(H1, Http2, super::$name); }
             #[test] fn h2_tls() { pair(H1, Http2Tls, super::$name); }
+            #[test] fn h3() { pair(H1, Http3, super::$name); }
         })+
     };
 }
