@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::{options, sys};
+use crate::config::defaults;
 use crate::config::model::{Keepalive, SocketOptions};
 
 /// Sets the options on a socket that is to listen; before `listen`, so that the buffer sizes are known when a window
@@ -85,25 +86,22 @@ pub fn connect_from(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
 pub struct NotOurs(pub IpAddr);
 
 /// A socket for datagrams to endpoints, which nobody else sends to: bound to `source`, or to no address in particular where that
-/// is unspecified, and to a free port. Asks for several MiB of room; the kernel gives what it is allowed to.
+/// is unspecified, and to a free port. Asks for several MiB of room, what a fast path brings while a worker is
+/// busy for some milliseconds; the kernel gives what it is allowed to.
 ///
 /// # Errors
 /// As [`connect_from`], or the kernel's.
 pub fn datagrams_from(source: IpAddr) -> io::Result<UdpSocket> {
     let address = SocketAddr::new(source, 0);
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.set_recv_buffer_size(DATAGRAM_ROOM)?;
-    socket.set_send_buffer_size(DATAGRAM_ROOM)?;
+    socket.set_recv_buffer_size(defaults::QUIC_SOCKET_BUFFER as usize)?;
+    socket.set_send_buffer_size(defaults::QUIC_SOCKET_BUFFER as usize)?;
     if source.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     bind_source(&socket, address)?;
     Ok(socket.into())
 }
-
-/// Bytes of datagrams that wait on such a socket, in either direction: what a fast path brings while a worker is busy for some
-/// milliseconds. Whatever the kernel does not grant is lost packets.
-const DATAGRAM_ROOM: usize = 4 * 1024 * 1024;
 
 fn bind_source(socket: &impl AsFd, source: SocketAddr) -> io::Result<()> {
     SockRef::from(socket).bind(&source.into()).map_err(|error| match error.kind() {

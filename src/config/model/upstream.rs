@@ -212,6 +212,13 @@ pub struct UpstreamTimeouts {
     pub stream_idle: Duration,
 }
 
+impl Upstream {
+    /// Whether any of its endpoints may be reached over QUIC.
+    pub fn may_speak_quic(&self) -> bool {
+        self.alt_svc || matches!(self.protocol, UpstreamProtocol::Http3 | UpstreamProtocol::Quic)
+    }
+}
+
 impl Balance {
     /// The word of the configuration.
     pub fn as_str(self) -> &'static str {

@@ -44,9 +44,10 @@ impl Demand {
             config.listeners.iter().map(|listener| &listener.socket).chain(upstreams)
         };
         let largest = |size: fn(&SocketOptions) -> Option<u32>| sockets().filter_map(size).max();
-        // All clients of QUIC share one socket on each worker, for which more is asked by itself.
-        let takes_quic = config.listeners.iter().any(Listener::takes_quic);
-        let with_quic = |largest: Option<u32>| largest.max(takes_quic.then_some(defaults::QUIC_SOCKET_BUFFER));
+        // All clients of QUIC share one socket on each worker, and so do its endpoints: more is asked for it by itself.
+        let speaks_quic =
+            config.listeners.iter().any(Listener::takes_quic) || config.upstreams.iter().any(Upstream::may_speak_quic);
+        let with_quic = |largest: Option<u32>| largest.max(speaks_quic.then_some(defaults::QUIC_SOCKET_BUFFER));
         // Each worker has one for each address, and the control thread keeps a second descriptor of it; of QUIC a third one
         // holds the group together.
         let each_of = |one: &Listener| {

@@ -67,6 +67,9 @@ fn quic_asks_for_large_buffers_by_itself() {
     let findings = examined(tls, "", facts);
     assert_eq!(judged(&findings, "rmem_max"), (Verdict::Warn, "sysctl -w net.core.rmem_max=4194304".to_owned()));
     assert_eq!(judged(&findings, "wmem_max").0, Verdict::Ok);
+    let facts = Facts { rmem_max: Some(212_992), ..Facts::default() };
+    let upstream = "[upstream.far]\nendpoints = [\"10.0.0.1:443\"]\nprotocol = \"http3\"\ntls = true";
+    assert_eq!(judged(&examined("", upstream, facts), "rmem_max").0, Verdict::Warn);
 }
 
 #[test]
