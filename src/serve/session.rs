@@ -1,6 +1,8 @@
 //! A session of the workers of requests: a stream of a raw QUIC connection, or a TCP connection that becomes one. From the
 //! choice of an endpoint over its relay to the telling of its end, as sessions of layer 4 are told of.
 
+mod ending;
+
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -11,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use quinn::Connection;
 use smallvec::SmallVec;
 
+use self::ending::{Ending, ending, refused};
 use super::listeners::WorkerListener;
 use super::worker::Worker;
 use crate::base::error::{Error, Kind, Retry};
@@ -83,9 +86,6 @@ struct Session {
     endpoint: Option<Arc<str>>,
     attempts: u32,
 }
-
-/// How it ended: what went wrong, and why.
-type Ending = Option<(Kind, &'static str)>;
 
 /// The endpoint's end of a session, and what is held for as long as it lives.
 struct Joined {
@@ -364,46 +364,4 @@ impl Session {
             logger.log_session(&record, &ended);
         }
     }
-}
-
-/// Cuts what is left, and says what it was.
-fn ending(over: Over<(Kind, &'static str)>, relay: &mut Relay) -> Ending {
-    let (code, ending) = match over {
-        Over::Closed => return None,
-        Over::Cut(Side::Downstream, _) => return Some(GONE),
-        Over::Cut(Side::Upstream, code) => return Some(of_code(code)),
-        Over::Broken(Side::Downstream, code) if code == StreamCode::TooOld.number() => {
-            (code, (Kind::ExchangeTimeout, "it was still open when the time to drain was over"))
-        }
-        Over::Broken(Side::Downstream, code) => (code, GONE),
-        Over::Broken(Side::Upstream, code) => (code, of_code(code)),
-        Over::Stopped(why) => (StreamCode::TooOld.number(), why),
-        Over::Idle(side, holds) => {
-            let why = match (side, holds) {
-                (Side::Upstream, true) => (Kind::ConnectionWriteTimeout, "the endpoint took no bytes"),
-                (Side::Downstream, true) => (Kind::ClientStall, "the client took no bytes"),
-                (Side::Upstream, false) => (Kind::HttpResponseStalled, "nothing came either way, the endpoint's turn"),
-                (Side::Downstream, false) => (Kind::ClientStall, "nothing came either way, the client's turn"),
-            };
-            (StreamCode::Silent.number(), why)
-        }
-    };
-    relay.cut(code);
-    Some(ending)
-}
-
-const GONE: (Kind, &str) = (Kind::ClientGone, "the client broke the session off");
-
-/// What the code of an endpoint that broke off means: where it is a Tidegate, what it met.
-fn of_code(code: u64) -> (Kind, &'static str) {
-    match StreamCode::of(code) {
-        None | Some(StreamCode::Reset) => (Kind::ConnectionTerminated, "the endpoint broke the session off"),
-        Some(StreamCode::Lost) => (Kind::ConnectionTerminated, "the connection to the endpoint was lost"),
-        Some(code) => (code.kind(), "the endpoint, a proxy itself, says so"),
-    }
-}
-
-fn refused(code: u64) -> Error {
-    let (kind, reason) = of_code(code);
-    Error::upstream(kind, Retry::Always, reason)
 }
