@@ -1,5 +1,5 @@
-//! The whole program, in this process, between real connections on loopback: clients that speak HTTP/1.1 and HTTP/2,
-//! in cleartext and over TLS, in front of origins that do. What is the same for every pair of protocols is tested over
+//! The whole program, in this process, between real connections on loopback: clients that speak HTTP/1.1, HTTP/2 and
+//! HTTP/3, in cleartext and over TLS, in front of origins that do. What is the same for every pair of protocols is tested over
 //! every pair. A number after PITFALLS in a comment names the trap of the stack that a test watches.
 
 mod support;
@@ -15,10 +15,12 @@ mod fields;
 mod health;
 mod http1;
 mod http2;
+mod http3;
 mod lifecycle;
 mod limits;
 mod messages;
 mod outcomes;
+mod parity;
 mod pooling;
 mod proxy_protocol;
 mod refusals;
