@@ -71,10 +71,10 @@ pub async fn connect(
     established(address, begin(address, config, name, sources)?).await
 }
 
-/// As [`connect`], to where nobody promised that there is a way: silence is taken for its end soon, as something else will do.
+/// As [`connect()`], to where nobody promised that there is a way: silence is taken for its end soon, as something else will do.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect()`].
 pub async fn connect_on_trial(
     address: SocketAddr,
     tls: &ClientTls,
@@ -87,11 +87,11 @@ pub async fn connect_on_trial(
     established(address, begin(address, config, name, sources)?).await
 }
 
-/// As [`connect`], but done at once where something may be sent early and a ticket allows it: what is sent then is taken, or not,
+/// As [`connect()`], but done at once where something may be sent early and a ticket allows it: what is sent then is taken, or not,
 /// as the second part tells.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect()`].
 pub async fn connect_early(
     address: SocketAddr,
     tls: &ClientTls,
