@@ -263,7 +263,7 @@ impl Exchange<'_> {
 #[derive(Default)]
 struct Client {
     timer: Option<Timer>,
-    stopped: Option<Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>>>>>,
+    stopped: Option<Pin<Box<dyn Future<Output = Error>>>>,
 }
 
 impl Client {
@@ -276,13 +276,17 @@ impl Client {
             });
             ready!(timer.poll_expired(cx));
         }
-        let stopped = self.stopped.get_or_insert_with(|| Box::pin(writer.stream().stopped()));
-        Poll::Ready(match ready!(stopped.as_mut().poll(cx)) {
-            Ok(Some(code)) => Error::reset(code, "the client wants no answer"),
-            Ok(None) => Error::stream(Code::INTERNAL_ERROR, "a stream ended before its answer"),
-            Err(StoppedError::ConnectionLost(error)) => Error::lost(&error),
-            Err(StoppedError::ZeroRttRejected) => EARLY_REJECTED,
-        })
+        let stopped = self.stopped.get_or_insert_with(|| Box::pin(stopped(writer.stream().stopped())));
+        stopped.as_mut().poll(cx)
+    }
+}
+
+async fn stopped(asked: impl Future<Output = Result<Option<VarInt>, StoppedError>>) -> Error {
+    match asked.await {
+        Ok(Some(code)) => Error::reset(code, "the client wants no answer"),
+        Ok(None) => Error::stream(Code::INTERNAL_ERROR, "a stream ended before its answer"),
+        Err(StoppedError::ConnectionLost(error)) => Error::lost(&error),
+        Err(StoppedError::ZeroRttRejected) => EARLY_REJECTED,
     }
 }
 
