@@ -1,6 +1,8 @@
 //! QUIC connections to endpoints. A worker has one UDP socket for each address family, and one for each local address that an
 //! upstream connects from; they are made on first use and carry all connections of that worker. RFC 9000, RFC 9001.
 
+mod socket;
+
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,13 +19,14 @@ use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
+use self::socket::SharedSocket;
 use super::params::{self, Bounds};
 use super::{failure, qlog};
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::UpstreamQuic;
 use crate::net::connect;
 use crate::net::icmp::Undelivered;
-use crate::net::socket::{self, Sources};
+use crate::net::socket::{Sources, datagrams_from};
 use crate::transport::tls::client::{ClientTls, ServerName};
 
 /// What HTTP/3 is called in a handshake (RFC 9114 §3.1).
@@ -191,9 +194,11 @@ fn bound_to(source: IpAddr) -> io::Result<Endpoint> {
         if let Some((_, endpoint)) = sockets.bound.iter().find(|(bound, _)| *bound == source) {
             return Ok(endpoint.clone());
         }
-        let socket = socket::datagrams_from(source)?;
+        let socket = datagrams_from(source)?;
         tokio::task::spawn_local(listen(Undelivered::of(&socket)?));
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        let socket = Arc::new(SharedSocket::new(socket)?);
+        let config = EndpointConfig::default();
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime))?;
         sockets.bound.push((source, endpoint.clone()));
         Ok(endpoint)
     })
