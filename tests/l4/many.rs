@@ -123,8 +123,9 @@ fn nine_thousand_sessions_echo_at_once() {
     assert!(process.descriptors().abs_diff(descriptors + 2 * SESSIONS) <= 2, "{} are open", process.descriptors());
     let each = process.memory().saturating_sub(before) / SESSIONS as u64;
     println!("{SESSIONS} sessions are open, {each} bytes of memory each");
-    // Nothing of the kernel's is in it; pages that are half used are.
-    assert!(each <= 512, "{each} bytes for each session");
+    // Nothing of the kernel's is in it; pages that are half used are, and what the crowd took while it came. What a session
+    // holds is in `l4::tcp`'s own test, what many of them do in `benches/side_by_side/sessions`.
+    assert!(each <= 1024, "{each} bytes for each session");
     all_echo(&mut sessions, 3);
     drop(sessions);
     process.empties("all");
