@@ -22,7 +22,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Runs one test on a runtime of its own; what it spawned ends with it.
 pub fn run(test: impl Future<Output = ()>) {
     let runtime = Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
-    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, Box::pin(test)).await });
+    let outcome = runtime.block_on(async {
+        // The HTTP/3 of clients and origins keeps its deadlines by it, as on a worker.
+        tidegate::net::timer::start();
+        tokio::time::timeout(LIMIT, Box::pin(test)).await
+    });
     runtime.shutdown_background();
     assert!(outcome.is_ok(), "the test hangs: it has not ended within {LIMIT:?}");
 }
