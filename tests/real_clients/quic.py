@@ -194,7 +194,7 @@ class Answer:
         return self.is_whole or self.stream.reset is not None or self.stream.line.ended is not None
 
     async def whole(self):
-        await self.stream.line.until(self.has_ended, f"an answer on stream {self.stream.number}", SECONDS)
+        await self.stream.line.until(self.has_ended, f"an answer on stream {self.stream.number}", SECONDS - 10)
         expect(self.is_whole, f"the answer is not whole: {self}")
         length = self.header("content-length")
         if length is not None and self.method != "HEAD" and self.status != 304:
