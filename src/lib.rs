@@ -1,5 +1,5 @@
-//! Tidegate: a forwarding proxy for HTTP/1.1 and HTTP/2 with one thread, one runtime and one set of sockets and
-//! pools per core.
+//! Tidegate: a forwarding proxy for HTTP/1.1, HTTP/2 and HTTP/3, raw QUIC streams, TCP and UDP, with one thread, one runtime
+//! and one set of sockets and pools per core.
 //!
 //! The rooms below are declared bottom-up: a room imports only rooms declared above its own line, and rooms on the
 //! same level never import each other. `tests/architecture.rs` holds that. `docs/ARCHITECTURE.md` tells the life of a
