@@ -64,7 +64,7 @@ enum Exit {
     System,
 }
 
-/// A forwarding proxy for HTTP/1.1 and HTTP/2
+/// A forwarding proxy for HTTP/1.1, HTTP/2, HTTP/3, QUIC streams, TCP and UDP
 ///
 /// It stands in front of services and forwards what arrives: TLS in front, pooled connections behind, routes by host,
 /// path, method and header between, with limits and deadlines that are safe on the open internet by default.
