@@ -10,7 +10,7 @@ from check_http3 import any_of, envoy, envoy_cluster, envoy_router, log_lines, s
 from check_layer4 import Gate, until
 from check_udp import caddy_server
 from quic import configuration, conversation, dial
-from world import BIG_BYTES, HERE, SMALL, Checks, expect, free_ports
+from world import BIG_BYTES, HERE, SMALL, Checks, expect, free_ports, wait_for_port
 
 check = Checks()
 
@@ -237,6 +237,7 @@ def envoy_as_an_http3_origin(world):
 def alt_svc_of_caddy_is_followed(world):
     world.leaf("quic", "DNS:localhost,IP:127.0.0.1")
     caddy = caddy_server(world, "origin")
+    wait_for_port(caddy, 20)
     site = Site(world, "h3-learned", caddy, upstream="alt_svc = true")
 
     def spoken():
