@@ -41,6 +41,8 @@ pub struct Profile {
     pub measured: Rc<Measured>,
     /// Where its requests are logged; `None`: nowhere.
     pub logger: Option<Rc<Logger>>,
+    /// Whether they are, by configuration.
+    pub is_logged: bool,
 }
 
 impl Profile {
@@ -68,6 +70,7 @@ impl Profile {
             alt_svc: alt_svc(config, port),
             measured: generation.listener_measured(&spec),
             logger: generation.logger.clone().filter(|_| config.access_log),
+            is_logged: generation.snapshot.server.access_log.is_some() && config.access_log,
             spec,
         }
     }

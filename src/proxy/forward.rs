@@ -189,7 +189,7 @@ async fn attempts(
         // A copy is kept only where the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, multiplexed);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
-        let mut request = request_for(order, rule, fields, multiplexed, &pick, source)?;
+        let mut request = request_for(order, rule, fields, multiplexed, &pick.endpoint().authority, source)?;
         if let Some(interim) = &order.interim {
             interim.accompany(&mut request, multiplexed);
         }

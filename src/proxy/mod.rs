@@ -1,6 +1,7 @@
 //! One HTTP exchange.
 pub mod affinity;
 pub mod context;
+pub mod decision;
 pub mod forward;
 pub mod headers;
 pub mod normalize;
@@ -11,3 +12,4 @@ pub mod retry;
 pub mod stack;
 pub mod trial;
 pub mod upgrade;
+pub mod witness;

@@ -13,22 +13,21 @@ use crate::body::Body;
 use crate::body::request::Source;
 use crate::config::model::{HostHeader, SendProxyProtocol};
 use crate::route::action::ForwardRule;
-use crate::upstream::worker::Pick;
 
 /// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on the streams of HTTP/2 and
-/// HTTP/3.
+/// HTTP/3. `own` is the endpoint's own Host.
 pub fn request_for(
     order: &Order,
     rule: &ForwardRule,
     mut fields: HeaderMap,
     multiplexed: bool,
-    pick: &Pick,
+    own: &HeaderValue,
     source: Option<&Rc<Source>>,
 ) -> Result<Request<Body>, Error> {
     let host = match &rule.host_header {
         // RFC 9112 §3.2: what goes on as HTTP/1.1 has a Host, so a client without one gets the endpoint's.
-        HostHeader::Preserve => order.facts.normalized.authority().unwrap_or(&pick.endpoint().authority),
-        HostHeader::Upstream => &pick.endpoint().authority,
+        HostHeader::Preserve => order.facts.normalized.authority().unwrap_or(own),
+        HostHeader::Upstream => own,
         HostHeader::Name(name) => name,
     };
     // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.

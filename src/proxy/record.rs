@@ -34,7 +34,7 @@ pub struct Stamps {
 impl Stamps {
     /// What a listener puts on the requests of a route.
     pub fn of(profile: &Profile, route: &Route) -> Self {
-        let logged = profile.logger.is_some() && route.access_log;
+        let logged = profile.is_logged && route.access_log;
         let puts = |stamp| match stamp {
             Stamp::Always => true,
             Stamp::Auto => logged,

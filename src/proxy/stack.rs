@@ -6,32 +6,24 @@ use std::future::Future;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALT_SVC, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION};
+use http::header::{ACCEPT, ALT_SVC, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tower::Service;
 use tower::util::service_fn;
 
-use super::affinity;
-use super::context::{Connection, Facts, Profile, RequestId, Values};
+use super::context::{Connection, Profile, RequestId};
+use super::decision::{Way, checked};
 use super::forward::{Order, forward};
-use super::headers::hop_by_hop;
-use super::normalize::{self, Checks, Normalized};
-use super::record::{self, Stamps};
+use super::record;
 use super::rescue;
-use super::upgrade::Wanted;
+use super::witness::Witness;
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
-use crate::body::interim::Interim;
-use crate::config::model::PathRewrite;
 use crate::http3::Informational;
 use crate::protocol::link::Link;
-use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
-use crate::route::rewrite::rewrite;
-use crate::route::table::RequestHead;
 use crate::snapshot::WorkerSnapshot;
 
 /// The service of one downstream connection.
@@ -76,6 +68,14 @@ pub struct Scene {
     pub informational: Option<Informational>,
 }
 
+/// What is decided about a request.
+pub enum Decided {
+    /// An endpoint is to be asked this.
+    Forward(Box<Order>),
+    /// It is answered already.
+    Answered(Response<Body>),
+}
+
 /// What is to be done for a request.
 enum Planned {
     /// It is answered already.
@@ -84,9 +84,17 @@ enum Planned {
     Forward(Box<Order>, Incoming),
 }
 
-/// Outermost: whatever fails below becomes an answer here, and its outcome is noted once.
 fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     let (head, body) = request.into_parts();
+    match decided(scene, head, &mut ()) {
+        Decided::Forward(order) => Planned::Forward(order, body.into()),
+        Decided::Answered(response) => Planned::Answered(response),
+    }
+}
+
+/// What is decided about a request before its body is looked at. Outermost: whatever fails below becomes an answer here, and
+/// its outcome is noted once.
+pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided {
     let id = RequestId::default();
     if scene.profile.logger.is_some() {
         id.adopt(&head.headers);
@@ -95,20 +103,18 @@ fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     let (exchange, connection) = (Rc::clone(&scene.exchange), Rc::clone(&scene.connection));
     let version = head.version;
     let alt_svc = scene.profile.alt_svc.clone();
-    match checked(scene, head, id) {
-        Ok(Way::Forward(order)) => Planned::Forward(order, body.into()),
-        Ok(Way::Answer(answer)) => {
-            let (response, method) = *answer;
-            Planned::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
-        }
+    let (response, method) = match checked(scene, head, id, witness) {
+        Ok(Way::Forward(order)) => return Decided::Forward(order),
+        Ok(Way::Answer(answer)) => *answer,
         Err(refused) => {
             let (error, head, id) = *refused;
+            witness.refused(&error);
             id.adopt(&head.headers);
             let accept = head.headers.get(ACCEPT);
-            let response = apologise(&exchange, &error, accept, version, &id);
-            Planned::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &head.method, version))
+            (apologise(&exchange, &error, accept, version, &id), head.method)
         }
-    }
+    };
+    Decided::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
 }
 
 async fn carried_out(planned: Planned) -> Result<Response<Body>, Infallible> {
@@ -199,7 +205,7 @@ fn apologise(
 }
 
 /// An answer of our own.
-fn own(exchange: &Rc<Exchange>, response: Response<Bytes>) -> Response<Body> {
+pub(super) fn own(exchange: &Rc<Exchange>, response: Response<Bytes>) -> Response<Body> {
     let (mut head, bytes) = response.into_parts();
     // RFC 9110 §15.3.5, §15.4.5.
     let bodiless = matches!(head.status.as_u16(), 204 | 304);
@@ -212,179 +218,3 @@ fn own(exchange: &Rc<Exchange>, response: Response<Bytes>) -> Response<Body> {
     }
     Response::from_parts(head, Body::Own(bytes, Rc::clone(exchange)))
 }
-
-/// Which way a request takes.
-enum Way {
-    /// To an endpoint.
-    Forward(Box<Order>),
-    /// No further.
-    Answer(Box<(Response<Body>, Method)>),
-}
-
-/// A request that is refused, with its head for the answer.
-type Refused = Box<(Error, Parts, RequestId)>;
-
-/// Before anything reads the request: is it one unambiguous message, and is it meant for this connection?
-fn checked(scene: Scene, head: Parts, id: RequestId) -> Result<Way, Refused> {
-    let checks = Checks { max_headers: scene.profile.spec.config.limits.max_headers as usize };
-    let normalized = match normalize::check(&head, checks) {
-        Ok(normalized) => normalized,
-        Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
-    };
-    record::named(&scene.exchange, &normalized);
-    if let Err(error) = belongs_here(&scene, normalized.host()) {
-        return Err(Box::new((error, head, id)));
-    }
-    if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
-        let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
-        return Err(Box::new((error, head, id)));
-    }
-    routed(scene, head, normalized, id)
-}
-
-/// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
-/// here. The name of the handshake itself always is.
-fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
-    let Some(sni) = scene.connection.sni() else { return Ok(()) };
-    let Some(tls) = &scene.profile.spec.tls else { return Ok(()) };
-    if sni == host || tls.covers(Some(sni), host) {
-        return Ok(());
-    }
-    let reason = "the certificate of this connection does not cover the requested host";
-    Err(Error::downstream(Kind::Misdirected, reason))
-}
-
-/// Which route takes it, and may this client use it?
-fn routed(scene: Scene, head: Parts, normalized: Normalized, id: RequestId) -> Result<Way, Refused> {
-    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
-    let generation = Rc::clone(&scene.generation);
-    let path = normalized.path(&head.uri);
-    let asked = RequestHead {
-        listener: scene.profile.spec.id,
-        method: &head.method,
-        host: normalized.host(),
-        path,
-        query: target.query(),
-        headers: &head.headers,
-    };
-    let Some(found) = generation.snapshot.routes.find(&asked) else {
-        let error = Error::downstream(Kind::DestinationNotFound, "no route matches the request");
-        return Err(Box::new((error, head, id)));
-    };
-    let (route, rest) = (found.route, path.len() - found.rest.len());
-    scene.exchange.ledger().route = generation.route_measured(route).cloned();
-    let facts = Facts { normalized, target, rest, client };
-    record::routed(&scene.exchange, route, &facts);
-    if !route.access.permits(client) {
-        let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
-        return Err(Box::new((error, head, id)));
-    }
-    let stamps = Stamps::of(&scene.profile, route);
-    if stamps.request_id || !route.request_headers.is_empty() || route.response_headers.needs_values() {
-        id.adopt(&head.headers);
-    }
-    let mut response = match &route.action {
-        Action::Forward(rule) => return to_endpoint(scene, head, facts, id, (route, rule, stamps)).map(Way::Forward),
-        Action::Respond(respond) => own(&scene.exchange, respond_with(respond)),
-        Action::Redirect(redirect) => {
-            own(&scene.exchange, redirect_to(redirect, &facts.values(&scene.connection, &id)))
-        }
-    };
-    if stamps.request_id {
-        record::put_request_id(response.headers_mut(), &id);
-    }
-    if !route.response_headers.is_empty() {
-        route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
-    }
-    Ok(Way::Answer(Box::new((response, head.method))))
-}
-
-fn respond_with(respond: &Respond) -> Response<Bytes> {
-    let mut response = Response::new(respond.body.clone());
-    *response.status_mut() = respond.status;
-    if !respond.body.is_empty() {
-        response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());
-    }
-    response
-}
-
-fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = redirect.status;
-    response.headers_mut().insert(LOCATION, redirect.location(values));
-    response
-}
-
-/// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
-fn to_endpoint(
-    mut scene: Scene,
-    mut head: Parts,
-    facts: Facts,
-    id: RequestId,
-    (route, rule, stamps): (&Route, &ForwardRule, Stamps),
-) -> Result<Box<Order>, Refused> {
-    let Some(upstream) = scene.generation.upstream(rule.split.pick(fastrand::u32(..))).cloned() else {
-        return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
-    };
-    scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
-    let key = match upstream.asks_for_key() {
-        true => affinity::key(&upstream.upstream().config.hash_on, &facts.asker(&scene.connection, &head.headers)),
-        false => None,
-    };
-    let mut fields = std::mem::take(&mut head.headers);
-    let accept = fields.get(ACCEPT).cloned();
-    let seen = hop_by_hop::strip(&mut fields);
-    // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1); over HTTP/3 we do.
-    let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let interim = scene.informational.take().map(|client| Interim::new(client, expects, hop_by_hop::filter_interim));
-    if head.version == Version::HTTP_3 && scene.connection.link.is_early() {
-        // RFC 8470 §5.1: whoever forwards it before the handshake is over says so.
-        fields.insert(EARLY_DATA, HeaderValue::from_static("1"));
-    }
-    scene.connection.forwarded.apply(&scene.profile.policy, &mut fields, facts.normalized.authority());
-    if let Some(via) = &scene.profile.via {
-        via.append(&mut fields, head.version);
-    }
-    stamps.put(&mut fields, &id, &scene.exchange);
-    let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
-    let mut target = None;
-    // Most routes edit nothing, and then nothing is computed for it.
-    if !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || !facts.is_origin_form() {
-        let values = facts.values(&scene.connection, &id);
-        route.request_headers.apply(&mut fields, &values);
-        target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
-        has_host = false;
-    }
-    let wanted = seen
-        .upgrade
-        .filter(|protocol| {
-            // RFC 6455 §4.1: GET. After any other method nobody knows whether a body or the protocol comes next.
-            head.version == Version::HTTP_11 && head.method == Method::GET && rule.may_upgrade_to(protocol.as_bytes())
-        })
-        .map(Wanted::new);
-    Ok(Box::new(Order {
-        upstream,
-        key,
-        route: route.id,
-        method: head.method,
-        version: head.version,
-        target: target.unwrap_or_else(|| facts.target.clone()),
-        fields,
-        has_host,
-        wanted,
-        asks_trailers: seen.te_trailers,
-        takes_trailers: seen.te_trailers || head.version >= Version::HTTP_2,
-        max_body: route.max_body.or(scene.profile.spec.config.limits.max_body),
-        accept,
-        facts,
-        id,
-        answers_id: stamps.request_id,
-        chunked: false,
-        interim,
-        scene,
-    }))
-}
-
-/// RFC 8470 §5.1.
-const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");

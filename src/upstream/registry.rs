@@ -162,17 +162,10 @@ fn describe(
     watch: Watch,
     state: Arc<EndpointState>,
 ) -> Endpoint {
-    let default_port = if upstream.tls.is_some() { 443 } else { 80 };
-    let with_port =
-        |host: &str, port: u16| if port == default_port { host.to_owned() } else { format!("{host}:{port}") };
-    let (label, own_name, authority) = match &config.address {
-        EndpointAddress::Socket(socket) => {
-            let host = if socket.is_ipv6() { format!("[{}]", socket.ip()) } else { socket.ip().to_string() };
-            (socket.to_string(), socket.ip().to_string(), with_port(&host, socket.port()))
-        }
-        // RFC 9110 §7.2 wants a Host where there is no name: `localhost`, as others send.
-        EndpointAddress::Unix(_) => (address.to_string(), "localhost".to_owned(), "localhost".to_owned()),
-        EndpointAddress::Dns { host, port } => (format!("{host} ({address})"), host.clone(), with_port(host, *port)),
+    let (label, own_name) = match &config.address {
+        EndpointAddress::Socket(socket) => (socket.to_string(), socket.ip().to_string()),
+        EndpointAddress::Unix(_) => (address.to_string(), "localhost".to_owned()),
+        EndpointAddress::Dns { host, .. } => (format!("{host} ({address})"), host.clone()),
     };
     let server_name = upstream.tls.as_ref().map(|tls| tls.server_name.as_ref().unwrap_or(&own_name));
     Endpoint {
@@ -180,11 +173,26 @@ fn describe(
         address,
         // The configuration checks names; one that is none leaves the handshake to fail with a TLS error.
         server_name: server_name.and_then(|name| ServerName::try_from(name.clone()).ok()),
-        authority: HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static("localhost")),
+        authority: authority_of(upstream, &config.address),
         weight: config.weight,
         watch,
         state,
     }
+}
+
+/// The own Host of an endpoint that is written like this.
+pub fn authority_of(upstream: &model::Upstream, address: &EndpointAddress) -> HeaderValue {
+    let default_port = if upstream.tls.is_some() { 443 } else { 80 };
+    let with_port =
+        |host: &str, port: u16| if port == default_port { host.to_owned() } else { format!("{host}:{port}") };
+    let authority = match address {
+        EndpointAddress::Socket(socket) if socket.is_ipv6() => with_port(&format!("[{}]", socket.ip()), socket.port()),
+        EndpointAddress::Socket(socket) => with_port(&socket.ip().to_string(), socket.port()),
+        EndpointAddress::Dns { host, port } => with_port(host, *port),
+        // RFC 9110 §7.2 wants a Host where there is no name: `localhost`, as others send.
+        EndpointAddress::Unix(_) => "localhost".to_owned(),
+    };
+    HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static("localhost"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,227 @@
+//! What becomes of a request, decided before anything waits: is it one unambiguous message, which route takes it, may this
+//! client use it, and what would an endpoint get to see. Traffic asks with `()`, `explain` with a witness of every step.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, EXPECT, LOCATION};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Response, Version};
+
+use super::affinity;
+use super::context::{Facts, RequestId, Values};
+use super::forward::Order;
+use super::headers::hop_by_hop;
+use super::normalize::{self, Checks, Normalized};
+use super::record::{self, Stamps};
+use super::stack::{Scene, own};
+use super::upgrade::Wanted;
+use super::witness::{Step, Witness};
+use crate::base::error::{Error, Kind};
+use crate::body::Body;
+use crate::body::interim::Interim;
+use crate::config::model::PathRewrite;
+use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
+use crate::route::rewrite::rewrite;
+use crate::route::table::RequestHead;
+
+/// Which way a request takes.
+pub enum Way {
+    /// To an endpoint.
+    Forward(Box<Order>),
+    /// No further.
+    Answer(Box<(Response<Body>, Method)>),
+}
+
+/// A request that is refused, with its head for the answer.
+pub type Refused = Box<(Error, Parts, RequestId)>;
+
+/// Before anything reads the request: is it one unambiguous message, and is it meant for this connection?
+///
+/// # Errors
+/// Why the request goes no further.
+pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witness) -> Result<Way, Refused> {
+    let checks = Checks { max_headers: scene.profile.spec.config.limits.max_headers as usize };
+    let normalized = match normalize::check(&head, checks) {
+        Ok(normalized) => normalized,
+        Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
+    };
+    record::named(&scene.exchange, &normalized);
+    if let Err(error) = belongs_here(&scene, normalized.host()) {
+        return Err(Box::new((error, head, id)));
+    }
+    if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
+        let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
+        return Err(Box::new((error, head, id)));
+    }
+    routed(scene, head, normalized, id, witness)
+}
+
+/// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
+/// here. The name of the handshake itself always is.
+fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
+    let Some(sni) = scene.connection.sni() else { return Ok(()) };
+    let Some(tls) = &scene.profile.spec.tls else { return Ok(()) };
+    if sni == host || tls.covers(Some(sni), host) {
+        return Ok(());
+    }
+    let reason = "the certificate of this connection does not cover the requested host";
+    Err(Error::downstream(Kind::Misdirected, reason))
+}
+
+/// Which route takes it, and may this client use it?
+fn routed(
+    scene: Scene,
+    head: Parts,
+    normalized: Normalized,
+    id: RequestId,
+    witness: &mut impl Witness,
+) -> Result<Way, Refused> {
+    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
+    let generation = Rc::clone(&scene.generation);
+    let path = normalized.path(&head.uri);
+    witness.understood(&normalized, path, client);
+    let asked = RequestHead {
+        listener: scene.profile.spec.id,
+        method: &head.method,
+        host: normalized.host(),
+        path,
+        query: target.query(),
+        headers: &head.headers,
+    };
+    let Some(found) = generation.snapshot.routes.find_with(&asked, witness) else {
+        let error = Error::downstream(Kind::DestinationNotFound, "no route matches the request");
+        return Err(Box::new((error, head, id)));
+    };
+    witness.found(found.route, found.rest);
+    let (route, rest) = (found.route, path.len() - found.rest.len());
+    scene.exchange.ledger().route = generation.route_measured(route).cloned();
+    let facts = Facts { normalized, target, rest, client };
+    record::routed(&scene.exchange, route, &facts);
+    if !route.access.permits(client) {
+        let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
+        return Err(Box::new((error, head, id)));
+    }
+    let stamps = Stamps::of(&scene.profile, route);
+    if stamps.request_id || !route.request_headers.is_empty() || route.response_headers.needs_values() {
+        id.adopt(&head.headers);
+    }
+    let mut response = match &route.action {
+        Action::Forward(rule) => {
+            return to_endpoint(scene, head, facts, id, (route, rule, stamps), witness).map(Way::Forward);
+        }
+        Action::Respond(respond) => own(&scene.exchange, respond_with(respond)),
+        Action::Redirect(redirect) => {
+            own(&scene.exchange, redirect_to(redirect, &facts.values(&scene.connection, &id)))
+        }
+    };
+    witness.passed(Step::Answer, response.headers());
+    if stamps.request_id {
+        record::put_request_id(response.headers_mut(), &id);
+        witness.passed(Step::Stamps, response.headers());
+    }
+    if !route.response_headers.is_empty() {
+        route.response_headers.apply(response.headers_mut(), &facts.values(&scene.connection, &id));
+        witness.passed(Step::Edits, response.headers());
+    }
+    Ok(Way::Answer(Box::new((response, head.method))))
+}
+
+fn respond_with(respond: &Respond) -> Response<Bytes> {
+    let mut response = Response::new(respond.body.clone());
+    *response.status_mut() = respond.status;
+    if !respond.body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, respond.content_type.clone());
+    }
+    response
+}
+
+fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = redirect.status;
+    response.headers_mut().insert(LOCATION, redirect.location(values));
+    response
+}
+
+/// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
+fn to_endpoint(
+    mut scene: Scene,
+    mut head: Parts,
+    facts: Facts,
+    id: RequestId,
+    (route, rule, stamps): (&Route, &ForwardRule, Stamps),
+    witness: &mut impl Witness,
+) -> Result<Box<Order>, Refused> {
+    let Some(upstream) = scene.generation.upstream(rule.split.pick(witness.chance())).cloned() else {
+        return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
+    };
+    scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
+    let key = match upstream.asks_for_key() {
+        true => affinity::key(&upstream.upstream().config.hash_on, &facts.asker(&scene.connection, &head.headers)),
+        false => None,
+    };
+    let mut fields = std::mem::take(&mut head.headers);
+    let accept = fields.get(ACCEPT).cloned();
+    let seen = hop_by_hop::strip(&mut fields);
+    witness.passed(Step::HopByHop, &fields);
+    // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1); over HTTP/3 we do.
+    let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    witness.passed(Step::Expect, &fields);
+    let interim = scene.informational.take().map(|client| Interim::new(client, expects, hop_by_hop::filter_interim));
+    if head.version == Version::HTTP_3 && scene.connection.link.is_early() {
+        // RFC 8470 §5.1: whoever forwards it before the handshake is over says so.
+        fields.insert(EARLY_DATA, HeaderValue::from_static("1"));
+        witness.passed(Step::EarlyData, &fields);
+    }
+    scene.connection.forwarded.apply(&scene.profile.policy, &mut fields, facts.normalized.authority());
+    witness.passed(Step::Forwarded, &fields);
+    if let Some(via) = &scene.profile.via {
+        via.append(&mut fields, head.version);
+        witness.passed(Step::Via, &fields);
+    }
+    stamps.put(&mut fields, &id, &scene.exchange);
+    witness.passed(Step::Stamps, &fields);
+    let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
+    let mut target = None;
+    // Most routes edit nothing, and then nothing is computed for it.
+    if !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || !facts.is_origin_form() {
+        let values = facts.values(&scene.connection, &id);
+        route.request_headers.apply(&mut fields, &values);
+        witness.passed(Step::Edits, &fields);
+        target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
+        has_host = false;
+    }
+    let wanted = seen
+        .upgrade
+        .filter(|protocol| {
+            // RFC 6455 §4.1: GET. After any other method nobody knows whether a body or the protocol comes next.
+            head.version == Version::HTTP_11 && head.method == Method::GET && rule.may_upgrade_to(protocol.as_bytes())
+        })
+        .map(Wanted::new);
+    Ok(Box::new(Order {
+        upstream,
+        key,
+        route: route.id,
+        method: head.method,
+        version: head.version,
+        target: target.unwrap_or_else(|| facts.target.clone()),
+        fields,
+        has_host,
+        wanted,
+        asks_trailers: seen.te_trailers,
+        takes_trailers: seen.te_trailers || head.version >= Version::HTTP_2,
+        max_body: route.max_body.or(scene.profile.spec.config.limits.max_body),
+        accept,
+        facts,
+        id,
+        answers_id: stamps.request_id,
+        chunked: false,
+        interim,
+        scene,
+    }))
+}
+
+/// RFC 8470 §5.1.
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
