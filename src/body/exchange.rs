@@ -51,6 +51,8 @@ pub struct Exchange {
     upload: Cell<Upload>,
     upload_moved: Cell<Instant>,
     clock: PhaseClock,
+    /// It became a tunnel, whose relay keeps its deadline.
+    tunnelled: Cell<bool>,
     open: Cell<bool>,
     finished: Cell<bool>,
     failed: Cell<Option<(Kind, &'static str)>>,
@@ -87,6 +89,7 @@ impl Exchange {
             upload: Cell::new(Upload::Done),
             upload_moved: Cell::new(now),
             clock: PhaseClock::new(now),
+            tunnelled: Cell::new(false),
             open: Cell::new(false),
             finished: Cell::new(false),
             failed: Cell::new(None),
@@ -114,6 +117,7 @@ impl Exchange {
         self.upload.set(Upload::Done);
         self.upload_moved.set(now);
         self.clock.restart(now);
+        self.tunnelled.set(false);
         self.finished.set(false);
         self.failed.set(None);
         self.status.set(0);
@@ -193,6 +197,11 @@ impl Exchange {
     /// Notes that nothing is awaited of an endpoint until the next attempt.
     pub fn note_attempt_failed(&self) {
         self.clock.enter(Phase::Queue, Instant::now());
+    }
+
+    /// Notes that what follows the answer's head is another protocol: nobody's taking or giving is judged any more.
+    pub fn note_tunnel(&self) {
+        self.tunnelled.set(true);
     }
 
     /// Notes bytes of the request's body.
@@ -305,7 +314,7 @@ impl Exchange {
     /// For the task that drives the exchange: whether the client took nothing for too long, or the whole is overdue
     /// while nobody polls the body. Then the stream is to be reset.
     pub fn poll_client_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.waiting.get() != Waiting::Client || self.timer.poll_expired(cx).is_pending() {
+        if self.waiting.get() != Waiting::Client || self.tunnelled.get() || self.timer.poll_expired(cx).is_pending() {
             return Poll::Pending;
         }
         if self.total_until.get().is_some_and(|total| total <= Instant::now()) {
@@ -323,7 +332,7 @@ impl Exchange {
     /// The same, for a stream that holds something of the answer: it is the client that is waited for, even where more is
     /// awaited of the endpoint too, or everything was handed on.
     pub fn poll_taking_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.waiting.get() != Waiting::Client {
+        if self.waiting.get() != Waiting::Client && !self.tunnelled.get() {
             self.waiting.set(Waiting::Client);
             self.arm(Instant::now() + self.limits.get().client_stall);
         }

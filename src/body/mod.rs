@@ -10,6 +10,7 @@ pub mod load;
 pub mod phase_clock;
 pub mod request;
 pub mod response;
+pub mod tunnel;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,6 +21,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::base::error::Error;
 use request::RequestBody;
 use response::ResponseBody;
+use tunnel::TunnelBody;
 
 /// A body.
 pub enum Body {
@@ -33,6 +35,8 @@ pub enum Body {
     Response(ResponseBody),
     /// An answer of our own, with the exchange it ends.
     Own(Bytes, std::rc::Rc<exchange::Exchange>),
+    /// One direction of a tunnel over HTTP/3.
+    Tunnel(TunnelBody),
 }
 
 impl Body {
@@ -63,6 +67,7 @@ impl HttpBody for Body {
             }
             Self::Request(body) => body.poll_frame(cx),
             Self::Response(body) => body.poll_frame(cx),
+            Self::Tunnel(body) => body.poll_frame(cx),
         }
     }
 
@@ -72,6 +77,8 @@ impl HttpBody for Body {
             Self::Full(bytes) | Self::Own(bytes, _) => bytes.is_empty(),
             Self::Request(body) => body.is_end_stream(),
             Self::Response(body) => body.is_end_stream(),
+            // Its end may be told later than its last byte, and is not known before.
+            Self::Tunnel(_) => false,
         }
     }
 
@@ -81,6 +88,7 @@ impl HttpBody for Body {
             Self::Full(bytes) | Self::Own(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             Self::Request(body) => body.size_hint(),
             Self::Response(body) => body.size_hint(),
+            Self::Tunnel(_) => SizeHint::default(),
         }
     }
 }

@@ -198,6 +198,32 @@ impl Error {
     }
 }
 
+/// As the error of a body that is being sent, or a cause of it: the stream is to be reset with this code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokenOff(pub Code);
+
+impl BrokenOff {
+    /// What the error of a body says.
+    pub(super) fn find(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(Self(code)) = error.downcast_ref() {
+                return Some(*code);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broken off ({})", self.0)
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.reason, self.code)

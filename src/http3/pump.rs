@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use super::connection::Connection;
-use super::error::Error;
+use super::error::{BrokenOff, Error};
 use super::writer::Writer;
 
 /// How far a body has come.
@@ -65,7 +65,10 @@ impl Pump {
                 }
                 match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => self.take(frame, writer, (connection, stream))?,
-                    Poll::Ready(Some(Err(_))) => {
+                    Poll::Ready(Some(Err(error))) => {
+                        if let Some(code) = BrokenOff::find(&*error.into()) {
+                            writer.reset(code);
+                        }
                         return Poll::Ready(Err(Error::stream(connection.own_fault(), "the body broke off")));
                     }
                     Poll::Ready(None) => self.ended = true,

@@ -21,7 +21,8 @@ use super::incoming;
 
 /// What answers the requests of a connection.
 pub trait Service: 'static {
-    /// The body of its answers. An error in it resets the stream (H3_INTERNAL_ERROR): it never ends as if complete.
+    /// The body of its answers. An error in it resets the stream (H3_INTERNAL_ERROR, or what `BrokenOff` says): it never ends
+    /// as if complete.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error>>> + 'static;
 
     /// Called when a head is complete and valid. The future is dropped when the client is gone; the watch is asked

@@ -10,7 +10,57 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::buffers::{Buffer, return_buffer, take_buffer};
+use super::io::{Rewind, Socket};
 use super::timer::{Instant, Timer};
+
+/// One side of a relay: a byte stream in both directions that ends cleanly (`poll_shutdown`) or breaks off, so that the other
+/// side of it can tell the one from the other.
+pub trait Breakable: AsyncRead + AsyncWrite + Unpin {
+    /// Makes the coming drop break it off in both directions: a reset (RST) of TCP, of a stream.
+    fn reset_on_drop(&mut self);
+
+    /// Ready when the other side broke it off and neither reading nor writing would tell: nothing is read after an end. A
+    /// stream that has something to do beside both does it here; it is asked whenever the relay is. Keeps the task's waker.
+    fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+}
+
+impl Breakable for Socket {
+    fn reset_on_drop(&mut self) {
+        self.reset_on_close();
+    }
+}
+
+impl<T: Breakable> Breakable for Rewind<T> {
+    fn reset_on_drop(&mut self) {
+        self.inner_mut().reset_on_drop();
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.inner_mut().poll_broken(cx)
+    }
+}
+
+impl<T: Breakable + ?Sized> Breakable for &mut T {
+    fn reset_on_drop(&mut self) {
+        (**self).reset_on_drop();
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_broken(cx)
+    }
+}
+
+impl<T: Breakable + ?Sized> Breakable for Box<T> {
+    fn reset_on_drop(&mut self) {
+        (**self).reset_on_drop();
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        (**self).poll_broken(cx)
+    }
+}
 
 /// What a relay moved, and why it ended.
 #[derive(Debug)]
@@ -49,8 +99,8 @@ pub async fn relay<D, U>(
     stop: impl Future<Output = ()>,
 ) -> Relayed
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: Breakable,
+    U: Breakable,
 {
     let (mut up, mut down) = (Flow::default(), Flow::default());
     let timer = Timer::new();
@@ -75,6 +125,12 @@ where
         }
         if upward.is_ready() && downward.is_ready() {
             return Poll::Ready(End::Closed);
+        }
+        if let Poll::Ready(error) = downstream.poll_broken(cx) {
+            return Poll::Ready(End::DownstreamFailed(error));
+        }
+        if let Poll::Ready(error) = upstream.poll_broken(cx) {
+            return Poll::Ready(End::UpstreamFailed(error));
         }
         if stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Stopped);
@@ -217,6 +273,10 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
+    impl Breakable for DuplexStream {
+        fn reset_on_drop(&mut self) {}
+    }
+
     /// Both ends of a TCP connection.
     async fn connection() -> (TcpStream, Socket) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -254,7 +314,8 @@ mod tests {
             drop(client);
             let relayed = relay(&mut downstream, &mut upstream, LONG, pending()).await;
             assert!(matches!(relayed.end, End::DownstreamFailed(_)), "{relayed:?}");
-            upstream.reset();
+            upstream.reset_on_drop();
+            drop(upstream);
             assert_eq!(endpoint.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 
             let ((_client, mut downstream), (endpoint, mut upstream)) = (connection().await, connection().await);

@@ -346,7 +346,12 @@ where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::task::spawn_local(Supervised { stream: Some(stream), exchange: self.0.take_supervised() });
+        let exchange = self.0.take_supervised();
+        // Every stream has an exchange. What has none comes with the answer to a CONNECT, from within a stream.
+        match exchange.is_none().then(|| self.0.take_pump_place()).flatten() {
+            Some(place) => place.put(stream),
+            None => drop(tokio::task::spawn_local(Supervised { stream: Some(stream), exchange })),
+        }
     }
 }
 

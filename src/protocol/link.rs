@@ -17,6 +17,7 @@ pub use self::io::{LinkIo, Track};
 use super::wire::Refusal;
 use crate::body::exchange::Exchange;
 use crate::body::load::Load;
+use crate::body::tunnel::PumpPlace;
 use crate::http3::Informational;
 use crate::net::timer::Timer;
 use crate::telemetry::counters::Counters;
@@ -77,6 +78,8 @@ pub struct Link {
     flushed: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
     tunnel: RefCell<Option<Tunnel>>,
+    pump: RefCell<Option<Rc<PumpPlace>>>,
+    was_cut: Cell<bool>,
     supervised: RefCell<Option<Rc<Exchange>>>,
     informational: RefCell<Option<Informational>>,
     early: RefCell<Option<Established>>,
@@ -103,6 +106,8 @@ impl Link {
             flushed: Cell::new(true),
             refusal: Cell::new(None),
             tunnel: RefCell::new(None),
+            pump: RefCell::new(None),
+            was_cut: Cell::new(false),
             supervised: RefCell::new(None),
             informational: RefCell::new(None),
             early: RefCell::new(None),
@@ -122,6 +127,25 @@ impl Link {
     /// What takes the connection over, if it was switched.
     pub fn take_tunnel(&self) -> Option<Tunnel> {
         self.tunnel.take()
+    }
+
+    /// Whether something takes the connection over after the answer under way.
+    pub fn is_switching(&self) -> bool {
+        self.tunnel.borrow().is_some()
+    }
+
+    /// Says where the pump of a tunnel belongs that begins with the answer which is about to be handed on (HTTP/2).
+    pub fn expect_pump(&self, place: Rc<PumpPlace>) {
+        self.pump.replace(Some(place));
+    }
+
+    pub(super) fn take_pump_place(&self) -> Option<Rc<PumpPlace>> {
+        self.pump.take()
+    }
+
+    /// Whether the connection was cut, as it was asked to go and did not.
+    pub fn was_cut(&self) -> bool {
+        self.was_cut.get()
     }
 
     /// Names the exchange of the stream that is about to be spawned (HTTP/2, HTTP/3).
@@ -253,6 +277,7 @@ impl Link {
             self.armed.set(None);
             self.timer.clear();
             if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.was_cut.set(verdict == Verdict::Cut);
                 return Poll::Ready(verdict);
             }
         }

@@ -111,6 +111,11 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
         order.wanted = None;
     }
     match attempts(order, rule, source.as_ref(), response_timeout).await {
+        Ok((_, answer)) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            // Boxed: hardly a request has it.
+            let (head, _) = answer.response.into_parts();
+            Box::pin(upgrade::switch(order, &head, answer.upgraded)).await
+        }
         Ok((multiplexed, answer)) => finish(order, source, multiplexed, answer),
         Err(error) => {
             if let Some(source) = source {
@@ -318,9 +323,6 @@ fn finish(
     answer: Answer,
 ) -> Result<Response<Body>, Error> {
     let (mut head, incoming) = answer.response.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::switch(order, &head, answer.upgraded);
-    }
     // RFC 9112 §6.3: hyper has decoded the coding and leaves the length that contradicts it.
     if !multiplexed && head.headers.contains_key(TRANSFER_ENCODING) {
         check_coding(&head.headers)?;

@@ -11,5 +11,6 @@ pub mod rescue;
 pub mod retry;
 pub mod stack;
 pub mod trial;
+pub mod tunnel;
 pub mod upgrade;
 pub mod witness;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::header::{ACCEPT, ALT_SVC, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tower::Service;
 use tower::util::service_fn;
 
@@ -159,7 +159,7 @@ fn concluded(
     exchange.note_status(response.status().as_u16());
     // hyper adapts the version to the client's (RFC 9110 §6.2); the endpoint's own must not pass.
     *response.version_mut() = Version::HTTP_11;
-    if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS && link.is_leaving() {
+    if version < Version::HTTP_2 && !link.is_switching() && link.is_leaving() {
         // RFC 9112 §9.6: who closes after an answer says so in it.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

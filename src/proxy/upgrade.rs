@@ -2,17 +2,14 @@
 //! only once the endpoint's 101 names that very protocol. From then on both connections carry raw bytes and belong to no
 //! pool.
 
-use std::rc::Rc;
-
 use http::header::{CONNECTION, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::forward::Order;
+use super::tunnel::{ClientEnd, join};
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
-use crate::net::io::Rewind;
-use crate::net::relay::{End, relay};
 use crate::upstream::client::Upgraded;
 
 /// The protocol that a client wants to switch to and its route allows.
@@ -35,7 +32,7 @@ impl Wanted {
 ///
 /// # Errors
 /// An unsolicited 101, or one that names another protocol (CVE-2026-2833 and its kin).
-pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result<Response<Body>, Error> {
+pub async fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result<Response<Body>, Error> {
     let Some((Wanted(wanted), upgraded)) = order.wanted.as_ref().zip(upgraded) else {
         let reason = "the endpoint switched protocols without being asked";
         return Err(Error::upstream(Kind::HttpProtocolError, Retry::Never, reason));
@@ -45,49 +42,13 @@ pub fn switch(order: &Order, head: &Parts, upgraded: Option<Upgraded>) -> Result
         let reason = "the endpoint switched to a protocol other than the one asked for";
         return Err(Error::upstream(Kind::HttpUpgradeFailed, Retry::Never, reason));
     }
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers.clone();
-    super::headers::hop_by_hop::strip(response.headers_mut());
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(UPGRADE, wanted.clone());
-    let exchange = Rc::clone(&order.scene.exchange);
+    let endpoint = upgraded.await?;
+    let mut answer = Response::new(());
+    *answer.status_mut() = head.status;
+    *answer.headers_mut() = head.headers.clone();
+    super::headers::hop_by_hop::strip(answer.headers_mut());
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(UPGRADE, wanted.clone());
     let idle = order.upstream.upstream().config.timeouts.stream_idle;
-    order.scene.connection.link.switch_to(Box::new(move |link, client, ahead| {
-        Box::pin(async move {
-            let Ok((endpoint, first)) = upgraded.await else { return };
-            let mut client = Rewind::new(client, ahead);
-            let mut endpoint = Rewind::new(endpoint, first);
-            let relayed = relay(&mut client, &mut endpoint, idle, link.cut()).await;
-            let counters = link.load().counters();
-            exchange.note_received(relayed.up);
-            exchange.note_sent(relayed.down);
-            counters.bytes_downstream_in.add(relayed.up);
-            counters.bytes_downstream_out.add(relayed.down);
-            counters.bytes_upstream_out.add(relayed.up);
-            counters.bytes_upstream_in.add(relayed.down);
-            match relayed.end {
-                End::Closed => exchange.finish(),
-                // A clean end would pass a truncated stream on as a whole one.
-                end => {
-                    let (kind, reason) = failure_of(&end);
-                    exchange.note_failure(kind, reason);
-                    client.into_parts().0.reset();
-                    endpoint.into_parts().0.reset();
-                }
-            }
-        })
-    }));
-    Ok(response)
-}
-
-fn failure_of(end: &End) -> (Kind, &'static str) {
-    match end {
-        End::Closed | End::DownstreamFailed(_) => {
-            (Kind::ClientGone, "the client went away inside the switched protocol")
-        }
-        End::Stopped => (Kind::ClientGone, "the switched connection did not end before the drain did"),
-        End::Idle => (Kind::HttpResponseStalled, "nothing moved on the switched connection"),
-        End::UpstreamFailed(_) => (Kind::ConnectionTerminated, "the endpoint broke off the switched connection"),
-    }
+    Ok(join(ClientEnd::Http1, &order.scene, answer, endpoint, idle))
 }

@@ -108,6 +108,10 @@ cells! {
     upstream_wait_nanos,
     /// Requests sent again.
     retries,
+    /// Requests that became tunnels: protocols were switched, or CONNECT was answered with success.
+    tunnels,
+    /// Tunnels that are open (a gauge).
+    tunnels_open,
     /// Connections accepted from clients.
     connections_accepted,
     /// Connections of clients that are open (a gauge).

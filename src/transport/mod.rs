@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::io::Socket;
+use crate::net::relay::Breakable;
 
 /// A byte stream to a client or to an endpoint.
 #[derive(Debug)]
@@ -49,6 +50,12 @@ impl Channel {
 
     /// Closes with a reset (RST) and without a TLS close: what the other end has is not the whole.
     pub fn reset(self) {
+        self.socket().reset_on_close();
+    }
+}
+
+impl Breakable for Channel {
+    fn reset_on_drop(&mut self) {
         self.socket().reset_on_close();
     }
 }

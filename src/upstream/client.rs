@@ -5,7 +5,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use tokio::sync::oneshot;
 
@@ -15,7 +14,7 @@ use super::http3::{self, Http3};
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
-use crate::transport::Channel;
+use crate::net::relay::Breakable;
 
 /// The right to send one request to an endpoint. Dropped unused, it goes back to the pool.
 pub enum Session {
@@ -73,14 +72,17 @@ pub struct SendFailure {
     pub request: Option<Box<Request<Body>>>,
 }
 
-/// The connection after a 101, once hyper lets go of it: its bytes are no longer HTTP. Bytes that came with the answer are
-/// handed over beside it and come first.
+/// The connection after a 101, once hyper lets go of it: its bytes are no longer HTTP. Those that came with the answer come
+/// first.
 pub struct Upgraded(Switch);
 
 enum Switch {
-    Ready(Option<(Channel, Bytes)>),
-    Pending(oneshot::Receiver<(Channel, Bytes)>),
+    Ready(Option<Switched>),
+    Pending(oneshot::Receiver<Switched>),
 }
+
+/// What carries another protocol from now on; its bytes are counted.
+pub type Switched = Box<dyn Breakable>;
 
 impl Session {
     /// Whether the connection had served requests before.
@@ -118,17 +120,17 @@ impl SendFailure {
 }
 
 impl Upgraded {
-    pub(super) fn ready(channel: Channel, bytes: Bytes) -> Self {
-        Self(Switch::Ready(Some((channel, bytes))))
+    pub(super) fn ready(switched: Switched) -> Self {
+        Self(Switch::Ready(Some(switched)))
     }
 
-    pub(super) fn pending(receiver: oneshot::Receiver<(Channel, Bytes)>) -> Self {
+    pub(super) fn pending(receiver: oneshot::Receiver<Switched>) -> Self {
         Self(Switch::Pending(receiver))
     }
 }
 
 impl Future for Upgraded {
-    type Output = Result<(Channel, Bytes), Error>;
+    type Output = Result<Switched, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {

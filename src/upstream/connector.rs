@@ -21,6 +21,7 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::body::phase_clock::{Phase, PhaseClock};
 use crate::config::model::{SocketOptions, UpstreamProtocol};
 use crate::net::io::Socket;
+use crate::net::relay::Breakable;
 use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
@@ -231,9 +232,11 @@ impl Metered {
     pub(super) fn received(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.received)
     }
+}
 
-    pub(super) fn into_channel(self) -> Channel {
-        self.channel
+impl Breakable for Metered {
+    fn reset_on_drop(&mut self) {
+        self.channel.reset_on_drop();
     }
 }
 

@@ -7,7 +7,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -15,14 +14,14 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client::{Answer, SendFailure, Upgraded};
+use super::client::{Answer, SendFailure, Switched, Upgraded};
 use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
-use crate::transport::Channel;
+use crate::net::io::Rewind;
 
 /// Bytes of an answer's head, and of its trailers; past it the answer is refused. nginx allows 4 to 8 KiB unless told
 /// otherwise, which real cookies and policies outgrow.
@@ -50,8 +49,8 @@ pub(super) struct Slot {
 
 enum Left {
     Nothing,
-    Bytes(Box<Channel>, Bytes),
-    AskedFor(oneshot::Sender<(Channel, Bytes)>),
+    Connection(Switched),
+    AskedFor(oneshot::Sender<Switched>),
 }
 
 /// An HTTP/1.1 connection in the hands of one request.
@@ -109,7 +108,7 @@ async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot
         return slot.leave(None);
     }
     let parts = connection.into_parts();
-    slot.leave(Some((parts.io.into_inner().into_channel(), parts.read_buf)));
+    slot.leave(Some(Box::new(Rewind::new(parts.io.into_inner(), parts.read_buf))));
 }
 
 impl Slot {
@@ -147,10 +146,10 @@ impl Slot {
     }
 
     /// Leaves what hyper gave back to whoever asked for it, or until it is asked for.
-    fn leave(&self, rest: Option<(Channel, Bytes)>) {
+    fn leave(&self, rest: Option<Switched>) {
         match (self.left.replace(Left::Nothing), rest) {
             (Left::AskedFor(asker), Some(rest)) => drop(asker.send(rest)),
-            (_, Some((channel, bytes))) => drop(self.left.replace(Left::Bytes(Box::new(channel), bytes))),
+            (_, Some(rest)) => drop(self.left.replace(Left::Connection(rest))),
             // A dropped asker tells that nothing comes.
             (_, None) => {}
         }
@@ -159,7 +158,7 @@ impl Slot {
     /// The connection after a 101, at once or when hyper lets go of it.
     fn switch(&self) -> Upgraded {
         match self.left.replace(Left::Nothing) {
-            Left::Bytes(channel, bytes) => Upgraded::ready(*channel, bytes),
+            Left::Connection(rest) => Upgraded::ready(rest),
             _ => {
                 let (asker, receiver) = oneshot::channel();
                 if !self.closed.get() {

@@ -230,15 +230,18 @@ fn a_101_gives_the_connection_with_the_bytes_that_came_along() {
             let (caller, origin) = stage().await;
             let upgrade = request();
             let session = caller.session(false).await.unwrap();
-            let (answer, mut connection) = join!(session.send(upgrade), async {
+            let (answer, said) = join!(session.send(upgrade), async {
                 let mut connection = origin.accept().await;
                 connection.request().await;
                 let along = if together { "early" } else { "" };
                 connection.say(&format!("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n{along}")).await;
-                connection
+                (connection, along)
             });
-            let (mut channel, bytes) = answer.ok().unwrap().upgraded.unwrap().await.unwrap();
-            assert_eq!(bytes, if together { "early" } else { "" });
+            let (mut connection, along) = said;
+            let mut channel = answer.ok().unwrap().upgraded.unwrap().await.unwrap();
+            let mut early = vec![0; along.len()];
+            channel.read_exact(&mut early).await.unwrap();
+            assert_eq!(early, along.as_bytes());
             connection.say("down").await;
             let mut down = [0; 4];
             channel.read_exact(&mut down).await.unwrap();
