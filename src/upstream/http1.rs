@@ -2,10 +2,11 @@
 //! whoever uses the connection brings it back to the idle stack. A request on a pooled connection costs no allocation,
 //! no task and no clone here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::TrySendError;
@@ -42,6 +43,10 @@ pub(super) struct Slot {
     idle_since: Cell<Instant>,
     expires: Instant,
     closed: Cell<bool>,
+    /// Given up with a request under way.
+    abandoned: Cell<bool>,
+    /// Wakes the task that drives the connection.
+    task: OnceCell<Waker>,
     /// What is left when hyper is done with a connection that is in use: the endpoint switched protocols, if the answer
     /// was a 101.
     left: RefCell<Left>,
@@ -58,6 +63,8 @@ pub struct Http1 {
     slot: Rc<Slot>,
     sender: Option<SendRequest<Body>>,
     reused: bool,
+    /// A request was handed over whose answer did not begin yet.
+    is_awaited: bool,
 }
 
 /// Starts HTTP/1.1 on a new connection and spawns the task that drives it.
@@ -78,12 +85,14 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         idle_since: Cell::new(pool.now()),
         expires,
         closed: Cell::new(false),
+        abandoned: Cell::new(false),
+        task: OnceCell::new(),
         left: RefCell::new(Left::Nothing),
         pool: Rc::clone(pool),
     });
     pool.connection_opened();
     tokio::task::spawn_local(drive(connection, Rc::clone(&slot)));
-    Ok(Http1 { slot, sender: Some(sender), reused: false })
+    Ok(Http1 { slot, sender: Some(sender), reused: false, is_awaited: false })
 }
 
 /// Drives a connection to its end. Whenever hyper has nothing more to do, it may have become idle: looking here needs no
@@ -92,6 +101,12 @@ async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot
     let ended = poll_fn(|cx| {
         let polled = Pin::new(&mut connection).poll(cx);
         if polled.is_pending() {
+            slot.task.get_or_init(|| cx.waker().clone());
+            // hyper closes behind what it holds of the request, which is never where the endpoint takes nothing: the
+            // client's body, and with it the client, would be held for as long.
+            if slot.abandoned.get() {
+                return Poll::Ready(Ok(()));
+            }
             slot.rest();
         }
         polled
@@ -131,7 +146,15 @@ impl Slot {
         self.idle.set(false);
         let sender = self.sender.take()?;
         let usable = sender.is_ready() && self.pool.keeps(self.expires);
-        usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true })
+        usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true, is_awaited: false })
+    }
+
+    /// Ends the connection at once, whatever of a request is still to be written.
+    fn abandon(&self) {
+        self.abandoned.set(true);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
     }
 
     /// Whether an idle connection may stay on the stack.
@@ -182,7 +205,10 @@ impl Http1 {
         self.slot.received.set(false);
         // Handed to hyper at once: a request is large, and each future that held it would copy it.
         let sent = match self.sender.take() {
-            Some(mut sender) => Ok((sender.try_send_request(request), sender)),
+            Some(mut sender) => {
+                self.is_awaited = true;
+                Ok((sender.try_send_request(request), sender))
+            }
             None => Err(Box::new(request)),
         };
         async move {
@@ -200,6 +226,7 @@ impl Http1 {
         answered: Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>,
         sender: SendRequest<Body>,
     ) -> Result<Answer, SendFailure> {
+        self.is_awaited = false;
         match answered {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let upgraded = Some(self.slot.switch());
@@ -223,6 +250,9 @@ impl Http1 {
 impl Drop for Http1 {
     /// Gives the connection back: after an answer's head, while its body may still be on its way, or unused.
     fn drop(&mut self) {
+        if self.is_awaited {
+            return self.slot.abandon();
+        }
         if let Some(sender) = self.sender.take()
             && !self.slot.closed.get()
         {
