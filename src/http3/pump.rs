@@ -1,7 +1,7 @@
 //! A body on its way out: what is ready of it is gathered into one frame and one write.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -17,18 +17,20 @@ pub(super) struct Pump {
     left: Option<u64>,
     /// Something is gathered that the transport has not taken.
     flushing: bool,
+    /// Bytes of the body that were gathered since the transport last took everything.
+    held: u64,
     ended: bool,
 }
 
 impl Pump {
     /// A body for which `left` was announced, behind a head that waits in the writer.
     pub(super) fn new(left: Option<u64>) -> Self {
-        Self { left, flushing: false, ended: false }
+        Self { left, flushing: false, held: 0, ended: false }
     }
 
     /// There is no body.
     pub(super) fn ended() -> Self {
-        Self { left: None, flushing: true, ended: true }
+        Self { left: None, flushing: true, held: 0, ended: true }
     }
 
     /// Sends the body and ends the stream.
@@ -46,19 +48,28 @@ impl Pump {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error>>>,
     {
         loop {
+            let mut blocked = false;
             if self.flushing {
                 if let Some(priority) = connection.priority(stream) {
                     writer.prioritize(priority);
                 }
-                ready!(writer.poll_flush(cx))?;
-                self.flushing = false;
-                if self.ended {
-                    writer.finish();
-                    return Poll::Ready(Ok(()));
+                if writer.poll_flush(cx)?.is_ready() {
+                    self.flushing = false;
+                    self.held = 0;
+                    if self.ended {
+                        writer.finish();
+                        return Poll::Ready(Ok(()));
+                    }
+                } else if self.ended || self.held >= ENOUGH {
+                    return Poll::Pending;
+                } else {
+                    // A body that was last asked in vain would be taken for what is waited for, and that it breaks off
+                    // would go unseen: it is asked on until enough is held.
+                    blocked = true;
                 }
             }
             let mut waits = false;
-            while !self.ended && writer.gathered() < ENOUGH {
+            while !self.ended && self.held < ENOUGH {
                 if body.is_end_stream() {
                     self.ended = true;
                     break;
@@ -84,7 +95,7 @@ impl Pump {
             }
             writer.end_data();
             self.flushing = writer.is_blocked() || self.ended;
-            if waits && !self.flushing {
+            if waits && (blocked || !self.flushing) {
                 return Poll::Pending;
             }
         }
@@ -103,6 +114,7 @@ impl Pump {
                         Error::stream(connection.own_fault(), "the body is longer than Content-Length says")
                     })?;
                 }
+                self.held += data.len() as u64;
                 connection.control.note_moved(data.len() as u64);
                 writer.push_data(data);
             }

@@ -81,11 +81,6 @@ impl Writer {
         self.next < self.queue.len()
     }
 
-    /// Bytes in the DATA frame under way.
-    pub(super) fn gathered(&self) -> u64 {
-        self.data.map_or(0, |(_, length)| length)
-    }
-
     /// Completes the DATA frame under way.
     pub(super) fn end_data(&mut self) {
         if let Some((place, length)) = self.data.take() {

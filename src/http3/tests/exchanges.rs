@@ -355,3 +355,28 @@ fn a_priority_changes_nothing_but_the_order() {
         }
     });
 }
+
+#[test]
+fn a_body_that_breaks_off_is_noticed_while_the_peer_takes_nothing() {
+    on_worker(async {
+        let link = link_with(|transport| {
+            transport.stream_receive_window(10_000u32.into());
+        })
+        .await;
+        let called = Rc::new(Notify::new());
+        let noted = Rc::clone(&called);
+        let _served = run(&link, Config::default(), async move |_, _| {
+            noted.notify_one();
+            std::future::pending().await
+        });
+        let (sender, _driver) = connect(&link, Config::default());
+        let (feed, sent) = body(None);
+        // More than passes, and less than is held.
+        feed.send(data(vec![0; 30_000])).unwrap();
+        let request = Request::post("https://localhost/").body(sent).unwrap();
+        let asking = spawn_local(async move { sender.send(request, drop).await.unwrap_err() });
+        called.notified().await;
+        feed.send(Err("broken off".into())).unwrap();
+        asking.await.unwrap();
+    });
+}
