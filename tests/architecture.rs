@@ -17,7 +17,7 @@ const EMPTY_WORDS: [&str; 9] =
 /// Terms of a specification that hold such a word.
 const TERMS: [&str; 1] = ["common_name"];
 /// Paths of other crates and the rooms (or files) that wrap them; tests may use them anywhere.
-const WRAPPED: [(&str, &[&str]); 18] = [
+const WRAPPED: [(&str, &[&str]); 20] = [
     ("rustls", &["transport", "cli"]),
     ("tokio_rustls", &["transport"]),
     ("rustls_pki_types", &["transport", "cli"]),
@@ -25,6 +25,9 @@ const WRAPPED: [(&str, &[&str]); 18] = [
     ("x509_parser", &["transport"]),
     ("rcgen", &["transport"]),
     ("quinn", &["transport", "http3", "protocol", "upstream", "serve"]),
+    // Others' HTTP/3 is for tests alone (docs/adr/0003).
+    ("h3", &[]),
+    ("h3_quinn", &[]),
     ("mio", &["l4"]),
     ("quinn_udp", &["net"]),
     ("ppp", &["net"]),
