@@ -11,6 +11,7 @@ mod balancing;
 mod bodies;
 mod counts;
 mod deadlines;
+mod faults;
 mod fields;
 mod h3_crate;
 mod health;

@@ -30,6 +30,12 @@ impl Stream for TlsStream<TcpStream> {
     }
 }
 
+impl Stream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
 /// A raw connection.
 pub struct Raw {
     stream: Pin<Box<dyn Stream>>,
