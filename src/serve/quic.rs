@@ -211,10 +211,16 @@ async fn serve(worker: &Rc<Worker>, listener: Rc<WorkerListener>, accepted: Quic
     if accepted.early {
         counters.early_data_accepted.add(1);
     }
-    let worker = Rc::clone(worker);
+    let connection = accepted.connection.clone();
+    let began_at = connection.remote_address();
+    let serving = Rc::clone(worker);
     match &listener.spec().config.mode {
-        Mode::Quic(_) => streams::serve(worker, listener, accepted, held).await,
-        _ => http3::serve(worker, listener, accepted, held).await,
+        Mode::Quic(_) => streams::serve(serving, listener, accepted, held).await,
+        _ => http3::serve(serving, listener, accepted, held).await,
+    }
+    // RFC 9000 §9: quinn follows a client silently.
+    if connection.remote_address() != began_at {
+        worker.counters().quic_moved.add(1);
     }
 }
 

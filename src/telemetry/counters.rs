@@ -150,6 +150,8 @@ cells! {
     datagrams_dropped,
     /// QUIC connections from clients whose handshake succeeded, or whose early data was taken.
     quic_connections,
+    /// Of these, the ones whose client had another address at their end than at their beginning, counted then.
+    quic_moved,
     /// QUIC handshakes with clients that failed or took too long.
     quic_handshakes_failed,
     /// Clients that were asked to prove their address before their QUIC handshake (Retry).

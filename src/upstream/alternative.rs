@@ -43,6 +43,46 @@ pub struct Alternative {
     rests_until: AtomicU64,
     /// Failures since it last worked.
     failures: AtomicU32,
+    /// All there were.
+    failures_in_all: AtomicU64,
+    /// One more than the millisecond in which it first answered, since it was offered or last broke; 0: it did not.
+    used_since: AtomicU64,
+}
+
+/// What an operator is told of an [`Alternative`]. Times are the endpoint's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Where it is, on the host of the endpoint.
+    pub port: u16,
+    /// When the offer lapses, unless it is said again.
+    pub until: Duration,
+    /// What it is at.
+    pub stage: Stage,
+}
+
+/// What an alternative is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Offered, and no answer came that way yet.
+    Offered,
+    /// Requests go there, since then.
+    Used(Duration),
+    /// It broke, and is left alone until then.
+    Resting(Duration),
+}
+
+impl Stage {
+    /// Every word there is.
+    pub const WORDS: [&'static str; 3] = ["offered", "used", "resting"];
+
+    /// In a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Offered => Self::WORDS[0],
+            Self::Used(_) => Self::WORDS[1],
+            Self::Resting(_) => Self::WORDS[2],
+        }
+    }
 }
 
 /// Reads the Alt-Svc fields of an answer. What does not follow the grammar ends the reading of its field.
@@ -115,6 +155,7 @@ impl Alternative {
         self.port.store(port, Ordering::Relaxed);
         self.failures.store(0, Ordering::Relaxed);
         self.rests_until.store(0, Ordering::Relaxed);
+        self.used_since.store(0, Ordering::Relaxed);
         true
     }
 
@@ -131,13 +172,36 @@ impl Alternative {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
         let rest = (FIRST_REST * (1 << failures)).min(LONGEST_REST);
         self.rests_until.store(millis(age + rest), Ordering::Relaxed);
+        self.failures_in_all.fetch_add(1, Ordering::Relaxed);
+        self.used_since.store(0, Ordering::Relaxed);
     }
 
-    /// It answered a request.
-    pub fn worked(&self) {
+    /// It answered a request; `age` is asked for where that is news.
+    pub fn worked(&self, age: impl FnOnce() -> Duration) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        if self.used_since.load(Ordering::Relaxed) == 0 {
+            self.used_since.store(millis(age()) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// What is offered at this age of the endpoint, and what became of it; `None`: nothing is, or not any more.
+    pub fn offered(&self, age: Duration) -> Option<Offered> {
+        let load = |at: &AtomicU64| Duration::from_millis(at.load(Ordering::Relaxed));
+        let (port, until) = (self.port.load(Ordering::Relaxed), load(&self.until));
+        let (rests, since) = (load(&self.rests_until), load(&self.used_since));
+        let stage = match since.checked_sub(Duration::from_millis(1)) {
+            _ if age < rests => Stage::Resting(rests),
+            Some(since) => Stage::Used(since),
+            None => Stage::Offered,
+        };
+        (port != 0 && age < until).then_some(Offered { port, until, stage })
+    }
+
+    /// How often it could not be reached or fell silent, since the endpoint was first configured.
+    pub fn failures_in_all(&self) -> u64 {
+        self.failures_in_all.load(Ordering::Relaxed)
     }
 }
 
@@ -224,12 +288,29 @@ mod tests {
             now += rest * second;
             assert_eq!(alternative.port(now), Some(443));
         }
-        alternative.worked();
+        alternative.worked(|| now);
         alternative.broke(now);
         assert_eq!(alternative.port(now + FIRST_REST), Some(443));
         alternative.broke(now);
         assert!(alternative.hear(http3(8443, 60), now), "another port is another try");
         assert_eq!(alternative.port(now), Some(8443));
+    }
+
+    #[test]
+    fn what_became_of_an_offer_is_told() {
+        let (alternative, second) = (Alternative::default(), Duration::from_secs(1));
+        let told = |at: u32| alternative.offered(at * second);
+        assert_eq!(told(1), None);
+        alternative.hear(http3(443, 60), second);
+        let offered = |stage| Some(Offered { port: 443, until: 61 * second, stage });
+        assert_eq!(told(2), offered(Stage::Offered));
+        alternative.worked(|| Duration::ZERO);
+        alternative.worked(|| panic!("it is known"));
+        assert_eq!(told(3), offered(Stage::Used(Duration::ZERO)), "from the first moment on");
+        alternative.broke(5 * second);
+        assert_eq!(told(6), offered(Stage::Resting(35 * second)));
+        assert_eq!(told(35), offered(Stage::Offered), "to be tried again");
+        assert_eq!((told(61), alternative.failures_in_all()), (None, 1));
     }
 
     proptest! {

@@ -279,7 +279,7 @@ impl Http3 {
     fn is_disowned(&self, status: StatusCode) -> bool {
         let Some((endpoint, _)) = &self.stream.shared.alternative else { return false };
         if status != StatusCode::MISDIRECTED_REQUEST {
-            endpoint.alternative.worked();
+            endpoint.alternative.worked(|| endpoint.age());
             return false;
         }
         endpoint.alternative.broke(endpoint.age());

@@ -255,6 +255,10 @@ def alt_svc_of_caddy_is_followed(world):
     until(10, look)
     again = {spoken() for _ in range(8)}
     expect("HTTP/3.0" in again, f"{again}")
+    # Where an operator looks.
+    [endpoint] = [e for u in json.loads(site.ask("/status")[1])["upstreams"] for e in u["endpoints"] if e["alternative"]]
+    expect(endpoint["alternative"]["stage"] == "used" and endpoint["alternative"]["failures"] == 0, f"{endpoint}")
+    expect('stage="used"} 1' in site.ask("/metrics")[1], "no metric tells of it")
     return f"{seen[0]}, then {seen[-1]} after {len(seen) - 1} more"
 
 

@@ -214,7 +214,8 @@ class Process:
                 {"name": n, "protocol": "auto", "balance": "round-robin", "tls": n == "api", "traffic": t.json(), "endpoints": [
                     {"address": f"10.0.{k % 250}.{i}:8080", "weight": i % 2 + 1, **self.health(n, i), "latency_seconds": None,
                      "in_flight": 3 * i, "connect_failures": 12 if n == "search" and i == 2 else 0,
-                     "last_failure": {"kind": "connection_refused", "at": stamp(self.clock - 71)} if n == "search" and i == 2 else None} for i in range(1, 2 + len(n) % 4)
+                     "last_failure": {"kind": "connection_refused", "at": stamp(self.clock - 71)} if n == "search" and i == 2 else None,
+                     "alternative": {"port": 443, "stage": "used", "at": stamp(self.clock - 900), "offered_until": stamp(self.clock + 80000), "failures": 0} if n == "search" and i == 1 else None} for i in range(1, 2 + len(n) % 4)
                 ]} for k, (n, t) in enumerate(self.upstreams.items())
             ] if busy else [],
             "certificates": [

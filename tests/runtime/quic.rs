@@ -144,6 +144,25 @@ fn a_client_is_let_in_and_counted() {
 }
 
 #[test]
+fn a_client_that_has_moved_is_counted_when_it_leaves() {
+    let site = Site::new();
+    let (running, address) = site.start("");
+    for moves in [false, true] {
+        let client = site.client();
+        let connection = client.connect(address).unwrap();
+        client.get(&connection);
+        if moves {
+            client.rebind();
+            client.get(&connection);
+        }
+        connection.close(0x100u32.into(), b"");
+        client.runtime.block_on(client.endpoint.wait_idle());
+        assert!(eventually(|| running.counters().connections_open == 0));
+        assert_eq!(running.counters().quic_moved, u64::from(moves));
+    }
+}
+
+#[test]
 fn clients_prove_their_address_where_that_is_configured() {
     let site = Site::new();
     let (running, address) = site.start("[listener.quic]\nretry = \"always\"");

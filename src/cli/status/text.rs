@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::base::units::format_duration;
 use crate::cli::terminal::Palette;
 use crate::control::admin::status::{
-    CertificateStatus, EndpointCheck, EndpointStatus, Layer4, Listener, RecentError, Relayed, Reload, Route, Status,
-    Traffic, UpstreamStatus,
+    CertificateStatus, EndpointAlternative, EndpointCheck, EndpointStatus, Layer4, Listener, Quic, RecentError,
+    Relayed, Reload, Route, Status, Traffic, UpstreamStatus,
 };
 use crate::telemetry::calendar;
 
@@ -69,7 +69,29 @@ fn head(status: &Status, colours: Palette) -> String {
         connections.open,
         connections.max,
         connections.parked,
-    ) + &layer4(&status.layer4)
+    ) + &quic(&status.quic)
+        + &layer4(&status.layer4)
+}
+
+/// QUIC, where anybody spoke it.
+fn quic(quic: &Quic) -> String {
+    let counted = |all: &[(u64, &str)]| {
+        let some = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        some.collect::<Vec<_>>().join(", ")
+    };
+    let Quic { connections: made, early_data: early, moved, .. } = *quic;
+    let made = [(made, "QUIC connections since the start"), (early, "with early data"), (moved, "moved elsewhere")];
+    let refused = [
+        (quic.handshakes_failed, "QUIC handshakes failed"),
+        (quic.retries_sent, "Retry sent"),
+        (quic.refused, "QUIC connections refused"),
+    ];
+    let lost = [
+        (quic.datagrams_dropped, "QUIC datagrams dropped"),
+        (quic.datagrams_steered, "QUIC datagrams handed to another worker"),
+    ];
+    let lines = [counted(&made), counted(&refused), counted(&lost)];
+    lines.iter().filter(|line| !line.is_empty()).map(|line| format!("  {line}\n")).collect()
 }
 
 /// Sessions and flows, where there were any.
@@ -166,7 +188,24 @@ fn endpoint(endpoint: &EndpointStatus, ago: &impl Fn(&str) -> String) -> Vec<Str
         facts.push(format!("{} failed to connect", endpoint.connect_failures));
     }
     facts.extend(endpoint.last_failure.as_ref().map(|last| format!("last {} {}", last.kind, ago(&last.at))));
+    facts.extend(endpoint.alternative.as_ref().map(|alternative| http3(alternative, ago)));
     vec![endpoint.address.to_string(), endpoint.state.to_string(), facts.join(", ")]
+}
+
+/// The HTTP/3 that an endpoint offers by Alt-Svc.
+fn http3(alternative: &EndpointAlternative, ago: &impl Fn(&str) -> String) -> String {
+    let EndpointAlternative { port, stage, at, failures, .. } = alternative;
+    let stage = match (&**stage, at) {
+        ("used", Some(at)) => format!("used, the first time {}", ago(at)),
+        ("resting", Some(until)) => format!("left alone until {until}"),
+        _ => stage.to_string(),
+    };
+    let broke = match failures {
+        0 => String::new(),
+        1 => ", broke once".to_owned(),
+        often => format!(", broke {often} times"),
+    };
+    format!("h3 at :{port} {stage}{broke}")
 }
 
 fn certificate(certificate: &CertificateStatus, colours: Palette) -> Vec<String> {
@@ -256,6 +295,27 @@ mod tests {
         {
             assert_eq!(span(Duration::from_secs_f64(seconds)), text);
         }
+    }
+
+    #[test]
+    fn what_an_endpoint_offers_is_told_with_what_became_of_it() {
+        let told = |stage: &'static str, at: Option<&str>, failures| {
+            let (at, offered_until) = (at.map(str::to_owned), String::new());
+            http3(&EndpointAlternative { port: 443, stage: stage.into(), at, offered_until, failures }, &|_| {
+                "5m ago".into()
+            })
+        };
+        assert_eq!(told("offered", None, 0), "h3 at :443 offered");
+        assert_eq!(told("used", Some("then"), 2), "h3 at :443 used, the first time 5m ago, broke 2 times");
+        assert_eq!(told("resting", Some("12:00"), 1), "h3 at :443 left alone until 12:00, broke once");
+    }
+
+    #[test]
+    fn quic_is_told_where_there_was_any() {
+        assert_eq!(quic(&Quic::default()), "");
+        let some = Quic { connections: 3, moved: 1, retries_sent: 7, datagrams_steered: 2, ..Quic::default() };
+        let text = "  3 QUIC connections since the start, 1 moved elsewhere\n  7 Retry sent\n  2 QUIC datagrams handed to another worker\n";
+        assert_eq!(quic(&some), text);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Status {
     pub handshakes: Handshakes,
     /// Connections to endpoints.
     pub pool: Pool,
+    /// With clients.
+    #[serde(default)]
+    pub quic: Quic,
     /// Sessions, flows and datagrams.
     pub layer4: Layer4,
     /// The upper bounds of the buckets of every histogram here; one bucket more is for what is longer.
@@ -118,6 +121,28 @@ pub struct Handshakes {
     pub resumed: u64,
     /// Failed, or took too long.
     pub failed: u64,
+}
+
+/// QUIC with clients, of all workers together, since the start.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quic {
+    /// Connections that could be used.
+    pub connections: u64,
+    /// Of these, the ones used before their handshake was over (0-RTT).
+    pub early_data: u64,
+    /// Of these, the ones whose client had another address at their end than at their beginning.
+    pub moved: u64,
+    /// Handshakes that failed, or took too long.
+    pub handshakes_failed: u64,
+    /// Clients that were asked to prove their address first (Retry).
+    pub retries_sent: u64,
+    /// Connections refused.
+    pub refused: u64,
+    /// Datagrams lost here.
+    pub datagrams_dropped: u64,
+    /// Datagrams passed on to the worker that they were for.
+    pub datagrams_steered: u64,
 }
 
 /// Layer 4, of all workers together; since the start where nothing else is said.
@@ -232,6 +257,24 @@ pub struct EndpointStatus {
     pub connect_failures: u64,
     /// The last of them.
     pub last_failure: Option<LastFailure>,
+    /// The HTTP/3 that it offers by Alt-Svc; `None`: it offers none, or nobody listens to that.
+    #[serde(default)]
+    pub alternative: Option<EndpointAlternative>,
+}
+
+/// HTTP/3 that an endpoint offers by Alt-Svc (RFC 7838).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointAlternative {
+    /// Where, on the same host.
+    pub port: u16,
+    /// `offered`: no answer came that way yet; `used`; `resting`: it broke, and is left alone.
+    pub stage: Cow<'static, str>,
+    /// When that began, where it is used; when it ends, where it rests.
+    pub at: Option<String>,
+    /// When the offer lapses, unless it is said again.
+    pub offered_until: String,
+    /// How often it broke since the endpoint was first configured.
+    pub failures: u64,
 }
 
 /// Active checks of an endpoint.

@@ -13,6 +13,7 @@ use crate::telemetry::histogram::HistogramTotals;
 use crate::telemetry::series::{Scope, SeriesKey, SeriesTotals};
 use crate::telemetry::{Plane, WorkerTelemetry};
 use crate::upstream::Upstream;
+use crate::upstream::endpoint::EndpointState;
 use crate::upstream::health::state::State;
 
 /// What a scrape tells.
@@ -81,6 +82,8 @@ pub(super) struct EndpointFacts {
     /// Where the policy counts them.
     pub(super) in_flight: Option<u32>,
     pub(super) connect_failures: u64,
+    /// What its HTTP/3 is at, where one is offered, and how often it failed; where that is listened to.
+    pub(super) alternative: Option<(Option<&'static str>, u64)>,
 }
 
 impl Facts {
@@ -206,8 +209,14 @@ impl UpstreamFacts {
                 ejections: upstream.config.outlier.as_ref().map(|_| standing.ejections),
                 in_flight: set.counts_requests().then(|| endpoint.state.in_flight()),
                 connect_failures: endpoint.state.connect_failures(),
+                alternative: upstream.config.alt_svc.then(|| alternative(&endpoint.state)),
             }
         });
         Self { name: Arc::clone(&upstream.name), series, sessions, endpoints: endpoints.collect() }
     }
+}
+
+fn alternative(state: &EndpointState) -> (Option<&'static str>, u64) {
+    let known = &state.alternative;
+    (known.offered(state.age()).map(|offered| offered.stage.as_str()), known.failures_in_all())
 }

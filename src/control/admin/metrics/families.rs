@@ -227,6 +227,7 @@ families! {
     HELLOS_REFUSED = Counter "tidegate_hellos_refused" "" [] "Connections closed since they did not begin with a ClientHello that leads somewhere";
     PROXY_HEADERS_REFUSED = Counter "tidegate_proxy_headers_refused" "" [] "Connections closed, and datagrams dropped, for a PROXY protocol header that was missing, broken or not to be believed";
     QUIC_CONNECTIONS = Counter "tidegate_quic_connections" "" [] "QUIC connections of clients that could be used";
+    QUIC_MOVED = Counter "tidegate_quic_moved" "" [] "Of these, the ones whose client had another address at their end than at their beginning, counted then";
     QUIC_HANDSHAKE_FAILURES = Counter "tidegate_quic_handshake_failures" "" [] "QUIC handshakes with clients that failed or took too long";
     QUIC_RETRIES_SENT = Counter "tidegate_quic_retries_sent" "" [] "Clients that were asked to prove their address before a QUIC handshake (Retry)";
     QUIC_REFUSED = Counter "tidegate_quic_refused" "" [] "QUIC connections refused: a limit was reached, or the listener closed";
@@ -257,6 +258,8 @@ families! {
     ENDPOINT_EJECTIONS = Counter "tidegate_endpoint_ejections" "" ["upstream", "endpoint"] "How often the endpoint was ejected for failures in a row, where real traffic is judged";
     ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests under way at the endpoint, where the balancing policy counts them";
     ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Connections to the endpoint that came to nothing";
+    ENDPOINT_ALTERNATIVE = Gauge "tidegate_endpoint_alternative" "" ["upstream", "endpoint", "stage"] "1 for what the HTTP/3 is at that the endpoint offers by Alt-Svc, where that is listened to: offered, used, resting; 0 for the others, for all where none is offered";
+    ENDPOINT_ALTERNATIVE_FAILURES = Counter "tidegate_endpoint_alternative_failures" "" ["upstream", "endpoint"] "How often the HTTP/3 that the endpoint offers could not be reached or fell silent, which costs no request";
     WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker", "plane"] "Requests whose head was read, by worker";
     WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker", "plane"] "Connections of clients that are open, by worker";
     WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker", "plane"] "How late the worker's timers fire, measured once a second";

@@ -11,6 +11,7 @@ use crate::control::compile::compile;
 use crate::snapshot::Snapshot;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::series::{Ended, Phases, Scope};
+use crate::upstream::alternative::Said;
 use crate::upstream::health::state::Bar;
 use crate::upstream::registry::Registry;
 
@@ -52,6 +53,15 @@ endpoints = ["127.0.0.1:1", "127.0.0.1:2"]
 balance = "least-requests"
 health.interval = "5s"
 outlier.consecutive_failures = 5
+
+[[route]]
+path = "/learned"
+upstream = "learned"
+
+[upstream.learned]
+endpoints = ["127.0.0.1:3"]
+tls = true
+alt_svc = true
 "#;
 
 fn snapshot() -> Snapshot {
@@ -193,6 +203,10 @@ fn every_family_is_written_once_with_its_labels() {
         let set = snapshot.upstreams[0].endpoints.load();
         let mut standing = set.all()[0].state.standing();
         (standing.checks_failed, standing.ejections) = (2, 3);
+        let set = snapshot.upstreams[1].endpoints.load();
+        let state = &set.all()[0].state;
+        state.alternative.hear(Said::Http3 { port: 443, age: 60 }, state.age());
+        state.alternative.broke(state.age());
     }
     let mut facts = Facts::of_workers(&workers, &snapshot);
     let at = facts.started_at + Duration::from_millis(1_500);
@@ -231,6 +245,11 @@ fn every_family_is_written_once_with_its_labels() {
     assert_eq!(samples[&*format!("tidegate_endpoint_state{{{one},state=\"ready\"}}")], 0.0);
     assert_eq!(samples[&*format!("tidegate_endpoint_checks_total{{{one},result=\"failed\"}}")], 2.0);
     assert_eq!(samples[&*format!("tidegate_endpoint_ejections_total{{{one}}}")], 3.0);
+    let learned = "upstream=\"learned\",endpoint=\"127.0.0.1:3\"";
+    assert_eq!(samples[&*format!("tidegate_endpoint_alternative{{{learned},stage=\"resting\"}}")], 1.0);
+    assert_eq!(samples[&*format!("tidegate_endpoint_alternative{{{learned},stage=\"used\"}}")], 0.0);
+    assert_eq!(samples[&*format!("tidegate_endpoint_alternative_failures_total{{{learned}}}")], 1.0);
+    assert!(!text.contains(&format!("tidegate_endpoint_alternative{{{one}")), "nobody listens to that");
 }
 
 /// `docs/metrics.md` says what a scrape weighs.

@@ -17,6 +17,7 @@ use crate::base::error::Kind;
 use crate::telemetry::counters::Totals;
 use crate::telemetry::histogram::{BOUNDS, HistogramTotals};
 use crate::telemetry::series::SeriesTotals;
+use crate::upstream::alternative::Stage;
 use crate::upstream::health::state::State;
 
 /// Kinds that say that a deadline passed.
@@ -93,6 +94,7 @@ impl Facts {
     fn write_quic(&self, page: &mut Page<'_>) -> fmt::Result {
         let totals = &self.totals;
         page.counter(&f::QUIC_CONNECTIONS, totals.quic_connections)?;
+        page.counter(&f::QUIC_MOVED, totals.quic_moved)?;
         page.counter(&f::QUIC_HANDSHAKE_FAILURES, totals.quic_handshakes_failed)?;
         page.counter(&f::QUIC_RETRIES_SENT, totals.quic_retries_sent)?;
         page.counter(&f::QUIC_REFUSED, totals.quic_refused)?;
@@ -167,7 +169,13 @@ impl Facts {
         let in_flight = endpoints().filter_map(|(labels, one)| Some((labels, u64::from(one.in_flight?))));
         page.gauges(&f::ENDPOINT_IN_FLIGHT, in_flight)?;
         let failures = endpoints().map(|(labels, one)| (labels, one.connect_failures));
-        page.counters(&f::ENDPOINT_CONNECT_FAILURES, failures)
+        page.counters(&f::ENDPOINT_CONNECT_FAILURES, failures)?;
+        let learning = || endpoints().filter_map(|(labels, one)| Some((labels, one.alternative?)));
+        let stages = learning().flat_map(|(labels, (stage, _))| {
+            Stage::WORDS.map(|word| (with(labels, "stage", word), u64::from(stage == Some(word))))
+        });
+        page.gauges(&f::ENDPOINT_ALTERNATIVE, stages)?;
+        page.counters(&f::ENDPOINT_ALTERNATIVE_FAILURES, learning().map(|(labels, (_, failures))| (labels, failures)))
     }
 
     fn write_workers(&self, page: &mut Page<'_>) -> fmt::Result {

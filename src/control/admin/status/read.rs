@@ -1,12 +1,12 @@
 //! Fills a [`Status`] from the view: one pass over the series of all workers, and what is in force.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::traffic::Counted;
 use super::{
-    CertificateStatus, Connections, EndpointCheck, EndpointOutlier, EndpointStatus, Handshakes, Hist, LastFailure,
-    Layer4, Listener, Pool, RecentError, Reload, Route, Status, UpstreamStatus, Worker,
+    CertificateStatus, Connections, EndpointAlternative, EndpointCheck, EndpointOutlier, EndpointStatus, Handshakes,
+    Hist, LastFailure, Layer4, Listener, Pool, Quic, RecentError, Reload, Route, Status, UpstreamStatus, Worker,
 };
 use crate::config::model::{self, RouteAction};
 use crate::config::{Config, match_text};
@@ -19,7 +19,8 @@ use crate::telemetry::histogram::BOUNDS;
 use crate::telemetry::recent::{Incident, Recent};
 use crate::telemetry::series::{self, Scope};
 use crate::upstream::Upstream;
-use crate::upstream::endpoint::Endpoint;
+use crate::upstream::alternative::{Offered, Stage};
+use crate::upstream::endpoint::{Endpoint, EndpointState};
 
 impl Status {
     /// Reads everything, at this moment.
@@ -47,6 +48,7 @@ impl Status {
             handshakes: Handshakes::of(&totals),
             pool: Pool { connects: totals.upstream_connects, reuses: totals.upstream_reuses, retries: totals.retries },
             bounds_seconds: BOUNDS.iter().map(|bound| bound.as_secs_f64()).collect(),
+            quic: Quic::of(&totals),
             layer4: Layer4::of(&totals),
             traffic: counted.all_of(Scope::Listener),
             listeners: snapshot.listeners.iter().map(|spec| Listener::of(spec, view, &counted)).collect(),
@@ -104,6 +106,21 @@ impl Handshakes {
             tls13: totals.handshakes_tls13 + totals.handshakes_tls13_resumed,
             resumed: totals.handshakes_resumed(),
             failed: totals.handshakes_failed,
+        }
+    }
+}
+
+impl Quic {
+    fn of(totals: &Totals) -> Self {
+        Self {
+            connections: totals.quic_connections,
+            early_data: totals.early_data_accepted,
+            moved: totals.quic_moved,
+            handshakes_failed: totals.quic_handshakes_failed,
+            retries_sent: totals.quic_retries_sent,
+            refused: totals.quic_refused,
+            datagrams_dropped: totals.quic_datagrams_dropped,
+            datagrams_steered: totals.quic_steered,
         }
     }
 }
@@ -195,13 +212,17 @@ impl UpstreamStatus {
             tls: upstream.tls.is_some(),
             traffic: counted.of(Scope::Upstream, &upstream.name),
             sessions: counted.sessions_of(Scope::UpstreamSessions, &upstream.name),
-            endpoints: set.all().iter().map(|endpoint| EndpointStatus::of(endpoint, counts)).collect(),
+            endpoints: set
+                .all()
+                .iter()
+                .map(|endpoint| EndpointStatus::of(endpoint, counts, upstream.config.alt_svc))
+                .collect(),
         }
     }
 }
 
 impl EndpointStatus {
-    fn of(endpoint: &Endpoint, counts_requests: bool) -> Self {
+    fn of(endpoint: &Endpoint, counts_requests: bool, learns: bool) -> Self {
         let state = &endpoint.state;
         let standing = state.standing().clone();
         Self {
@@ -226,7 +247,23 @@ impl EndpointStatus {
             last_failure: state
                 .last_connect_failure()
                 .map(|(kind, at)| LastFailure { kind: kind.as_str().into(), at: time(at) }),
+            alternative: EndpointAlternative::of(state).filter(|_| learns),
         }
+    }
+}
+
+impl EndpointAlternative {
+    fn of(state: &EndpointState) -> Option<Self> {
+        let age = state.age();
+        let Offered { port, until, stage } = state.alternative.offered(age)?;
+        // The endpoint's own time has no date.
+        let date = |at: Duration| time(SystemTime::now() + at - age);
+        let at = match stage {
+            Stage::Offered => None,
+            Stage::Used(at) | Stage::Resting(at) => Some(date(at)),
+        };
+        let failures = state.alternative.failures_in_all();
+        Some(Self { port, stage: stage.as_str().into(), at, offered_until: date(until), failures })
     }
 }
 
