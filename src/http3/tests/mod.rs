@@ -1,8 +1,10 @@
-//! Both roles on real QUIC connections over loopback: against each other, and against a peer that sends what it must not.
+//! Both roles on real QUIC connections over loopback: against each other, and against a peer that sends what it must not; and over
+//! a network that is simulated.
 
 mod abuse;
 mod departures;
 mod exchanges;
 mod malformed;
+mod simulated;
 mod support;
 mod tunnels;

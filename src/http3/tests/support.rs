@@ -1,5 +1,6 @@
 //! A connection between two endpoints on loopback, services, bodies, and a peer without manners.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::error::Error as StdError;
 use std::future::Future;
@@ -21,6 +22,7 @@ use crate::http3::control::{Closed, Control};
 use crate::http3::qpack::{Encoder, Field};
 use crate::http3::server::{Informational, Refusal, Service, serve};
 use crate::http3::{Code, Config, RecvBody, Sender, client, frame, varint};
+use crate::transport::quic::tests::simulated::{Network, connected};
 use crate::transport::tls::development::{make_authority, make_leaf};
 use crate::transport::tls::provider::provider;
 
@@ -28,11 +30,11 @@ pub(super) use crate::net::testing::on_worker;
 
 pub(super) type BoxError = Box<dyn StdError>;
 
-/// Both ends of a connection, and the endpoints that carry it.
+/// Both ends of a connection, and what carries it.
 pub(super) struct Link {
     pub(super) client: quinn::Connection,
     pub(super) server: quinn::Connection,
-    _endpoints: (quinn::Endpoint, quinn::Endpoint),
+    _carriers: Box<dyn Any>,
 }
 
 pub(super) async fn link() -> Link {
@@ -66,7 +68,13 @@ pub(super) async fn link_with(adjust: impl Fn(&mut quinn::TransportConfig)) -> L
     let connecting = client.connect_with(config, server.local_addr().unwrap(), "localhost").unwrap();
     let accepting = async { server.accept().await.unwrap().await.unwrap() };
     let (connected, accepted) = tokio::join!(connecting, accepting);
-    Link { client: connected.unwrap(), server: accepted, _endpoints: (client, server) }
+    Link { client: connected.unwrap(), server: accepted, _carriers: Box::new((client, server)) }
+}
+
+/// A link over a network that is not one.
+pub(super) async fn simulated_link(network: &Network) -> Link {
+    let ends = connected(network).await;
+    Link { client: ends.client.clone(), server: ends.server.clone(), _carriers: Box::new(ends) }
 }
 
 fn transport(adjust: &impl Fn(&mut quinn::TransportConfig)) -> Arc<quinn::TransportConfig> {

@@ -205,7 +205,12 @@ fn bound_to(source: IpAddr) -> io::Result<Endpoint> {
 }
 
 /// How a connection to an endpoint behaves.
-fn config(tls: &ClientTls, alpn: &[u8], options: &UpstreamQuic, idle: Duration) -> Result<ClientConfig, Error> {
+pub(super) fn config(
+    tls: &ClientTls,
+    alpn: &[u8],
+    options: &UpstreamQuic,
+    idle: Duration,
+) -> Result<ClientConfig, Error> {
     let mut config = tls.quic(alpn, options.early_data)?;
     // RFC 9000 §7.2: at random. Chosen here to name the file after it.
     let id = RandomConnectionIdGenerator::new(MAX_CID_SIZE).generate_cid();

@@ -24,4 +24,4 @@ pub fn close(connection: &Connection, code: u64) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
