@@ -190,6 +190,7 @@ async def a_download_survives_a_hundred_address_changes(world):
         expect(after.status == 200, str(after))
     accepted = site.metric("tidegate_connections_accepted")
     expect(accepted == 1, f"{accepted} connections were accepted")
+    await asyncio.to_thread(until, 10, lambda: expect(site.metric("tidegate_quic_moved") == 1, "the move is not counted"))
     return f"{size} bytes over {moves} changes of the client's port, {len(ports)} ports, one connection"
 
 
@@ -708,6 +709,14 @@ def envoy_in_front_speaks_http3_to_us(world):
 PAGE = """<!doctype html><title>h3</title><link rel=icon href=data:,><img id=picture src=/page/picture.svg><script src=/page/script.js></script>"""
 
 
+# A hundred pictures more: whether each came, and how.
+PICTURES = """Promise.all([...Array(100).keys()].map(n => new Promise((done, fail) => {
+    const picture = document.createElement('img');
+    [picture.onload, picture.onerror, picture.src] = [() => done(picture.naturalHeight), () => fail(new Error(`no ${n}`)), `/page/pictures/${n}`];
+    document.body.append(picture);
+}))).then(heights => [heights.filter(height => height === 4).length, [...new Set(performance.getEntriesByType('resource').map(e => e.nextHopProtocol))]])"""
+
+
 @check
 def chromium_loads_a_page_over_http3(world):
     picture = '<svg xmlns="http://www.w3.org/2000/svg" width="3" height="4"/>'
@@ -716,7 +725,12 @@ def chromium_loads_a_page_over_http3(world):
 path = "/page/{name}"
 respond = {{ status = 200, body = '''{body}''' }}
 response_headers.set = {{ content-type = "{kind}" }}
-""" for name, kind, body in (("", "text/html", PAGE), ("picture.svg", "image/svg+xml", picture), ("script.js", "text/javascript", "var loaded = true")))
+""" for name, kind, body in (("", "text/html", PAGE), ("picture.svg", "image/svg+xml", picture), ("pictures/*", "image/svg+xml", picture),
+                         ("script.js", "text/javascript", "var loaded = true"))) + """
+[[route]]
+path = "/page/moved"
+redirect = { to = "/page/script.js", status = 307 }
+"""
     site = Site(world, "h3-chromium", more=more)
     public = subprocess.run(["openssl", "x509", "-in", world.folder / "localhost.pem", "-noout", "-pubkey"], capture_output=True, text=True, check=True).stdout
     pin = base64.b64encode(hashlib.sha256(base64.b64decode("".join(public.strip().split("\n")[1:-1]))).digest()).decode()
@@ -727,6 +741,10 @@ response_headers.set = {{ content-type = "{kind}" }}
         page.wait("document.getElementById('picture').naturalWidth === 3 && loaded", what="picture and script are there")
         seen = page.run("""performance.getEntries().filter(e => e.nextHopProtocol !== undefined).map(e => [new URL(e.name).pathname, e.nextHopProtocol])""")
         expect(len(seen) >= 3 and {protocol for _, protocol in seen} == {"h3"}, f"{seen}")
+        pictures = page.run(PICTURES)
+        expect(pictures == [100, ["h3"]], f"of a hundred pictures: {pictures}")
+        moved = page.run("fetch('/page/moved', {method: 'POST', body: 'x'}).then(async a => [a.redirected, new URL(a.url).pathname, await a.text()])")
+        expect(moved == [True, "/page/script.js", "var loaded = true"], f"redirected: {moved}")
         length = page.run("fetch('/h1/big').then(a => a.arrayBuffer()).then(b => b.byteLength)")
         expect(length == BIG_BYTES, f"{length} bytes by fetch")
         digest = page.run("""fetch('/odd/echo', {method: 'POST', body: new Uint8Array(300000)}).then(a => a.json()).then(told => told.length)""")
@@ -739,4 +757,4 @@ response_headers.set = {{ content-type = "{kind}" }}
         }})""")
         expect(echo == "tide", f"WebSocket: {echo}")
         expect(not page.complaints, f"{page.complaints}")
-    return f"{', '.join(f'{path} {protocol}' for path, protocol in seen)}; {BIG_BYTES >> 20} MiB by fetch; a WebSocket"
+    return f"{', '.join(f'{path} {protocol}' for path, protocol in seen)}; {BIG_BYTES >> 20} MiB by fetch; 100 pictures, a redirect, a WebSocket"
