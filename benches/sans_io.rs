@@ -66,7 +66,7 @@ fn request(target: &str, host: &str) -> http::request::Parts {
 }
 
 fn checks(criterion: &mut Criterion) {
-    let checks = Checks { max_headers: 128 };
+    let checks = Checks { max_headers: 128, is_forward: false };
     let mut group = criterion.benchmark_group("checks");
     for (name, target, host) in [
         ("plain", "/api/v1/users/42?fields=name", "api.example.org"),

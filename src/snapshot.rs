@@ -14,6 +14,7 @@ use crate::config::model;
 use crate::net::bind::{BoundSocket, Group};
 use crate::route::action::Route;
 use crate::route::connection_ids::ConnectionIds;
+use crate::route::egress::Egress;
 use crate::route::l4::Layer4;
 use crate::route::table::Table;
 use crate::telemetry::WorkerTelemetry;
@@ -23,6 +24,7 @@ use crate::transport::quic::keys::Keys;
 use crate::transport::quic::steering::Steering;
 use crate::transport::tls::server::ServerTls;
 use crate::upstream::Upstream;
+use crate::upstream::origin::Origins;
 use crate::upstream::worker::WorkerUpstream;
 
 /// One compiled configuration.
@@ -57,6 +59,8 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<ServerTls>>,
     /// With a mode of layer 4: where its connections or datagrams go.
     pub layer4: Option<Arc<Layer4>>,
+    /// With mode forward: where clients may go, and how.
+    pub egress: Option<Arc<Egress>>,
     /// Which endpoint gave which connection ID, where QUIC is told apart by its ClientHello; kept across generations.
     pub connection_ids: Option<Arc<ConnectionIds>>,
     /// Its `max_connections`, where one is written; the count stays across generations. The process has a limit of
@@ -92,6 +96,8 @@ pub struct WorkerSnapshot {
     pub snapshot: Arc<Snapshot>,
     /// By [`UpstreamId`].
     pub upstreams: Vec<Rc<WorkerUpstream>>,
+    /// What clients name who are pointed at a proxy.
+    pub origins: Origins,
     /// This worker's end of the access log, where there is one.
     pub logger: Option<Rc<Logger>>,
     /// Whether an endpoint of any upstream is told of clients by a PROXY header.
@@ -107,13 +113,14 @@ impl WorkerSnapshot {
     pub fn new(
         snapshot: Arc<Snapshot>,
         upstreams: Vec<Rc<WorkerUpstream>>,
+        origins: Origins,
         telemetry: Arc<WorkerTelemetry>,
         logger: Option<Rc<Logger>>,
     ) -> Self {
         let routes = snapshot.routes.routes().iter().map(|_| OnceCell::new()).collect();
         let tells = |upstream: &Arc<Upstream>| upstream.config.send_proxy_protocol != model::SendProxyProtocol::Off;
         let tells_of_clients = snapshot.upstreams.iter().any(tells);
-        Self { snapshot, upstreams, logger, tells_of_clients, telemetry, routes }
+        Self { snapshot, upstreams, origins, logger, tells_of_clients, telemetry, routes }
     }
 
     /// What this worker measures of a listener.
@@ -154,7 +161,9 @@ impl Snapshot {
         let upstreams = self.upstreams.iter().flat_map(|upstream| {
             [Scope::Upstream, Scope::UpstreamSessions].map(|scope| (scope, Arc::clone(&upstream.name)))
         });
-        listeners.chain(routes).chain(upstreams).collect()
+        let egress = self.listeners.iter().filter_map(|listener| listener.egress.as_ref());
+        let egress = egress.map(|egress| (Scope::Upstream, Arc::clone(&egress.cleartext.name)));
+        listeners.chain(routes).chain(upstreams).chain(egress).collect()
     }
 
     /// The upstream of this name.

@@ -17,7 +17,7 @@ const EMPTY_WORDS: [&str; 9] =
 /// Terms of a specification that hold such a word.
 const TERMS: [&str; 1] = ["common_name"];
 /// Paths of other crates and the rooms (or files) that wrap them; tests may use them anywhere.
-const WRAPPED: [(&str, &[&str]); 20] = [
+const WRAPPED: [(&str, &[&str]); 23] = [
     ("rustls", &["transport", "cli"]),
     ("tokio_rustls", &["transport"]),
     ("rustls_pki_types", &["transport", "cli"]),
@@ -33,6 +33,9 @@ const WRAPPED: [(&str, &[&str]); 20] = [
     ("ppp", &["net"]),
     ("crc32c", &["net"]),
     ("twox_hash", &["upstream"]),
+    ("argon2", &["route"]),
+    ("bcrypt", &["route"]),
+    ("base64", &["proxy"]),
     ("socket2", &["net"]),
     ("hickory_resolver", &["control"]),
     ("notify", &["control"]),

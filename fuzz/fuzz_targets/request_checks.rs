@@ -67,7 +67,7 @@ fn first_request(released: &[u8]) {
     let (mut head, ()) = request.into_parts();
     for version in [head.version, Version::HTTP_2] {
         head.version = version;
-        if let Ok(normalized) = check(&head, Checks { max_headers: LIMITS.max_fields }) {
+        if let Ok(normalized) = check(&head, Checks { max_headers: LIMITS.max_fields, is_forward: false }) {
             let (host, path) = (normalized.host(), normalized.path(&head.uri));
             assert!(host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()), "{host}");
             assert!(!host.ends_with('.') && (host.starts_with('[') || !host.contains(':')), "{host}");

@@ -16,6 +16,8 @@ pub enum Kind {
     DestinationNotFound,
     /// The upstream has no endpoint that can take the request.
     DestinationUnavailable,
+    /// The address of the destination is one that clients may not be led to.
+    DestinationIpProhibited,
     /// The endpoint refused the connection.
     ConnectionRefused,
     /// The connection to the endpoint was closed or reset before the answer was complete.
@@ -36,6 +38,8 @@ pub enum Kind {
     HttpRequestError,
     /// The request is refused by policy.
     HttpRequestDenied,
+    /// The client did not say who it is, or not rightly (RFC 9110 §15.5.8).
+    ProxyAuthenticationRequired,
     /// The authority of the request does not belong to this connection (RFC 9110 §15.5.20).
     Misdirected,
     /// The head of the request is larger than allowed (RFC 6585 §5).
@@ -72,11 +76,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Kind; 30] = [
+    pub const ALL: [Kind; 32] = [
         Kind::DnsTimeout,
         Kind::DnsError,
         Kind::DestinationNotFound,
         Kind::DestinationUnavailable,
+        Kind::DestinationIpProhibited,
         Kind::ConnectionRefused,
         Kind::ConnectionTerminated,
         Kind::ConnectionTimeout,
@@ -87,6 +92,7 @@ impl Kind {
         Kind::TlsAlertReceived,
         Kind::HttpRequestError,
         Kind::HttpRequestDenied,
+        Kind::ProxyAuthenticationRequired,
         Kind::Misdirected,
         Kind::RequestHeaderTooLarge,
         Kind::RequestBodyTooLarge,
@@ -112,6 +118,7 @@ impl Kind {
             Kind::DnsError => "dns_error",
             Kind::DestinationNotFound => "destination_not_found",
             Kind::DestinationUnavailable => "destination_unavailable",
+            Kind::DestinationIpProhibited => "destination_ip_prohibited",
             Kind::ConnectionRefused => "connection_refused",
             Kind::ConnectionTerminated => "connection_terminated",
             Kind::ConnectionTimeout => "connection_timeout",
@@ -122,6 +129,7 @@ impl Kind {
             Kind::TlsAlertReceived => "tls_alert_received",
             Kind::HttpRequestError => "http_request_error",
             Kind::HttpRequestDenied => "http_request_denied",
+            Kind::ProxyAuthenticationRequired => "proxy_authentication_required",
             Kind::Misdirected => "misdirected_request",
             Kind::RequestHeaderTooLarge => "request_header_too_large",
             Kind::RequestBodyTooLarge => "request_body_too_large",

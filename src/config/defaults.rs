@@ -108,6 +108,11 @@ pub const MAX_EJECTED: u8 = 50;
 /// `upstream.timeouts.stream_idle`. Event streams and gRPC are silent for minutes.
 pub const STREAM_IDLE: Duration = Duration::from_secs(300);
 
+/// `forward.timeouts.connect`: a name, several addresses and TLS. Browsers give up a little later.
+pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// `forward.timeouts.tunnel_idle`. What goes through a tunnel has keep-alive of its own; this is for ends that went without a word.
+pub const OUTBOUND_TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+
 /// `server.workers = "auto"`: as many as the affinity mask and the quota of the cgroup (v2 and v1) allow, at least 1.
 pub fn workers() -> usize {
     // std reads sched_getaffinity(2) and both kinds of cgroup quota.

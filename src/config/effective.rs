@@ -75,6 +75,10 @@ impl fmt::Debug for Effective {
 fn silent(listener: &Section) -> Vec<(&'static str, &'static str)> {
     let mode = listener.word("mode").unwrap_or("http");
     let mut silent = without_effect(mode, HELLO.iter().any(|key| listener.has(key)));
+    if mode == "forward" {
+        // There the default is another.
+        silent.push(("forwarding", "x_forwarded"));
+    }
     if matches!(mode, "tcp" | "tls-passthrough") {
         // There the upstream's `stream_idle` is the default.
         silent.push(("timeouts", "idle"));

@@ -6,6 +6,7 @@ mod condition;
 mod control;
 mod listener;
 mod log_field;
+mod outbound;
 mod quic;
 mod route;
 mod socket;
@@ -25,6 +26,7 @@ pub use listener::{
     ListenerTls, Mode, Protocols, ProxyProtocol, TlsVersion, UdpRoute,
 };
 pub use log_field::{FieldFacts, FieldKind, LogField};
+pub use outbound::{Destination, Hosts, Outbound, OutboundTimeouts};
 pub use quic::{AltSvc, Congestion, Quic, QuicTransport, RetryPolicy, UpstreamQuic};
 pub use route::{
     Forward, HeaderEdits, HostHeader, HostPattern, PathPattern, PathRewrite, RetryRules, Route, RouteAction,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::egress;
 use crate::config::Config;
 use crate::config::model::ClientAuth;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ListenerSpec, Snapshot};
 use crate::telemetry::counters::ControlCounters;
 use crate::transport::tls::cert_store::{CertFault, Certificate};
 use crate::upstream::Upstream;
@@ -43,6 +44,21 @@ impl CertWatch {
             }
             for fault in renewal.faults {
                 self.tell("listener", &listener.name, &fault, counters, &mut faults);
+            }
+        }
+        for listener in &snapshot.listeners {
+            let Some(users) = listener.egress.as_ref().and_then(|egress| egress.users.as_ref()) else { continue };
+            match users.renew() {
+                Ok(false) => {}
+                Ok(true) => {
+                    let (file, users) = (users.path().display(), users.users().len());
+                    info!(listener = %listener.name, %file, users, "new password file in use");
+                }
+                Err(fault) => {
+                    for text in egress::lines(users.path(), &fault) {
+                        self.tell_text(format!("listener {}: {text}", listener.name), counters, &mut faults);
+                    }
+                }
             }
         }
         let mut changed = Vec::new();
@@ -77,7 +93,10 @@ impl CertWatch {
         counters: &ControlCounters,
         faults: &mut HashSet<String>,
     ) {
-        let text = format!("{kind} {name}: {}", fault.what);
+        self.tell_text(format!("{kind} {name}: {}", fault.what), counters, faults);
+    }
+
+    fn tell_text(&mut self, text: String, counters: &ControlCounters, faults: &mut HashSet<String>) {
         if !self.told.contains(&text) && !faults.contains(&text) {
             counters.certificate_failures.add(1);
             warn!("{text}; what was in use stays in use");
@@ -99,7 +118,9 @@ pub fn files(config: &Config) -> impl Iterator<Item = &Path> {
         let identity = tls.client_identity.iter().flat_map(|(cert, key)| [cert.as_path(), key]);
         tls.ca.as_deref().into_iter().chain(identity)
     });
-    of_listeners.chain(of_upstreams)
+    let of_users = config.listeners.iter().filter_map(|listener| listener.mode.outbound());
+    let of_users = of_users.filter_map(|outbound| outbound.users.as_ref().map(|(path, _)| path.as_path()));
+    of_listeners.chain(of_users).chain(of_upstreams)
 }
 
 /// What a reload has brought in with files that are named as before, in words.
@@ -114,6 +135,16 @@ pub fn renewed(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         }));
         if renewal.authorities {
             lines.push(format!("listener {}: authorities renewed", listener.name));
+        }
+    }
+    for listener in &now.listeners {
+        let users = |listener: &ListenerSpec| listener.egress.as_ref().and_then(|egress| egress.users.clone());
+        let old = before.listener(&listener.name).and_then(|old| users(old));
+        if let (Some(users), Some(old)) = (users(listener), old)
+            && users.path() == old.path()
+            && !users.holds_what(&old)
+        {
+            lines.push(format!("listener {}: password file {} renewed", listener.name, users.path().display()));
         }
     }
     for upstream in &now.upstreams {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::admin::access::Access;
-use super::{access_log, privileges};
+use super::{access_log, egress, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::model::{EndpointAddress, Mode, UdpRoute};
@@ -47,7 +47,7 @@ pub fn compile(
     }
     registry.keep_away_from(own_listeners(config).map(|own| own.bind.clone()).collect());
     let listeners: Vec<_> =
-        numbered(&config.listeners).filter_map(|(id, config)| listener(id, config, previous, &mut faults)).collect();
+        numbered(&config.listeners).filter_map(|(id, one)| listener(id, one, config, previous, &mut faults)).collect();
     let upstreams: Vec<_> = numbered(&config.upstreams)
         .filter_map(|(id, config)| upstream(id, config, previous, registry, &mut faults))
         .collect();
@@ -110,6 +110,7 @@ fn numbered<T>(items: &[T]) -> impl Iterator<Item = (u32, &T)> {
 fn listener(
     id: u32,
     config: &model::Listener,
+    whole: &Config,
     previous: Option<&Snapshot>,
     faults: &mut Faults,
 ) -> Option<Arc<ListenerSpec>> {
@@ -126,6 +127,10 @@ fn listener(
                 }
             }
         }
+    };
+    let egress = match config.mode.outbound() {
+        Some(outbound) => Some(egress::compile(config, outbound, whole, before.map(|before| &**before), faults)?),
+        None => None,
     };
     let limit = config.limits.max_connections.map(|max| {
         let kept = before.and_then(|before| before.limit.clone());
@@ -144,6 +149,7 @@ fn listener(
         name: Arc::clone(&config.name),
         config: Arc::new(config.clone()),
         tls,
+        egress,
         connection_ids,
         limit,
         per_address,
@@ -189,7 +195,7 @@ fn kept(client: Arc<ClientTls>, before: Option<&Arc<Upstream>>) -> Arc<ClientTls
 }
 
 /// Adds a fault of a file at the place that names the file, or else where its owner is written.
-fn tell(faults: &mut Faults, fault: CertFault, owner: &Place) {
+pub(super) fn tell(faults: &mut Faults, fault: CertFault, owner: &Place) {
     let place = fault.place.as_ref().unwrap_or(owner);
     faults.push_at(place, fault.what, "", (!fault.help.is_empty()).then_some(fault.help));
 }

@@ -78,7 +78,8 @@ impl Profile {
 
 /// RFC 7838 §3: HTTP/3 on the same host, to be remembered for a day.
 fn alt_svc(config: &Listener, port: Option<u16>) -> Option<HeaderValue> {
-    if !config.protocols.http3 || config.tls.is_none() {
+    // Of an origin's answers it would be untrue.
+    if !config.protocols.http3 || config.tls.is_none() || config.mode.outbound().is_some() {
         return None;
     }
     let port = match config.alt_svc {

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method, Response, Version};
 
 use super::affinity;
 use super::context::{Facts, RequestId, Values};
+use super::egress::Asked;
 use super::forward::Order;
 use super::headers::hop_by_hop;
 use super::normalize::{self, Checks, Normalized};
@@ -25,11 +26,14 @@ use crate::config::model::PathRewrite;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
 use crate::route::rewrite::rewrite;
 use crate::route::table::RequestHead;
+use crate::upstream::worker::WorkerUpstream;
 
 /// Which way a request takes.
 pub enum Way {
     /// To an endpoint.
     Forward(Box<Order>),
+    /// Where it says, if that is allowed.
+    Egress(Box<Asked>),
     /// No further.
     Answer(Box<(Response<Body>, Method)>),
 }
@@ -42,18 +46,23 @@ pub type Refused = Box<(Error, Parts, RequestId)>;
 /// # Errors
 /// Why the request goes no further.
 pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witness) -> Result<Way, Refused> {
-    let checks = Checks { max_headers: scene.profile.spec.config.limits.max_headers as usize };
+    let spec = &scene.profile.spec;
+    let is_forward = spec.egress.is_some();
+    let checks = Checks { max_headers: spec.config.limits.max_headers as usize, is_forward };
     let normalized = match normalize::check(&head, checks) {
         Ok(normalized) => normalized,
         Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
     };
     record::named(&scene.exchange, &normalized);
-    if let Err(error) = belongs_here(&scene, normalized.host()) {
+    if !is_forward && let Err(error) = belongs_here(&scene, normalized.host()) {
         return Err(Box::new((error, head, id)));
     }
     if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
         let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
         return Err(Box::new((error, head, id)));
+    }
+    if is_forward {
+        return Ok(Way::Egress(Box::new(Asked { scene, head, normalized, id })));
     }
     routed(scene, head, normalized, id, witness)
 }
@@ -145,10 +154,10 @@ fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
     response
 }
 
-/// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
+/// To an endpoint of one of the route's upstreams.
 fn to_endpoint(
-    mut scene: Scene,
-    mut head: Parts,
+    scene: Scene,
+    head: Parts,
     facts: Facts,
     id: RequestId,
     (route, rule, stamps): (&Route, &ForwardRule, Stamps),
@@ -157,6 +166,19 @@ fn to_endpoint(
     let Some(upstream) = scene.generation.upstream(rule.split.pick(witness.chance())).cloned() else {
         return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
     };
+    Ok(onward(scene, head, facts, id, upstream, (route, rule, stamps), witness))
+}
+
+/// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
+pub fn onward(
+    mut scene: Scene,
+    mut head: Parts,
+    facts: Facts,
+    id: RequestId,
+    upstream: Rc<WorkerUpstream>,
+    (route, rule, stamps): (&Route, &ForwardRule, Stamps),
+    witness: &mut impl Witness,
+) -> Box<Order> {
     scene.exchange.ledger().upstream = Some(Rc::clone(upstream.measured()));
     let key = match upstream.asks_for_key() {
         true => affinity::key(&upstream.upstream().config.hash_on, &facts.asker(&scene.connection, &head.headers)),
@@ -200,7 +222,7 @@ fn to_endpoint(
             head.version == Version::HTTP_11 && head.method == Method::GET && rule.may_upgrade_to(protocol.as_bytes())
         })
         .map(Wanted::new);
-    Ok(Box::new(Order {
+    Box::new(Order {
         upstream,
         key,
         route: route.id,
@@ -220,7 +242,7 @@ fn to_endpoint(
         chunked: false,
         interim,
         scene,
-    }))
+    })
 }
 
 /// RFC 8470 §5.1.

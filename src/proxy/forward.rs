@@ -95,7 +95,12 @@ impl Order {
 /// its stream reset.
 pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>, Error> {
     let generation = Rc::clone(&order.scene.generation);
-    let rule = match generation.snapshot.routes.route(order.route).map(|route| &route.action) {
+    let egress = order.scene.profile.spec.egress.clone();
+    let route = match &egress {
+        None => generation.snapshot.routes.route(order.route),
+        Some(egress) => Some(&egress.route),
+    };
+    let rule = match route.map(|route| &route.action) {
         Some(Action::Forward(rule)) => rule,
         _ => return Err(Error::internal("the route of a request does not forward")),
     };

@@ -2,6 +2,7 @@
 pub mod affinity;
 pub mod context;
 pub mod decision;
+pub mod egress;
 pub mod forward;
 pub mod headers;
 pub mod normalize;

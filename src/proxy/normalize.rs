@@ -18,6 +18,8 @@ pub use crate::protocol::wire::Refusal;
 pub struct Checks {
     /// Header fields allowed; 431 past it.
     pub max_headers: usize,
+    /// Whether clients are pointed at it as at a proxy: they ask for tunnels, and their paths are others' to judge.
+    pub is_forward: bool,
 }
 
 /// What a request is about, decided once.
@@ -83,8 +85,8 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
         return Err(Refusal { kind: Kind::RequestHeaderTooLarge, reason: "too many header fields" });
     }
     let host = read_fields(head)?;
-    check_form(head)?;
-    let path = normal_form(head.uri.path()).map_err(bad)?;
+    check_form(head, checks)?;
+    let path = if checks.is_forward { None } else { normal_form(head.uri.path()).map_err(bad)? };
     let mut normalized = match (head.uri.authority(), host) {
         (Some(authority), host) => named_by_target(head, authority.as_str().as_bytes(), host)?,
         (None, Some(host)) => effective(host.clone())?,
@@ -133,8 +135,13 @@ fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
 }
 
 /// RFC 9112 §3.2: which forms a target may have.
-fn check_form(head: &Parts) -> Result<(), Refusal> {
+fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
     let uri = &head.uri;
+    if head.method == Method::CONNECT && checks.is_forward {
+        // RFC 9112 §3.2.3, RFC 9113 §8.5: an authority and nothing else.
+        let is_alone = uri.authority().is_some() && uri.scheme().is_none() && uri.path_and_query().is_none();
+        return if is_alone { Ok(()) } else { Err(bad("CONNECT with more than a host and a port")) };
+    }
     if head.method == Method::CONNECT {
         return Err(Refusal { kind: Kind::RequestNotImplemented, reason: "CONNECT is not offered here" });
     }

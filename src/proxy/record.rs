@@ -125,6 +125,8 @@ fn empty(connection: &Connection, profile: &Profile) -> Record {
             TlsVersion::V1_3 => "1.3",
         }),
         referer: None,
+        destination: None,
+        user: None,
         user_agent: None,
         request_headers: Headers::default(),
         response_headers: Headers::default(),

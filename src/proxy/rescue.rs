@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderMap, HeaderName};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, PROXY_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::base::error::{Error, Kind};
@@ -26,7 +26,9 @@ enum Form {
 pub const fn status_of(kind: Kind) -> StatusCode {
     match kind {
         Kind::HttpRequestError => StatusCode::BAD_REQUEST,
-        Kind::HttpRequestDenied => StatusCode::FORBIDDEN,
+        // RFC 9209 §2.3.5 would have 502, but no gateway is at fault: it is refused like what `deny` names.
+        Kind::HttpRequestDenied | Kind::DestinationIpProhibited => StatusCode::FORBIDDEN,
+        Kind::ProxyAuthenticationRequired => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
         Kind::DestinationNotFound => StatusCode::NOT_FOUND,
         Kind::RequestHeaderTimeout | Kind::ClientStall | Kind::ClientGone => StatusCode::REQUEST_TIMEOUT,
         Kind::RequestBodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -68,6 +70,10 @@ pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> 
     }
     if let Ok(value) = HeaderValue::from_str(&proxy_status(error)) {
         headers.insert(PROXY_STATUS, value);
+    }
+    if matches!(error.kind(), Kind::ProxyAuthenticationRequired) {
+        // RFC 9110 §11.7.1, RFC 7617 §2.1.
+        headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tidegate\", charset=\"UTF-8\""));
     }
     if matches!(error.kind(), Kind::RequestNotImplemented) {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));

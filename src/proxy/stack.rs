@@ -14,6 +14,7 @@ use tower::util::service_fn;
 
 use super::context::{Connection, Profile, RequestId};
 use super::decision::{Way, checked};
+use super::egress::{self, Asked};
 use super::forward::{Order, forward};
 use super::record;
 use super::rescue;
@@ -72,6 +73,8 @@ pub struct Scene {
 pub enum Decided {
     /// An endpoint is to be asked this.
     Forward(Box<Order>),
+    /// A client that is pointed at a proxy wants to go where it says.
+    Egress(Box<Asked>),
     /// It is answered already.
     Answered(Response<Body>),
 }
@@ -82,12 +85,15 @@ enum Planned {
     Answered(Response<Body>),
     /// An endpoint is to be asked.
     Forward(Box<Order>, Incoming),
+    /// Whether a client may go where it wants to is to be found out.
+    Egress(Box<Asked>, Incoming),
 }
 
 fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     let (head, body) = request.into_parts();
     match decided(scene, head, &mut ()) {
         Decided::Forward(order) => Planned::Forward(order, body.into()),
+        Decided::Egress(asked) => Planned::Egress(asked, body.into()),
         Decided::Answered(response) => Planned::Answered(response),
     }
 }
@@ -105,6 +111,7 @@ pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided
     let alt_svc = scene.profile.alt_svc.clone();
     let (response, method) = match checked(scene, head, id, witness) {
         Ok(Way::Forward(order)) => return Decided::Forward(order),
+        Ok(Way::Egress(asked)) => return Decided::Egress(asked),
         Ok(Way::Answer(answer)) => *answer,
         Err(refused) => {
             let (error, head, id) = *refused;
@@ -122,24 +129,30 @@ async fn carried_out(planned: Planned) -> Result<Response<Body>, Infallible> {
         Planned::Answered(response) => Ok(response),
         // Boxed: hyper and the runtime move a stream's future several times, and this one is two kilobytes.
         Planned::Forward(order, body) => Ok(Box::pin(to_and_fro(order, body)).await),
+        Planned::Egress(asked, body) => Ok(Box::pin(egress::serve(asked, body)).await),
     }
 }
 
 /// Asks an endpoint and finishes its answer.
 async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Response<Body> {
-    let response = match forward(&mut order, body).await {
+    let response = answer_of(&mut order, body).await;
+    let Scene { connection, exchange, profile, .. } = &order.scene;
+    concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version)
+}
+
+/// The answer of an endpoint, or why there is none.
+pub(super) async fn answer_of(order: &mut Order, body: Incoming) -> Response<Body> {
+    match forward(order, body).await {
         Ok(mut response) => {
             // Last, so that what the route says stands over what endpoint and proxy put.
             order.edit_response(response.headers_mut());
             response
         }
         Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
-    };
-    let Scene { connection, exchange, profile, .. } = &order.scene;
-    concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version)
+    }
 }
 
-fn concluded(
+pub(super) fn concluded(
     link: &Link,
     exchange: &Exchange,
     alt_svc: Option<&HeaderValue>,
@@ -176,7 +189,7 @@ fn advertise(link: &Link, alt_svc: &HeaderValue, fields: &mut HeaderMap, version
     }
 }
 
-fn apologise(
+pub(super) fn apologise(
     exchange: &Rc<Exchange>,
     error: &Error,
     accept: Option<&HeaderValue>,

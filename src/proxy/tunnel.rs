@@ -181,7 +181,8 @@ impl Tunnel {
     }
 }
 
-fn failure_of(end: &End) -> Option<(Kind, &'static str)> {
+/// Why a relay that ended so did not end well; `None`: it did.
+pub(super) fn failure_of(end: &End) -> Option<(Kind, &'static str)> {
     Some(match end {
         End::Closed => return None,
         End::DownstreamFailed(_) => (Kind::ClientGone, GONE),

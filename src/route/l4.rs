@@ -31,7 +31,7 @@ impl Layer4 {
     /// What `mode` says; `None` with `mode = "http"`, where routes decide, and where QUIC is spoken, which is another plane's.
     pub fn compile(mode: &Mode) -> Option<Self> {
         match mode {
-            Mode::Http | Mode::Quic(_) | Mode::Tcp { as_streams: true, .. } => None,
+            Mode::Http | Mode::Forward(_) | Mode::Quic(_) | Mode::Tcp { as_streams: true, .. } => None,
             Mode::Tcp { upstream, .. } | Mode::Udp(UdpRoute::Upstream(upstream)) => Some(Self::To(numbered(*upstream))),
             Mode::TlsPassthrough(routes) | Mode::Udp(UdpRoute::Quic(routes)) => {
                 Some(Self::ByHello(HelloTable::new(routes)))

@@ -27,6 +27,7 @@ use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::{AccessLog, Flushes, Logger};
 use crate::telemetry::counters::Counters;
 use crate::upstream::endpoint_set::EndpointSet;
+use crate::upstream::origin::Origins;
 use crate::upstream::pool::Pools;
 
 /// Polls of tasks between two looks at the sockets. More means larger batches per system call and later timers; while
@@ -265,7 +266,7 @@ fn attach(
     logger: Option<Rc<Logger>>,
 ) -> WorkerSnapshot {
     let upstreams = snapshot.upstreams.iter().map(|upstream| pools.attach(upstream)).collect();
-    WorkerSnapshot::new(snapshot, upstreams, Arc::clone(telemetry), logger)
+    WorkerSnapshot::new(snapshot, upstreams, Origins::new(Rc::clone(pools)), Arc::clone(telemetry), logger)
 }
 
 /// This worker's end of an access log: the one that it has, where the log is the same as before.

@@ -118,7 +118,10 @@ async fn establish(
     sources: &Sources,
     preface: Option<&[u8]>,
 ) -> Result<Connected, Error> {
-    let socket = socket(endpoint, &upstream.config.socket, sources, preface).await?;
+    let socket = match &upstream.origin {
+        None => socket(endpoint, &upstream.config.socket, sources, preface).await?,
+        Some(origin) => origin.dial.dial().await?,
+    };
     counters.bytes_upstream_out.add(preface.map_or(0, |preface| preface.len() as u64));
     let (channel, http2) = channel(upstream, endpoint, socket, clock).await?;
     endpoint.state.heard(http2);

@@ -15,6 +15,7 @@ pub mod health;
 mod http1;
 mod http2;
 mod http3;
+pub mod origin;
 pub mod pool;
 pub mod quic;
 pub mod registry;
@@ -47,6 +48,8 @@ pub struct Upstream {
     pub settings: u64,
     /// Replaced when names resolve anew. Workers hold their own pointer and are told; new generations start from this.
     pub endpoints: ArcSwap<EndpointSet>,
+    /// Where it is none of the configuration's, but an origin that a client named.
+    pub origin: Option<origin::Origin>,
 }
 
 impl Upstream {

@@ -172,7 +172,7 @@ impl Pools {
     /// The pool of an endpoint, with the limits of the upstream that asks: they may change without a new identity.
     pub(super) fn pool(&self, upstream: &Upstream, endpoint: &Endpoint) -> Rc<EndpointPool> {
         let key = PoolKey {
-            upstream: Arc::clone(&upstream.name),
+            upstream: Arc::clone(upstream.origin.as_ref().map_or(&upstream.name, |origin| &origin.name)),
             identity: upstream.identity(),
             address: endpoint.address.clone(),
             server_name: endpoint.server_name.clone(),

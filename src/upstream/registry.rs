@@ -54,7 +54,7 @@ impl Registry {
     pub fn upstream(&self, id: UpstreamId, config: Arc<model::Upstream>, tls: Option<Arc<ClientTls>>) -> Arc<Upstream> {
         let endpoints = ArcSwap::new(self.endpoint_set(&config));
         let settings = Upstream::settings_of(&config);
-        Arc::new(Upstream { id, name: Arc::clone(&config.name), config, tls, settings, endpoints })
+        Arc::new(Upstream { id, name: Arc::clone(&config.name), config, tls, settings, endpoints, origin: None })
     }
 
     /// Wakes when an endpoint of any upstream has failed as often in a row as its `[outlier]` allows.

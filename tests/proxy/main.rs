@@ -13,6 +13,7 @@ mod counts;
 mod deadlines;
 mod faults;
 mod fields;
+mod forwarding;
 mod h3_crate;
 mod health;
 mod http1;

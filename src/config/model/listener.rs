@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{AltSvc, HostPattern, Place, Quic, SocketOptions, Stamp};
+use super::{AltSvc, HostPattern, Outbound, Place, Quic, SocketOptions, Stamp};
 
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,8 @@ pub enum Bind {
 pub enum Mode {
     /// Requests, by routes.
     Http,
+    /// Requests of clients that are pointed at a proxy, to where they say.
+    Forward(Arc<Outbound>),
     /// Every connection is relayed to one upstream.
     Tcp {
         /// To whom.
@@ -227,7 +229,7 @@ impl Listener {
     /// Whether QUIC ends here, on UDP.
     pub fn takes_quic(&self) -> bool {
         match self.mode {
-            Mode::Http => self.protocols.http3,
+            Mode::Http | Mode::Forward(_) => self.protocols.http3,
             Mode::Quic(_) => true,
             Mode::Tcp { .. } | Mode::TlsPassthrough(_) | Mode::Udp(_) => false,
         }
@@ -236,7 +238,7 @@ impl Listener {
     /// Whether it accepts connections, of TCP or of a Unix socket.
     pub fn takes_connections(&self) -> bool {
         match self.mode {
-            Mode::Http => self.protocols.http1 || self.protocols.http2,
+            Mode::Http | Mode::Forward(_) => self.protocols.http1 || self.protocols.http2,
             Mode::Tcp { .. } | Mode::TlsPassthrough(_) => true,
             Mode::Udp(_) | Mode::Quic(_) => false,
         }
@@ -248,6 +250,7 @@ impl Mode {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Forward(_) => "forward",
             Self::Tcp { .. } => "tcp",
             Self::TlsPassthrough(_) => "tls-passthrough",
             Self::Udp(_) => "udp",
@@ -257,12 +260,25 @@ impl Mode {
 
     /// Whether it belongs to the layer 4 plane.
     pub fn is_layer4(&self) -> bool {
-        !matches!(self, Self::Http | Self::Quic(_) | Self::Tcp { as_streams: true, .. })
+        !matches!(self, Self::Http | Self::Forward(_) | Self::Quic(_) | Self::Tcp { as_streams: true, .. })
     }
 
-    /// Whether it serves requests, by routes.
+    /// Whether it serves requests, by routes or by what they ask for.
     pub fn serves_requests(&self) -> bool {
+        matches!(self, Self::Http | Self::Forward(_))
+    }
+
+    /// Whether it asks routes.
+    pub fn has_routes(&self) -> bool {
         matches!(self, Self::Http)
+    }
+
+    /// Who may go where through it, with mode `forward`.
+    pub fn outbound(&self) -> Option<&Arc<Outbound>> {
+        match self {
+            Self::Forward(outbound) => Some(outbound),
+            _ => None,
+        }
     }
 
     /// Whether it relays sessions, of layer 4 or of QUIC.
@@ -278,7 +294,7 @@ impl Mode {
     /// The upstreams it may send to without asking a route, each once, in the order of their numbers.
     pub fn upstreams(&self) -> Vec<usize> {
         let mut upstreams = match self {
-            Self::Http => Vec::new(),
+            Self::Http | Self::Forward(_) => Vec::new(),
             Self::Tcp { upstream, .. } | Self::Udp(UdpRoute::Upstream(upstream)) => vec![*upstream],
             Self::Quic(routes) => routes.iter().map(|(_, upstream)| *upstream).collect(),
             Self::TlsPassthrough(routes) | Self::Udp(UdpRoute::Quic(routes)) => {

@@ -68,6 +68,10 @@ pub enum LogField {
     UserAgent,
     /// `Referer`.
     Referer,
+    /// Where a client wants to go that is pointed at a proxy.
+    Destination,
+    /// Who it said it is.
+    User,
 }
 
 /// What kind of value a field has: how it is written, and what it can be compared with.
@@ -104,7 +108,7 @@ pub struct FieldFacts {
 
 impl LogField {
     /// Every field, in the order of its number and of lines.
-    pub const ALL: [FieldFacts; 32] = {
+    pub const ALL: [FieldFacts; 34] = {
         use FieldKind::{Address, Duration, Number, Size, Text, Time};
         use LogField as F;
         [
@@ -188,6 +192,14 @@ impl LogField {
                 "`Referer`; its query only with `query = true`",
                 "\"https://example.org/\"",
             ),
+            facts(
+                F::Destination,
+                "destination",
+                Text,
+                "with mode forward: where the client wants to go",
+                "\"example.org:443\"",
+            ),
+            facts(F::User, "user", Text, "with `forward.users`: who the client proved to be", "\"ann\""),
         ]
     };
 

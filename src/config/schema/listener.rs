@@ -23,9 +23,9 @@ pub(super) static LISTENER: &[Key] = &[
     .example("\":8080\""),
     Key::new(
         "mode",
-        Shape::Choice { words: &["http", "tcp", "tls-passthrough", "udp", "quic"], later: &["forward"] },
+        Shape::Choice { words: &["http", "forward", "tcp", "tls-passthrough", "udp", "quic"], later: &[] },
         Fallback::Text("http"),
-        "What the listener is for: requests by routes (http), or on layer 4 raw connections (tcp), TLS connections by their \
+        "What the listener is for: requests by routes (http), requests of clients that are pointed at a proxy (forward), or on layer 4 raw connections (tcp), TLS connections by their \
          ClientHello, which ends elsewhere (tls-passthrough), datagrams (udp); or streams of QUIC connections, which end here \
          (quic).",
     ),
@@ -117,7 +117,12 @@ pub(super) static LISTENER: &[Key] = &[
         "Whether a trace is begun (W3C Trace Context) for requests without a valid `traceparent`; a valid one is always \
          passed on. \"auto\": where the request goes into the access log.",
     ),
-    Key::later("forward"),
+    Key::new(
+        "forward",
+        Shape::Table(super::outbound::LISTENER),
+        Fallback::Told("none; needed with forward"),
+        "With mode forward: who may use it, and where it may go.",
+    ),
     Key::later("expect"),
 ];
 
@@ -319,7 +324,8 @@ static FORWARDING: &[Key] = &[
         "x_forwarded",
         Shape::Flag,
         Fallback::Flag(defaults::X_FORWARDED),
-        "X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host.",
+        "X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host. With mode forward false by default: strangers need not \
+         know whom a proxy speaks for.",
     ),
     Key::new("forwarded", Shape::Flag, Fallback::Flag(defaults::FORWARDED), "Forwarded (RFC 7239)."),
     Key::new(

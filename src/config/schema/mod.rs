@@ -4,6 +4,7 @@
 mod control;
 mod listener;
 mod logs;
+mod outbound;
 mod quic;
 mod route;
 mod server;

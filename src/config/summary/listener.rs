@@ -3,7 +3,9 @@
 use super::{Block, bind_text, durations, joined, list, logs, quic, socket};
 use crate::base::units::{format_duration, format_size};
 use crate::config::defaults;
-use crate::config::model::{AltSvc, Bind, ClientAuth, Config, Listener, Mode, ProxyProtocol, TlsVersion, UdpRoute};
+use crate::config::model::{
+    AltSvc, Bind, ClientAuth, Config, Listener, Mode, Outbound, OutboundTimeouts, ProxyProtocol, TlsVersion, UdpRoute,
+};
 use crate::config::validate::host_text;
 
 pub(super) fn block(listener: &Listener, config: &Config) -> Block {
@@ -70,6 +72,10 @@ fn purpose(listener: &Listener, config: &Config) -> (String, String, Vec<String>
             let spoken: Vec<_> = listener.protocols.words().collect();
             (spoken.join(" "), "cleartext".to_owned(), Vec::new())
         }
+        Mode::Forward(outbound) => {
+            let spoken = listener.protocols.words().collect::<Vec<_>>().join(" ");
+            (format!("forward {spoken}"), "cleartext".to_owned(), destinations(outbound))
+        }
         Mode::Tcp { upstream, .. } | Mode::Udp(UdpRoute::Upstream(upstream)) => {
             (mode, format!("-> {}", name(*upstream)), Vec::new())
         }
@@ -89,6 +95,32 @@ fn purpose(listener: &Listener, config: &Config) -> (String, String, Vec<String>
             (mode, "by ClientHello".to_owned(), details)
         }
     }
+}
+
+/// Where clients may go, and who they are.
+fn destinations(outbound: &Outbound) -> Vec<String> {
+    let mut details = vec![format!("allows {}", list(&outbound.allow))];
+    if !outbound.deny.is_empty() {
+        details.push(format!("denies {}", list(&outbound.deny)));
+    }
+    details.push(match &outbound.users {
+        Some((path, _)) => format!("users by {}", path.display()),
+        None => "users: everybody who gets to it".to_owned(),
+    });
+    if !outbound.name_servers.is_empty() {
+        details.push(format!("name servers {}", list(&outbound.name_servers)));
+    }
+    let OutboundTimeouts { connect, response, stream_idle, tunnel_idle } = outbound.timeouts;
+    details.extend(joined(
+        "forward.timeouts",
+        durations(&[
+            ("connect", connect, defaults::OUTBOUND_CONNECT_TIMEOUT),
+            ("response", response, defaults::RESPONSE_TIMEOUT),
+            ("stream_idle", stream_idle, defaults::STREAM_IDLE),
+            ("tunnel_idle", tunnel_idle, defaults::OUTBOUND_TUNNEL_IDLE),
+        ]),
+    ));
+    details
 }
 
 fn limits(listener: &Listener) -> Vec<String> {
@@ -128,8 +160,10 @@ fn timeouts(listener: &Listener) -> Vec<String> {
 
 fn forwarding(listener: &Listener) -> Vec<String> {
     let mut facts = Vec::new();
-    if listener.forwarding.x_forwarded != defaults::X_FORWARDED {
-        facts.push("no X-Forwarded-*".to_owned());
+    match (listener.forwarding.x_forwarded, listener.mode.outbound()) {
+        (false, None) => facts.push("no X-Forwarded-*".to_owned()),
+        (true, Some(_)) => facts.push("X-Forwarded-*".to_owned()),
+        _ => {}
     }
     if listener.forwarding.forwarded != defaults::FORWARDED {
         facts.push("Forwarded".to_owned());

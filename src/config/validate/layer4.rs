@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -22,6 +23,7 @@ impl Check<'_> {
             }
             Some("udp") => Mode::Udp(UdpRoute::Upstream(self.only_upstream(section, "udp"))),
             Some("quic") => self.quic_mode(section),
+            Some("forward") => Mode::Forward(Arc::new(self.outbound(section))),
             Some("tls-passthrough") => Mode::TlsPassthrough(self.hello_routes(section, false)),
             _ => Mode::Http,
         }
@@ -159,13 +161,15 @@ impl Check<'_> {
 /// The keys that a mode has no use for, each with the table it stands in; `by_hello`: it has an `sni` or `alpn`.
 pub(crate) fn without_effect(mode: &str, by_hello: bool) -> Vec<(&'static str, &'static str)> {
     let mut keys: Vec<(&str, &str)> = match mode {
-        "http" => return vec![("", "upstream"), ("", "sni"), ("", "alpn")],
+        "http" => return vec![("", "upstream"), ("", "sni"), ("", "alpn"), ("", "forward")],
+        "forward" => return OF_FORWARD_NOT.to_vec(),
         "tls-passthrough" => vec![("", "upstream")],
         "quic" => vec![("", "upstream"), ("", "sni"), ("", "proxy_protocol"), ("", "trusted_proxies")],
         "udp" if by_hello => vec![("", "upstream")],
         _ => vec![("", "sni"), ("", "alpn")],
     };
     keys.extend(OF_REQUESTS.into_iter().filter(|key| mode != "quic" || !OF_QUIC.contains(key)));
+    keys.push(("", "forward"));
     if mode != "quic" {
         keys.push(("", "quic"));
     }
@@ -183,6 +187,11 @@ fn help_of_mode(section: &Section, mode: &Mode, key: &str) -> Option<String> {
         (Mode::Http, "upstream") => {
             Some("routes choose the upstream of a request; `mode = \"tcp\"` relays connections".to_owned())
         }
+        (Mode::Forward(_), "upstream") => {
+            Some("clients say where they want to go; `forward.allow` where they may".to_owned())
+        }
+        (Mode::Forward(_), _) => None,
+        (_, "forward") => Some("`mode = \"forward\"` serves clients that are pointed at a proxy".to_owned()),
         (Mode::Http | Mode::Tcp { .. }, "sni" | "alpn") => {
             Some("`mode = \"tls-passthrough\"` reads the ClientHello and chooses by it".to_owned())
         }
@@ -198,6 +207,10 @@ fn help_of_mode(section: &Section, mode: &Mode, key: &str) -> Option<String> {
 
 /// What chooses by a ClientHello.
 pub(crate) const HELLO: [&str; 2] = ["sni", "alpn"];
+/// What a listener for clients that are pointed at a proxy has no use for: it says nothing of itself on an origin's answers, and
+/// a request that may be sent again by whoever recorded it is none that should leave for a stranger.
+const OF_FORWARD_NOT: [(&str, &str); 5] =
+    [("", "upstream"), ("", "sni"), ("", "alpn"), ("", "alt_svc"), ("tls", "early_data")];
 /// What only requests need.
 const OF_REQUESTS: [(&str, &str); 12] = [
     ("", "protocols"),

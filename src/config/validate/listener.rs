@@ -51,7 +51,7 @@ impl Check<'_> {
             self.listeners.entry(name.clone()).or_insert(listeners.len());
             let listener = self.listener(name.into(), binds, protocols, section);
             self.with_tls.push(listener.tls.is_some());
-            self.with_routes.push(listener.mode.serves_requests());
+            self.with_routes.push(listener.mode.has_routes());
             listeners.push(listener);
         }
         listeners
@@ -59,6 +59,7 @@ impl Check<'_> {
 
     fn listener(&mut self, name: Arc<str>, binds: Vec<Bind>, protocols: Protocols, section: &Section) -> Listener {
         let mode = self.mode(section);
+        let is_outbound = mode.outbound().is_some();
         self.fits_mode(section, &mode, &binds);
         let trusted_proxies = self.networks(section, "trusted_proxies");
         let proxy_protocol = self.proxy_protocol(section, &trusted_proxies, &binds);
@@ -76,7 +77,7 @@ impl Check<'_> {
             tls: section.section("tls").map(|tls| self.listener_tls(tls)),
             limits: limits(section.section("limits")),
             socket: self.socket(section.section("socket")),
-            forwarding: self.forwarding(section.section("forwarding")),
+            forwarding: self.forwarding(section.section("forwarding"), is_outbound),
             access_log: section.flag("access_log").unwrap_or(true),
             request_id: stamp(section.word("request_id")),
             traceparent: stamp(section.word("traceparent")),
@@ -174,9 +175,9 @@ impl Check<'_> {
         }
     }
 
-    fn forwarding(&mut self, section: Option<&Section>) -> Forwarding {
+    fn forwarding(&mut self, section: Option<&Section>, is_outbound: bool) -> Forwarding {
         let mut forwarding = Forwarding {
-            x_forwarded: defaults::X_FORWARDED,
+            x_forwarded: defaults::X_FORWARDED && !is_outbound,
             forwarded: defaults::FORWARDED,
             via: Some(defaults::VIA.into()),
         };
@@ -201,7 +202,7 @@ impl Check<'_> {
 /// Whether HTTP/3 is spoken where nothing is said of protocols: over TLS, at an address, and not where a PROXY header has
 /// to say who the client is.
 fn could_speak_http3(section: &Section) -> bool {
-    let is_http = section.word("mode").is_none_or(|mode| mode == "http");
+    let is_http = section.word("mode").is_none_or(|mode| matches!(mode, "http" | "forward"));
     let has_address = section.texts("bind").any(|bind| !bind.value.starts_with("unix:"));
     is_http && section.has("tls") && has_address && section.word("proxy_protocol") != Some("require")
 }

@@ -11,6 +11,7 @@ mod listener;
 mod logs;
 mod matching;
 mod network;
+mod outbound;
 mod overlap;
 mod quic;
 mod relayed;
@@ -48,7 +49,7 @@ pub(crate) struct Check<'a> {
     listeners: HashMap<String, usize>,
     /// Which listeners end TLS.
     with_tls: Vec<bool>,
-    /// Which listeners serve requests.
+    /// Which listeners serve requests by routes.
     with_routes: Vec<bool>,
     /// The addresses of `[server.admin]` and `[server.observe]`.
     own: Vec<OwnAddress>,
@@ -160,13 +161,13 @@ impl<'a> Check<'a> {
             let finding = Finding::of_file(0, "no listener", format!("{words} would accept nothing"));
             self.findings.push_absent(finding.help("write `[[listener]]` and below it `bind = \":8080\"`"));
         }
-        let serves_requests = self.with_routes.is_empty() || self.with_routes.contains(&true);
+        let has_routes = self.with_routes.is_empty() || self.with_routes.contains(&true);
         let mut routes = sections.iter().flat_map(|section| section.sections("route"));
-        if let Some(first) = routes.next().filter(|_| !serves_requests) {
-            let finding = Finding::new(first.spot, "a route that no request meets", "no listener serves requests");
-            self.findings.push_absent(finding.help("listeners of layer 4 have upstreams of their own"));
+        if let Some(first) = routes.next().filter(|_| !has_routes) {
+            let finding = Finding::new(first.spot, "a route that no request meets", "no listener has mode \"http\"");
+            self.findings.push_absent(finding.help("other listeners say themselves where everything goes"));
         }
-        if serves_requests && !sections.iter().any(|section| section.has("route")) {
+        if has_routes && !sections.iter().any(|section| section.has("route")) {
             let finding = Finding::of_file(0, "no route", format!("{words} would answer every request with 404"));
             self.findings.push_absent(finding.help("write `[[route]]` and below it `upstream = \"app\"`"));
         }

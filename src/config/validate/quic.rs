@@ -19,7 +19,7 @@ impl Check<'_> {
             Some("off") => RetryPolicy::Off,
             _ => RetryPolicy::Auto,
         };
-        let speaks = protocols.http3 || listener.word("mode").is_some_and(|mode| mode != "http");
+        let speaks = protocols.http3 || listener.word("mode").is_some_and(|mode| !matches!(mode, "http" | "forward"));
         if let Some(entry) = listener.entry("quic").filter(|_| !speaks && quic != Quic::default()) {
             let finding = Finding::new(entry.name, "`quic` has no effect", "this listener does not speak http3");
             self.findings.push(finding.help("write `protocols = [\"http1\", \"http2\", \"http3\"]`"));

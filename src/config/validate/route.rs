@@ -64,8 +64,8 @@ impl Check<'_> {
         for written in section.texts("listener") {
             let Some(index) = self.listener_index(written) else { continue };
             if !self.with_routes[index] {
-                let message = format!("listener `{}` serves no requests", written.value);
-                self.fault(written.spot, message, "its mode is of layer 4: it has an upstream of its own");
+                let message = format!("listener `{}` asks no routes", written.value);
+                self.fault(written.spot, message, "its mode is not \"http\": it says itself where everything goes");
             } else if !listeners.contains(&index) {
                 listeners.push(index);
             }

@@ -1,12 +1,14 @@
 //! Listeners: which come, which go, and what changes in those that stay.
 
+use std::path::PathBuf;
+
 use super::keys::{Keys, NEW_CONNECTIONS};
 use super::{Matched, quic};
 use crate::base::units::format_duration;
 use crate::config::Config;
 use crate::config::model::{
-    Bind, CertificateFiles, ClientAuth, Forwarding, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Mode,
-    Protocols, TlsVersion, UdpRoute,
+    Bind, CertificateFiles, ClientAuth, Destination, Forwarding, Listener, ListenerLimits, ListenerTimeouts,
+    ListenerTls, Mode, Outbound, OutboundTimeouts, Place, Protocols, TlsVersion, UdpRoute,
 };
 use crate::config::summary::host_text;
 use crate::net::bind;
@@ -41,6 +43,9 @@ fn listener(before: &Listener, after: &Listener, name: [&dyn Fn(usize) -> String
     let mut keys = Keys::default();
     keys.words("mode", &before.mode.as_str(), &after.mode.as_str(), |mode| (*mode).to_owned()).note(NEW_CONNECTIONS);
     relay_keys(&mut keys, before, after, name);
+    if let (Some(before), Some(after)) = (before.mode.outbound(), after.mode.outbound()) {
+        outbound_keys(&mut keys, before, after);
+    }
     keys.words("proxy_protocol", &before.proxy_protocol, &after.proxy_protocol, |word| word.as_str().to_owned())
         .note(NEW_CONNECTIONS);
     keys.words("protocols", &before.protocols, &after.protocols, spoken).note(NEW_CONNECTIONS);
@@ -94,6 +99,22 @@ fn relay_keys(keys: &mut Keys, before: &Listener, after: &Listener, name: [&dyn 
     let ((sni, alpn), (new_sni, new_alpn)) = (hello(&before.mode, name_before), hello(&after.mode, name_after));
     keys.changed("sni", sni != new_sni).note(NEW_CONNECTIONS);
     keys.changed("alpn", alpn != new_alpn).note(NEW_CONNECTIONS);
+}
+
+/// Where clients may go that are pointed at it; open tunnels stay.
+fn outbound_keys(keys: &mut Keys, before: &Outbound, after: &Outbound) {
+    let Outbound { allow, deny, users, name_servers, timeouts } = before;
+    let entries = |list: &[Destination]| -> Vec<_> { list.iter().map(ToString::to_string).collect() };
+    let path = |users: &Option<(PathBuf, Place)>| users.as_ref().map(|(path, _)| path.clone());
+    keys.changed("forward.allow", entries(allow) != entries(&after.allow));
+    keys.changed("forward.deny", entries(deny) != entries(&after.deny));
+    keys.changed("forward.users", path(users) != path(&after.users));
+    keys.changed("forward.name_servers", *name_servers != after.name_servers);
+    let OutboundTimeouts { connect, response, stream_idle, tunnel_idle } = timeouts;
+    keys.compare("forward.timeouts.connect", connect, &after.timeouts.connect);
+    keys.compare("forward.timeouts.response", response, &after.timeouts.response);
+    keys.compare("forward.timeouts.stream_idle", stream_idle, &after.timeouts.stream_idle);
+    keys.compare("forward.timeouts.tunnel_idle", tunnel_idle, &after.timeouts.tunnel_idle);
 }
 
 fn tls_keys(keys: &mut Keys, before: &ListenerTls, after: &ListenerTls) {

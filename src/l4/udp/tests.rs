@@ -74,6 +74,7 @@ impl Proxy {
         let config = config.listeners[0].clone();
         let limits = &config.limits;
         let spec = ListenerSpec {
+            egress: None,
             id: ListenerId(0),
             name: Arc::clone(&config.name),
             tls: None,

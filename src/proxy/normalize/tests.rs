@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CHECKS: Checks = Checks { max_headers: 8 };
+const CHECKS: Checks = Checks { max_headers: 8, is_forward: false };
 
 fn parts(version: Version, method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
     let mut builder = Request::builder().version(version).method(method).uri(target);

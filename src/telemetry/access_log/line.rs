@@ -158,11 +158,13 @@ fn json_value(out: &mut Vec<u8>, lead: &Lead, value: Value<'_>) {
 }
 
 /// `$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent"`,
-/// escaped as nginx escapes. Nobody authenticates here, so that the user is always `-`.
+/// escaped as nginx escapes. The user is who proved to be one to a listener with `forward.users`, else `-`.
 pub(super) fn combined(out: &mut Vec<u8>, ending: &Ending<'_>) {
     let (record, ended) = (ending.record, ending.ended);
     plain_or_dash(out, ending.field(LogField::ClientIp));
-    out.extend_from_slice(b" - - [");
+    out.extend_from_slice(b" - ");
+    plain_or_dash(out, ending.field(LogField::User));
+    out.extend_from_slice(b" [");
     calendar::web_log(out, record.at);
     out.extend_from_slice(b"] \"");
     escape::plain(out, record.method.as_str().as_bytes(), TEXT_LIMIT);

@@ -52,6 +52,10 @@ pub struct Record {
     pub referer: Option<HeaderValue>,
     /// `User-Agent`.
     pub user_agent: Option<HeaderValue>,
+    /// With mode forward: where the client wants to go.
+    pub destination: Option<Box<str>>,
+    /// Who it proved to be.
+    pub user: Option<Box<str>>,
     /// Of the request's headers those that the log asks for: [`AccessLog::request_headers`](super::AccessLog::request_headers).
     pub request_headers: Headers,
     /// The same of the answer's.

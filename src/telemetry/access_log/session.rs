@@ -84,7 +84,9 @@ impl Told for SessionEnding<'_> {
             | LogField::ParentId
             | LogField::TlsVersion
             | LogField::UserAgent
-            | LogField::Referer => Value::Missing,
+            | LogField::Referer
+            | LogField::Destination
+            | LogField::User => Value::Missing,
         }
     }
 

@@ -42,6 +42,8 @@ fn record() -> Record {
         sni: Some("example.org".into()),
         tls_version: Some("1.3"),
         referer: Some(HeaderValue::from_static("https://example.org/a?b=c")),
+        destination: None,
+        user: None,
         user_agent: Some(HeaderValue::from_static("curl/8.14.1")),
         request_headers: Headers::default(),
         response_headers: Headers::default(),
@@ -82,6 +84,8 @@ fn bare() -> (Record, Ended) {
         sni: None,
         tls_version: None,
         referer: None,
+        destination: None,
+        user: None,
         user_agent: None,
         ..record()
     };

@@ -118,6 +118,8 @@ impl Told for Ending<'_> {
             LogField::Sni => record.sni.as_deref().map_or(Value::Missing, text),
             LogField::TlsVersion => record.tls_version.map_or(Value::Missing, Value::Word),
             LogField::UserAgent => header(record.user_agent.as_ref()),
+            LogField::Destination => record.destination.as_deref().map_or(Value::Missing, text),
+            LogField::User => record.user.as_deref().map_or(Value::Missing, text),
             LogField::Referer => self.without_query(header(record.referer.as_ref())),
         }
     }

@@ -56,6 +56,7 @@ impl Files {
             files.put(&format!("{name}.pem"), &leaf.cert_pem);
             files.put(&format!("{name}.key"), &leaf.key_pem);
         }
+        files.put("users", &users());
         files
     }
 
@@ -70,6 +71,15 @@ impl Files {
     fn put(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
+}
+
+/// A password file with two users, whose hashes are made as cheaply as they can be.
+fn users() -> String {
+    let hash = |password: &str| {
+        let hash = bcrypt::hash_with_salt(password, 4, [7; 16]).unwrap();
+        hash.format_for_version(bcrypt::Version::TwoY)
+    };
+    format!("ann:{}\nben:{}\n", hash("secret"), hash("geheim"))
 }
 
 /// The leaf that a listener shows for `name`: `site`, `other` or `wildcard`.

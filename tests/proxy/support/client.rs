@@ -102,6 +102,17 @@ impl Client {
         Self { sender: Sender::Http3(sender, quic), driver, scheme: Scheme::HTTPS }
     }
 
+    /// Asks for URLs of this scheme, whatever its own connection is: it is pointed at a proxy.
+    pub fn asking_for(mut self, scheme: Scheme) -> Self {
+        self.scheme = scheme;
+        self
+    }
+
+    /// Whether it speaks HTTP/3.
+    pub fn is_http3(&self) -> bool {
+        matches!(self.sender, Sender::Http3(..))
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub async fn send(&mut self, request: Request<Sent>) -> Result<Response<Incoming>, Error> {
         let (mut head, body) = request.into_parts();
@@ -113,12 +124,16 @@ impl Client {
                 Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
             }
             Sender::Http2(sender) => {
-                head.uri = with_authority(&head.uri, &self.scheme, &host);
+                if head.method != Method::CONNECT {
+                    head.uri = with_authority(&head.uri, &self.scheme, &host);
+                }
                 sender.ready().await?;
                 Ok(sender.send_request(Request::from_parts(head, body)).await?.map(Incoming::Hyper))
             }
             Sender::Http3(sender, quic) => {
-                head.uri = with_authority(&head.uri, &self.scheme, &host);
+                if head.method != Method::CONNECT {
+                    head.uri = with_authority(&head.uri, &self.scheme, &host);
+                }
                 let interim = Rc::clone(&quic.interim);
                 let hear = move |answer| interim.borrow_mut().push(answer);
                 match sender.send(Request::from_parts(head, body), hear).await {

@@ -5,6 +5,7 @@ pub mod body;
 pub mod certificates;
 pub mod client;
 pub mod frames;
+pub mod names;
 pub mod origin;
 pub mod pair;
 pub mod proxy;

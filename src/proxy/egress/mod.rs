@@ -1,0 +1,145 @@
+//! Requests of clients that are pointed at a proxy (`mode = "forward"`): who asks, where they want to go, and whether they
+//! may; then on the way of all requests (`forward`) with an origin in the place of an upstream, or as a tunnel (CONNECT).
+//! Called by `stack`, since who asks and where a name is have to be waited for.
+
+mod dial;
+mod identity;
+mod target;
+mod tunnel;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::ACCEPT;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Response};
+
+use self::dial::Dialer;
+use self::target::{Ask, Target};
+use super::context::{Facts, RequestId};
+use super::decision::{Refused, onward};
+use super::forward::Order;
+use super::normalize::Normalized;
+use super::record::Stamps;
+use super::stack::{self, Scene};
+use crate::base::error::Error;
+use crate::body::Body;
+use crate::body::incoming::Incoming;
+use crate::config::model::Stamp;
+use crate::route::action::Action;
+use crate::route::destination::{self, Host};
+use crate::route::egress::Egress;
+use crate::upstream::origin::{Named, Terms};
+
+/// A request on a forward listener that is one unambiguous message.
+pub struct Asked {
+    /// Where it was met.
+    pub scene: Scene,
+    /// Its head.
+    pub head: Parts,
+    /// Its authority.
+    pub normalized: Normalized,
+    /// Its id.
+    pub id: RequestId,
+}
+
+/// Answers it, whatever becomes of it.
+pub async fn serve(asked: Box<Asked>, body: Incoming) -> Response<Body> {
+    let (exchange, connection) = (Rc::clone(&asked.scene.exchange), Rc::clone(&asked.scene.connection));
+    let version = asked.head.version;
+    let (response, method) = match carry_out(*asked, body).await {
+        Ok(answered) => answered,
+        Err(refused) => {
+            let (error, head, id) = *refused;
+            id.adopt(&head.headers);
+            (stack::apologise(&exchange, &error, head.headers.get(ACCEPT), version, &id), head.method)
+        }
+    };
+    stack::concluded(&connection.link, &exchange, None, response, &method, version)
+}
+
+async fn carry_out(asked: Asked, body: Incoming) -> Result<(Response<Body>, Method), Refused> {
+    let Asked { scene, mut head, normalized, id } = asked;
+    let Some(egress) = scene.profile.spec.egress.clone() else {
+        return Err(Box::new((Error::internal("a listener that forwards nothing"), head, id)));
+    };
+    let target = match admitted(&scene, &egress, &head, &normalized).await {
+        Ok(target) => target,
+        Err(error) => return Err(Box::new((error, head, id))),
+    };
+    match target.ask {
+        Ask::Request { .. } => {
+            let mut order = order(scene, &egress, target, head, normalized, id)?;
+            let method = order.method.clone();
+            Ok((stack::answer_of(&mut order, body).await, method))
+        }
+        Ask::Connect => match tunnel::open(&scene, &egress, target, &mut head, body).await {
+            Ok(response) => Ok((response, head.method)),
+            Err(error) => Err(Box::new((error, head, id))),
+        },
+    }
+}
+
+/// Who asks, and where they want to go, if they may.
+async fn admitted(scene: &Scene, egress: &Egress, head: &Parts, normalized: &Normalized) -> Result<Target, Error> {
+    let (host, port, ask) = target::read(head, normalized, egress.secure.is_some())?;
+    if let Some((_, record)) = &mut scene.exchange.ledger().record {
+        let host = normalized.host();
+        record.destination = Some(format!("{host}:{port}").into());
+    }
+    if let Some(users) = &egress.users {
+        let user = identity::identify(&users.users(), &head.headers).await?;
+        if let Some((_, record)) = &mut scene.exchange.ledger().record {
+            record.user = Some(user);
+        }
+    }
+    // After who asks: a stranger learns nothing about the rules.
+    let reach = destination::may_ask(&egress.outbound, &host, port)?;
+    // An address is judged at once, not only when it is connected to.
+    if let Host::Address(address) = host {
+        dial::admit(egress, reach, address, port)?;
+    }
+    Ok(Target { ask, host, port, reach })
+}
+
+/// The request as it goes to its origin.
+fn order(
+    scene: Scene,
+    egress: &Arc<Egress>,
+    target: Target,
+    head: Parts,
+    normalized: Normalized,
+    id: RequestId,
+) -> Result<Box<Order>, Refused> {
+    let is_secure = matches!(target.ask, Ask::Request { is_secure: true });
+    let (config, tls) = match &egress.secure {
+        Some((config, tls)) if is_secure => (config, Some(tls)),
+        _ => (&egress.cleartext, None),
+    };
+    let generation = Rc::clone(&scene.generation);
+    let terms = Terms { config, tls, generation: generation.snapshot.generation };
+    let (host, port) = (target.host_text(), target.port);
+    let named = Named { listener: scene.profile.spec.id, is_secure, host, port };
+    let upstream = generation.origins.origin(named, &terms, || Arc::new(Dialer::new(Arc::clone(egress), target)));
+    let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
+    if let Some((_, record)) = &mut scene.exchange.ledger().record {
+        record.client = client;
+    }
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let facts = Facts { normalized, target: path, rest: 0, client };
+    // What strangers need not see is put where it is asked for alone.
+    let config = &scene.profile.spec.config;
+    let stamps =
+        Stamps { request_id: config.request_id == Stamp::Always, traceparent: config.traceparent == Stamp::Always };
+    if stamps.request_id {
+        id.adopt(&head.headers);
+    }
+    match &egress.route.action {
+        Action::Forward(rule) => {
+            let route = (&egress.route, rule, stamps);
+            Ok(onward(scene, head, facts, id, upstream, route, &mut ()))
+        }
+        _ => Err(Box::new((Error::internal("a listener that forwards nothing"), head, id))),
+    }
+}

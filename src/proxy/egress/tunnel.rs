@@ -1,0 +1,57 @@
+//! CONNECT (RFC 9110 §9.3.6) on every HTTP: a connection to the destination, then bytes both ways that nobody reads.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Response;
+use http::request::Parts;
+use tokio::time::Instant;
+
+use super::dial::Dialer;
+use super::target::Target;
+use crate::base::error::{Error, Kind};
+use crate::body::Body;
+use crate::body::incoming::Incoming;
+use crate::body::phase_clock::Phase;
+use crate::net::relay::{Breakable, End, relay};
+use crate::proxy::stack::Scene;
+use crate::proxy::tunnel::{self, Carried, ClientEnd, failure_of};
+use crate::route::egress::Egress;
+
+/// Connects and says so; what follows is relayed.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn open(
+    scene: &Scene,
+    egress: &Arc<Egress>,
+    target: Target,
+    head: &mut Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Error> {
+    let Some(client) = ClientEnd::take(head.version, &mut head.extensions, body) else {
+        return Err(Error::downstream(Kind::HttpRequestError, "CONNECT that cannot become a tunnel"));
+    };
+    let exchange = &scene.exchange;
+    exchange.ledger().attempt(Rc::new(Arc::from(target.label())));
+    let counters = Arc::clone(scene.connection.link.load().counters());
+    counters.upstream_connects.add(1);
+    exchange.clock().enter(Phase::Connect, Instant::now());
+    let connected = Dialer::new(Arc::clone(egress), target).connect().await;
+    if connected.is_err() {
+        counters.upstream_connect_failures.add(1);
+    }
+    let mut endpoint = connected?;
+    exchange.note_first_byte();
+    let idle = egress.outbound.timeouts.tunnel_idle;
+    Ok(tunnel::open(client, scene, Response::new(()), async move |mut client, stop| {
+        let relayed = relay(&mut client, &mut endpoint, idle, stop).await;
+        counters.bytes_upstream_out.add(relayed.up);
+        counters.bytes_upstream_in.add(relayed.down);
+        if !matches!(relayed.end, End::Closed) {
+            // A clean end would pass a truncated stream on as a whole one.
+            endpoint.reset_on_drop();
+        }
+        Carried { up: relayed.up, down: relayed.down, failure: failure_of(&relayed.end) }
+    }))
+}
