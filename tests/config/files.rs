@@ -48,6 +48,7 @@ fn the_two_sides_of_the_tunnel_fit_together() {
 
 #[test]
 fn the_demo_takes_its_addresses_from_outside() {
+    load("config/forward.toml");
     let text = include_str!("../../config/demo.toml");
     let origin = |name: &str| (name == "TIDEGATE_DEMO_ORIGIN").then(|| "127.0.0.1:1234".to_owned());
     let config = config::parse_with("demo.toml", text, &origin).unwrap_or_else(|faults| panic!("{faults}"));

@@ -1,0 +1,124 @@
+"""Forward mode: programs that are pointed at Tidegate as at their proxy."""
+
+import base64
+import crypt
+import hashlib
+import json
+import subprocess
+import time
+
+from browser import Browser
+from world import Checks, Tidegate, expect, free_ports
+
+check = Checks()
+
+PAGE = "<!doctype html><title>forwarded</title><link rel=icon href=data:,><script src=/script.js></script>"
+
+
+class Outbound:
+    """A Tidegate with a cleartext and a TLS proxy, one that wants to know who asks, and a site of its own to go to."""
+
+    def __init__(self, world, name):
+        self.clear, self.secure, self.members, self.site, self.secure_site = ports = free_ports(5)
+        tls = f'tls.certificates = [{{ cert = "{world.folder}/localhost.pem", key = "{world.folder}/localhost.key" }}]'
+        # Another implementation's bcrypt than ours.
+        users = world.folder / f"{name}-users"
+        users.write_text(f"ann:{crypt.crypt('secret', '$2b$04$' + 'abcdefghijklmnopqrstuO')}\n")
+        proxy = 'mode = "forward"\nforward.allow = "127.0.0.0/8:*"\nforward.deny = "denied.test:*"'
+        self.gate = Tidegate(world, name, f"""
+[server]
+workers = 1
+[server.access_log]
+output = "{world.folder}/{name}.log"
+[[listener]]
+name = "clear"
+bind = "127.0.0.1:{self.clear}"
+{proxy}
+[[listener]]
+name = "secure"
+bind = "127.0.0.1:{self.secure}"
+{tls}
+{proxy}
+[[listener]]
+name = "members"
+bind = "127.0.0.1:{self.members}"
+forward.users = "{users}"
+{proxy}
+[[listener]]
+name = "site"
+bind = "127.0.0.1:{self.site}"
+[[listener]]
+name = "secure-site"
+bind = "127.0.0.1:{self.secure_site}"
+{tls}
+[[route]]
+path = "/"
+respond = {{ body = '''{PAGE}''', content_type = "text/html" }}
+[[route]]
+path = "/script.js"
+respond = {{ body = "var loaded = location.protocol", content_type = "text/javascript" }}
+""", ports)
+        world.extra.append(self.gate)
+        self.log_path = world.folder / f"{name}.log"
+
+    def log(self, wanted):
+        """The lines of the access log, once there are as many."""
+        deadline = time.monotonic() + 5
+        while True:
+            text = self.log_path.read_text() if self.log_path.exists() else ""
+            lines = [json.loads(line) for line in text.splitlines()]
+            if len(lines) >= wanted or time.monotonic() > deadline:
+                return lines
+            time.sleep(0.05)
+
+
+@check
+def curl_goes_through_a_proxy(world):
+    out = Outbound(world, "forward-curl")
+    proxy = ["-x", f"http://127.0.0.1:{out.clear}"]
+    plain = world.curl(f"http://127.0.0.1:{world.nginx_h1}/small", *proxy)
+    expect(plain.status == 200 and plain.body == (world.folder / "documents/small").read_bytes(), f"{plain}")
+    for words in (["--http1.1"], ["--http2"]):
+        tunnelled = world.curl(f"https://localhost:{world.nginx_tls}/big", *proxy, *words)
+        expect(tunnelled.body == world.big and tunnelled.statuses[-2:] == [200, 200], f"{words}: {tunnelled} {tunnelled.statuses}")
+    over_tls = world.curl(f"https://localhost:{world.nginx_tls}/small", "-x", f"https://localhost:{out.secure}", "--proxy-cacert", str(world.folder / "ca.pem"))
+    expect(over_tls.status == 200, f"an HTTPS proxy: {over_tls}")
+    denied = world.curl("http://10.0.0.1/", *proxy)
+    expect(denied.status == 403 and "destination_ip_prohibited" in denied.header("proxy-status"), f"{denied}")
+    nowhere = world.curl("https://denied.test/", *proxy)
+    expect(nowhere.exit == 56 and nowhere.statuses == [403], f"{nowhere} {nowhere.statuses}")
+    seen = [(line["method"], line["destination"], line["outcome"]) for line in out.log(6)]
+    expect(("CONNECT", f"localhost:{world.nginx_tls}", "ok") in seen, f"{seen}")
+    expect(("CONNECT", "denied.test:443", "http_request_denied") in seen, f"{seen}")
+    return f"{len(seen)} exchanges"
+
+
+@check
+def curl_says_who_it_is(world):
+    out = Outbound(world, "forward-users")
+    proxy = ["-x", f"http://127.0.0.1:{out.members}"]
+    for url in (f"http://127.0.0.1:{world.nginx_h1}/small", f"https://localhost:{world.nginx_tls}/small"):
+        for user, status in ((None, 407), ("ann:wrong", 407), ("ann:secret", 200)):
+            words = ["--proxy-user", user] if user else []
+            answer = world.curl(url, *proxy, *words)
+            expect(answer.statuses[0] == status, f"{user} to {url}: {answer} {answer.statuses}")
+    users = {line.get("user") for line in out.log(6) if line["outcome"] == "ok"}
+    expect(users == {"ann"}, f"{users}")
+
+
+@check
+def chromium_loads_a_page_through_the_proxy(world):
+    out = Outbound(world, "forward-chromium")
+    public = subprocess.run(["openssl", "x509", "-in", world.folder / "localhost.pem", "-noout", "-pubkey"], capture_output=True, text=True, check=True).stdout
+    pin = base64.b64encode(hashlib.sha256(base64.b64decode("".join(public.strip().split("\n")[1:-1]))).digest()).decode()
+    for proxy in (f"http://127.0.0.1:{out.clear}", f"https://127.0.0.1:{out.secure}"):
+        words = [f"--proxy-server={proxy}", "--proxy-bypass-list=<-loopback>", f"--ignore-certificate-errors-spki-list={pin}"]
+        with Browser(*words) as browser:
+            for scheme, port in (("http", out.site), ("https", out.secure_site)):
+                page = browser.open(f"{scheme}://localhost:{port}/")
+                page.wait("typeof loaded !== 'undefined'", what=f"{scheme} through {proxy}")
+                expect(page.run("loaded") == f"{scheme}:", f"{scheme} through {proxy}")
+    seen = {(line["listener"], line["protocol"], line["method"]) for line in out.log(6) if "destination" in line and line["outcome"] == "ok"}
+    wanted = {("clear", "HTTP/1.1", "GET"), ("secure", "HTTP/2.0", "GET")}
+    expect(wanted <= seen, f"{seen}")
+    return ", ".join(" ".join(line) for line in sorted(seen))
