@@ -103,8 +103,7 @@ impl Exchange {
         Rc::new(exchange)
     }
 
-    /// Uses the exchange of an earlier request on the same connection again, where nobody holds it any more: it keeps
-    /// its place in the timer wheel.
+    /// Uses an earlier exchange of the connection again, where nobody holds it: it keeps its place in the timer wheel.
     pub fn begin_again(self: Rc<Self>, limits: Limits) -> Rc<Self> {
         if Rc::strong_count(&self) > 1 || self.open.get() {
             return Self::begin(&self.load, limits);
