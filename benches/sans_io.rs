@@ -206,13 +206,13 @@ fn qpack(criterion: &mut Criterion) {
             encoder.encode(0, request_fields(&head), u64::MAX, &mut block, &mut instructions).expect("no limit");
             decoder.on_encoder_bytes(&instructions).expect("valid instructions");
             decoder.decode(0, &block, limits, &mut message::RequestHead::default()).expect("a valid block");
-            encoder.on_decoder_bytes(&decoder.take_instructions()).expect("valid instructions");
+            encoder.on_decoder_bytes(decoder.take_instructions().as_slice()).expect("valid instructions");
         }
         group.bench_function(format!("decode a request, {name}"), |bencher| {
             bencher.iter(|| {
                 let mut sink = message::RequestHead::default();
                 decoder.decode(0, black_box(&block), limits, &mut sink).expect("a valid block");
-                black_box(decoder.take_instructions());
+                black_box(decoder.take_instructions().as_slice());
                 sink.finish(false)
             });
         });
@@ -227,7 +227,7 @@ fn qpack(criterion: &mut Criterion) {
                 encoder.encode(0, fields, u64::MAX, &mut block, &mut instructions).expect("no limit");
                 if !instructions.is_empty() {
                     decoder.on_encoder_bytes(&instructions).expect("valid instructions");
-                    encoder.on_decoder_bytes(&decoder.take_instructions()).expect("valid instructions");
+                    encoder.on_decoder_bytes(decoder.take_instructions().as_slice()).expect("valid instructions");
                 }
                 if block[0] != 0 {
                     encoder.on_decoder_bytes(&[0x80]).expect("an acknowledgement");

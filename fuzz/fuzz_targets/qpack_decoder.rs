@@ -70,6 +70,6 @@ fuzz_target!(|input: (u8, u16, u8, Vec<(bool, u8, &[u8])>)| {
             }
         }
         // What a decoder says, another's encoder takes or refuses.
-        let _ = Encoder::new().on_decoder_bytes(&decoder.take_instructions());
+        let _ = Encoder::new().on_decoder_bytes(decoder.take_instructions().as_slice());
     }
 });

@@ -139,7 +139,7 @@ impl Connection {
         self.blocked.borrow_mut().remove(&stream);
         let mut decoder = self.decoder.borrow_mut();
         decoder.cancel(stream);
-        self.outgoing.push(Lane::Decoder, &decoder.take_instructions());
+        self.outgoing.push(Lane::Decoder, decoder.take_instructions().as_slice());
     }
 
     /// The priority that PRIORITY_UPDATE gave the stream.
@@ -223,7 +223,7 @@ impl Connection {
         let unblocked = decoder.on_encoder_bytes(bytes)?;
         let mut blocked = self.blocked.borrow_mut();
         unblocked.iter().filter_map(|stream| blocked.remove(stream)).for_each(Waker::wake);
-        self.outgoing.push(Lane::Decoder, &decoder.take_instructions());
+        self.outgoing.push(Lane::Decoder, decoder.take_instructions().as_slice());
         Ok(())
     }
 

@@ -76,7 +76,7 @@ impl Connection {
         let limits = Limits { max_size: self.config.max_field_section_size, max_fields: self.config.max_fields };
         let mut decoder = self.decoder.borrow_mut();
         let decoded = decoder.decode(stream, block, limits, sink)?;
-        self.outgoing.push(Lane::Decoder, &decoder.take_instructions());
+        self.outgoing.push(Lane::Decoder, decoder.take_instructions().as_slice());
         Poll::Ready(Ok(match decoded {
             qpack::Decoded::Done | qpack::Decoded::Refused => true,
             qpack::Decoded::TooLarge => false,

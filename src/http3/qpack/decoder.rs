@@ -1,6 +1,7 @@
 //! Blocks and the peer's instructions to fields (sans-io, RFC 9204 §2.2, §4).
 
 use std::mem;
+use std::vec::Drain;
 
 use smallvec::SmallVec;
 
@@ -69,9 +70,10 @@ impl Decoder {
         }
     }
 
-    /// What is to be sent on our decoder stream.
-    pub fn take_instructions(&mut self) -> Vec<u8> {
-        mem::take(&mut self.instructions)
+    /// What is to be sent on our decoder stream. The room that it took is kept: there is an acknowledgement to each section
+    /// with references.
+    pub fn take_instructions(&mut self) -> Drain<'_, u8> {
+        self.instructions.drain(..)
     }
 
     /// Gives the fields of `block`, which came on `stream`, to `sink`. Afterwards there may be instructions to send.

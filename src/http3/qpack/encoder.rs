@@ -261,14 +261,22 @@ impl Encoder {
 
     /// RFC 9204 §4.5.1
     fn prefix(&self, required: u64, base: u64, start: usize, block: &mut Vec<u8>) {
-        let mut prefix = Vec::with_capacity(20);
-        write(required % (2 * self.max_entries) + 1, 8, 0, &mut prefix);
+        let end = block.len();
+        write(required % (2 * self.max_entries) + 1, 8, 0, block);
         if base >= required {
-            write(base - required, 7, 0, &mut prefix);
+            write(base - required, 7, 0, block);
         } else {
-            write(required - base - 1, 7, 0x80, &mut prefix);
+            write(required - base - 1, 7, 0x80, block);
         }
-        block.splice(start..start + 2, prefix);
+        // Most need no more than the two bytes that were left for it.
+        if let [requires, delta] = block[end..] {
+            block[start..start + 2].copy_from_slice(&[requires, delta]);
+            block.truncate(end);
+        } else {
+            let length = block.len() - end;
+            block[start..].rotate_right(length);
+            block.drain(start + length..start + length + 2);
+        }
     }
 }
 

@@ -130,7 +130,7 @@ fn what_another_decoder_read_is_what_we_write() {
                 let mut pairs = Pairs::default();
                 assert_eq!(decoder.decode(stream, &block, LIMITS, &mut pairs), Ok(Decoded::Done));
                 assert_eq!(pairs.0, fields);
-                encoder.on_decoder_bytes(&decoder.take_instructions()).unwrap();
+                encoder.on_decoder_bytes(decoder.take_instructions().as_slice()).unwrap();
                 number += 1;
             }
         }
