@@ -117,7 +117,9 @@ async fn accept<S: Service>(connection: &Rc<Connection>, service: &Rc<S>) -> Err
                     accepting.set(connection.quinn.accept_bi());
                     if departure.accepts(recv.id().index() * 4) {
                         connection.note_request();
-                        tokio::task::spawn_local(answer(Rc::clone(connection), Rc::clone(service), send, recv));
+                        // Boxed: the runtime moves a task's future six times, and this one has four kilobytes.
+                        let answer = Box::pin(answer(Rc::clone(connection), Rc::clone(service), send, recv));
+                        tokio::task::spawn_local(answer);
                     } else {
                         reject(connection, send, recv);
                     }
