@@ -2,13 +2,12 @@
 //! handed over before quinn sees them.
 
 use std::fmt;
-use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -16,6 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::steering::{Mailbox, Steering};
+use super::writable::{Writable, give_up_readiness};
 use crate::net::bind::Group;
 use crate::net::{options, sys};
 use crate::telemetry::WorkerTelemetry;
@@ -116,7 +116,7 @@ impl fmt::Debug for SteeredSocket {
 
 impl AsyncUdpSocket for SteeredSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable { socket: self, waiting: None })
+        Box::pin(Writable::new(self))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -143,6 +143,9 @@ impl AsyncUdpSocket for SteeredSocket {
                 let received =
                     self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), buffers, metas));
                 if let Ok(received) = received {
+                    if received < buffers.len() {
+                        give_up_readiness(&self.io);
+                    }
                     self.sort(&mut buffers[..received], &mut metas[..received]);
                     return Poll::Ready(Ok(received));
                 }
@@ -176,25 +179,8 @@ impl AsyncUdpSocket for SteeredSocket {
     }
 }
 
-/// One connection that waits until the kernel takes datagrams again.
-struct Writable {
-    socket: Arc<SteeredSocket>,
-    /// Made only where one has to wait, which is seldom.
-    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
-}
-
-impl UdpPoller for Writable {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let socket = Arc::clone(&self.socket);
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { socket.io.writable().await }));
-        let writable = ready!(waiting.as_mut().poll(cx));
-        self.waiting = None;
-        Poll::Ready(writable)
-    }
-}
-
-impl fmt::Debug for Writable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writable").finish_non_exhaustive()
+impl AsRef<UdpSocket> for SteeredSocket {
+    fn as_ref(&self) -> &UdpSocket {
+        &self.io
     }
 }

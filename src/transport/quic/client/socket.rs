@@ -1,7 +1,6 @@
 //! A UDP socket that packets to many endpoints leave by, as quinn wants one. Where the kernel tells what became of
 //! earlier packets (IP_RECVERR), it does so in the place of the next send, which was not made then: it is made again.
 
-use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,6 +12,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::super::writable::{Writable, give_up_readiness};
 use crate::net::datagram::is_told_by_icmp;
 
 /// The socket.
@@ -44,7 +44,7 @@ impl SharedSocket {
 
 impl AsyncUdpSocket for SharedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable { socket: self, waiting: None })
+        Box::pin(Writable::new(self))
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -63,6 +63,9 @@ impl AsyncUdpSocket for SharedSocket {
             if let Ok(received) =
                 self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), buffers, metas))
             {
+                if received < buffers.len() {
+                    give_up_readiness(&self.io);
+                }
                 return Poll::Ready(Ok(received));
             }
         }
@@ -85,26 +88,9 @@ impl AsyncUdpSocket for SharedSocket {
     }
 }
 
-/// One connection that waits until the kernel takes datagrams again.
-struct Writable {
-    socket: Arc<SharedSocket>,
-    /// Made only where one has to wait, which is seldom.
-    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
-}
-
-impl UdpPoller for Writable {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let socket = Arc::clone(&self.socket);
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { socket.io.writable().await }));
-        let writable = ready!(waiting.as_mut().poll(cx));
-        self.waiting = None;
-        Poll::Ready(writable)
-    }
-}
-
-impl std::fmt::Debug for Writable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writable").finish_non_exhaustive()
+impl AsRef<UdpSocket> for SharedSocket {
+    fn as_ref(&self) -> &UdpSocket {
+        &self.io
     }
 }
 
