@@ -12,6 +12,8 @@ use quinn::{ConnectionId, Side};
 use quinn_proto::TransportError;
 use quinn_proto::transport_parameters::TransportParameters;
 
+use super::unpadded::{unpadded, unpadded_pair};
+
 /// What a listener needs to do handshakes over QUIC.
 pub struct QuicCrypto {
     inner: Arc<QuicServerConfig>,
@@ -49,7 +51,7 @@ impl QuicCrypto {
 
 impl ServerConfig for QuicCrypto {
     fn initial_keys(&self, version: u32, destination: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.inner.initial_keys(version, destination)
+        self.inner.initial_keys(version, destination).map(unpadded)
     }
 
     fn retry_tag(&self, version: u32, original: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -114,11 +116,11 @@ impl Session for Told {
         if self.resumed.is_none() {
             self.resumed = resumes(&buffer[before..]);
         }
-        keys
+        keys.map(unpadded)
     }
 
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        self.inner.next_1rtt_keys()
+        self.inner.next_1rtt_keys().map(unpadded_pair)
     }
 
     fn is_valid_retry(&self, original: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {

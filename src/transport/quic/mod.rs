@@ -11,6 +11,7 @@ mod params;
 mod qlog;
 mod socket;
 pub mod steering;
+mod unpadded;
 mod writable;
 
 pub use crypto::QuicCrypto;
