@@ -17,11 +17,17 @@ pub struct Config {
     pub max_blocked_streams: usize,
     /// A request stream's first byte to the last one of its head. 10 s.
     pub header_timeout: Duration,
+    /// Requests that a client may have open at a time, told to it when it has use for more than [`FIRST_REQUESTS`], which the
+    /// transport begins with: that keeps a place for each. 100.
+    pub max_requests: u32,
     /// Whether extended CONNECT is allowed (RFC 9220). A server says so in its SETTINGS.
     pub connect_protocol: bool,
     /// Whether HTTP datagrams are announced (RFC 9297).
     pub datagrams: bool,
 }
+
+/// Requests that a client may have open from the beginning (RFC 9114 §6.1 advises against less).
+pub const FIRST_REQUESTS: u32 = 100;
 
 impl Default for Config {
     fn default() -> Self {
@@ -31,6 +37,7 @@ impl Default for Config {
             max_table_capacity: 4096,
             max_blocked_streams: 16,
             header_timeout: Duration::from_secs(10),
+            max_requests: FIRST_REQUESTS,
             connect_protocol: false,
             datagrams: false,
         }

@@ -31,7 +31,7 @@ mod writer;
 
 pub use self::body::RecvBody;
 pub use self::client::{SendError, Sender};
-pub use self::config::Config;
+pub use self::config::{Config, FIRST_REQUESTS};
 pub use self::control::{Closed, Control};
 pub use self::error::{BrokenOff, Code, Error, Scope, Side};
 pub use self::server::{Early, Informational, Refusal, Service, Watch, serve};

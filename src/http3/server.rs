@@ -10,7 +10,7 @@ use http::{Request, Response};
 
 use super::answer::answer;
 use super::body::RecvBody;
-use super::config::Config;
+use super::config::{Config, FIRST_REQUESTS};
 use super::connection::{Closing, Connection};
 use super::control::{Closed, Control};
 use super::departure::Departure;
@@ -110,11 +110,16 @@ pub async fn serve<S: Service>(
 async fn accept<S: Service>(connection: &Rc<Connection>, service: &Rc<S>) -> Error {
     let mut accepting = pin!(connection.quinn.accept_bi());
     let mut departure = Departure::new();
+    let mut is_narrow = connection.config.max_requests > FIRST_REQUESTS;
     poll_fn(|cx| {
         for _ in 0..BATCH {
             match accepting.as_mut().poll(cx) {
                 Poll::Ready(Ok((send, recv))) => {
                     accepting.set(connection.quinn.accept_bi());
+                    if is_narrow && connection.control.open() >= FIRST_REQUESTS as usize / 2 {
+                        is_narrow = false;
+                        connection.quinn.set_max_concurrent_bi_streams(connection.config.max_requests.into());
+                    }
                     if departure.accepts(recv.id().index() * 4) {
                         connection.note_request();
                         // Boxed: the runtime moves a task's future six times, and this one has four kilobytes.

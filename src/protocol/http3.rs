@@ -50,6 +50,7 @@ where
         max_table_capacity: TABLE_CAPACITY,
         max_blocked_streams: BLOCKED_STREAMS,
         header_timeout: settings.deadlines.header,
+        max_requests: settings.max_concurrent_streams,
         ..http3::Config::default()
     };
     let control = Control::new();

@@ -5,6 +5,7 @@ mod abuse;
 mod departures;
 mod exchanges;
 mod malformed;
+mod room;
 mod simulated;
 mod support;
 mod tunnels;

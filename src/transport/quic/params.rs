@@ -33,7 +33,8 @@ pub(super) fn server(
     let is_raw = matches!(listener.mode, Mode::Quic(_));
     let bounds = Bounds {
         idle: listener.timeouts.idle,
-        bidirectional: streams,
+        // The rest is given by who serves them, when a client has use for it: quinn keeps places for all of them at once.
+        bidirectional: if is_raw { streams } else { streams.min(HTTP3_BIDIRECTIONAL) },
         unidirectional: if is_raw { streams } else { HTTP3_UNIDIRECTIONAL },
     };
     let mut transport = transport(&listener.quic.transport, bounds, qlog);
@@ -88,6 +89,9 @@ fn controller(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync
     }
 }
 
+/// Requests that an HTTP/3 client may have open from the beginning (RFC 9114 §6.1 advises against less). Together with the
+/// unidirectional streams they fit into a table of quinn's that past 112 streams is twice as large.
+const HTTP3_BIDIRECTIONAL: u32 = 100;
 /// Unidirectional streams of an HTTP/3 client: control, QPACK's two (RFC 9114 §6.2 wants three to be possible), and room for
 /// types that are reserved or not known, which end soon.
 const HTTP3_UNIDIRECTIONAL: u32 = 8;
