@@ -26,8 +26,9 @@ enum Step {
     Announced(Timer),
     /// Nothing is accepted any more.
     Refuses,
-    /// Everything was answered; the last of it is on its way.
-    Lingers(Timer),
+    /// Everything was answered; the last of it is on its way. With the frames of streams that were sent when that was
+    /// last looked at.
+    Lingers(Timer, u64),
 }
 
 impl Departure {
@@ -71,12 +72,16 @@ impl Departure {
                 Step::Refuses if connection.control.open() > 0 => return Poll::Pending,
                 // Closing discards what the peer has not acknowledged: lost packets are sent again until then. A
                 // client that has nothing left to wait for closes first.
-                Step::Refuses => Step::Lingers(after((rtt * 4).clamp(SHORTEST * 4, LONGEST))),
-                Step::Lingers(timer) => {
+                Step::Refuses => linger(connection),
+                Step::Lingers(timer, sent) => {
                     if timer.poll_expired(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    return close(connection, Error::connection(Code::NO_ERROR, "everything asked was answered"));
+                    if frames(connection) == *sent {
+                        return close(connection, Error::connection(Code::NO_ERROR, "everything asked was answered"));
+                    }
+                    // What the transport has taken leaves it a window at a time, for as long as the link needs.
+                    linger(connection)
                 }
             };
         }
@@ -86,6 +91,15 @@ impl Departure {
 fn close(connection: &Connection, error: Error) -> Poll<Error> {
     connection.fail(error);
     Poll::Ready(error)
+}
+
+fn linger(connection: &Connection) -> Step {
+    Step::Lingers(after((connection.quinn.rtt() * 4).clamp(SHORTEST * 4, LONGEST)), frames(connection))
+}
+
+/// Frames of streams that were sent so far, again where they were lost.
+fn frames(connection: &Connection) -> u64 {
+    connection.quinn.stats().frame_tx.stream
 }
 
 fn after(duration: Duration) -> Timer {

@@ -1,16 +1,24 @@
 //! Draining and reloading: what is under way is finished, what is new meets the new state. PITFALLS 17.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use tidegate::app::ExitReason;
 use tidegate::body::incoming::Incoming;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
 
 use crate::support::body::Sent;
+use crate::support::certificates::SITE;
 use crate::support::client::{Client, Reply, get};
 use crate::support::origin::{Origin, RawOrigin, echo, ok};
 use crate::support::pair::{Downstream, Pair, Scene, Upstream};
 use crate::support::proxy::Plan;
+use crate::support::quic::Quic;
 use crate::support::raw::{End, Raw};
 use crate::support::{downstreams, eventually, tests};
 
@@ -27,6 +35,7 @@ tests! {
     a_drain_asks_http1_to_close,
     a_drain_cuts_switched_connections_at_its_end,
     a_drain_resets_an_answer_that_it_cuts,
+    a_drain_over_http3_ends_behind_a_slow_link,
     a_refused_reload_changes_nothing,
     a_reload_keeps_and_moves_listeners,
     a_reload_keeps_idle_upstream_connections,
@@ -164,6 +173,47 @@ async fn a_reload_reaches_open_connections(pair: Pair) {
     assert_eq!(client.get("/").await.text(), "after");
     assert_eq!(proxy.address(), address, "the socket stays");
     assert_eq!(proxy.running().counters().connections_accepted, 1);
+}
+
+/// Datagrams towards the client pass one at a time.
+async fn slow_link(proxy: SocketAddr) -> SocketAddr {
+    let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    back.connect(proxy).await.unwrap();
+    let address = front.local_addr().unwrap();
+    spawn_local(async move {
+        let (mut up, mut down) = ([0; 65536], [0; 65536]);
+        let (mut client, mut next) = (None, Instant::now());
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut up) => {
+                    client = Some(from);
+                    // The proxy may have left.
+                    let _ = back.send(&up[..length]).await;
+                }
+                Ok(length) = async { sleep_until(next).await; back.recv(&mut down).await } => {
+                    next = Instant::now() + Duration::from_millis(1);
+                    let _ = front.send_to(&down[..length], client.unwrap()).await;
+                }
+            }
+        }
+    });
+    address
+}
+
+/// All of the answer is in the hands of the transport long before the client has it.
+async fn a_drain_over_http3_ends_behind_a_slow_link() {
+    const LENGTH: usize = 500_000;
+    let pair = Pair { down: Downstream::H3, up: Upstream::Http1 };
+    let origin = Origin::start(pair.up, async |_| Response::new(Bytes::from(vec![b'x'; LENGTH]).into())).await;
+    let proxy = pair.plan(&[origin.address()]).start();
+    let link = slow_link(proxy.address()).await;
+    let mut client = Client::over_quic(Quic::connect(link, SITE).await);
+    let answer = client.send(get("/")).await.unwrap();
+    proxy.running().drain();
+    assert_eq!(Reply::take(answer).await.body.len(), LENGTH);
+    client.ended().await.unwrap();
+    assert_eq!(proxy.left().await, ExitReason::Drained);
 }
 
 async fn a_refused_reload_changes_nothing() {
