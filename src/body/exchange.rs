@@ -1,6 +1,8 @@
 //! One request and its answer on a downstream connection: which side is waited for and until when, and how it ended.
 //! The request's future, its answer's body and the task that drives them share it; it is `!Send` and costs plain stores.
 
+mod limits;
+
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -9,11 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::limits::Limits;
 use super::ledger::Ledger;
 use super::load::Load;
 use super::phase_clock::{Phase, PhaseClock};
 use crate::base::error::{Error, Kind, Retry};
 use crate::net::timer::Timer;
+use crate::telemetry::counters::Counters;
 use crate::telemetry::series::{Ended, Phases};
 
 /// Who is waited for.
@@ -62,17 +66,6 @@ pub struct Exchange {
     sent: Cell<u64>,
     ledger: RefCell<Ledger>,
     in_flight: RefCell<Option<Box<dyn Any>>>,
-}
-
-/// The deadlines of an exchange.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The client neither sends what we want nor takes what we have.
-    pub client_stall: Duration,
-    /// Silence of the origin inside a body.
-    pub stream_idle: Duration,
-    /// Whether the client's taking is judged here, by stream; otherwise the connection judges it.
-    pub judge_client: bool,
 }
 
 impl Exchange {
@@ -134,6 +127,11 @@ impl Exchange {
     /// When it began.
     pub fn began(&self) -> Instant {
         self.clock.began()
+    }
+
+    /// The worker's counters.
+    pub(super) fn counters(&self) -> &Counters {
+        self.load.counters()
     }
 
     /// How long its phases take.

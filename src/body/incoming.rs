@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::ahead::Ahead;
 use crate::http3::{self, Code, RecvBody, Side};
 
 /// A body as it arrives.
@@ -18,6 +19,8 @@ pub enum Incoming {
     Hyper(hyper::body::Incoming),
     /// Over HTTP/3.
     Http3(RecvBody),
+    /// Over any of them, read ahead of whoever reads it here.
+    Ahead(Ahead),
 }
 
 /// Why a body ends before its end.
@@ -74,6 +77,7 @@ impl HttpBody for Incoming {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Error::Hyper),
             Self::Http3(body) => Pin::new(body).poll_frame(cx).map_err(Error::Http3),
+            Self::Ahead(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -81,6 +85,7 @@ impl HttpBody for Incoming {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
             Self::Http3(body) => body.is_end_stream(),
+            Self::Ahead(body) => body.is_end_stream(),
         }
     }
 
@@ -88,6 +93,7 @@ impl HttpBody for Incoming {
         match self {
             Self::Hyper(body) => body.size_hint(),
             Self::Http3(body) => body.size_hint(),
+            Self::Ahead(body) => body.size_hint(),
         }
     }
 }

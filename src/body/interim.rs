@@ -1,13 +1,16 @@
 //! Interim answers (RFC 9110 §15.2) on their way from an endpoint to a client that takes them, which is one that speaks
-//! HTTP/3: hyper's servers have no way to send any. Who hears them on the endpoint's side must be `Send` for hyper, so that
-//! the client's end stays in a table of this thread and only its number travels with the request.
+//! HTTP/3 (hyper's servers have no way to send any), and the endpoint's word to a client that waits with its body. Who hears
+//! them on the endpoint's side must be `Send` for hyper, so that the client's end stays in a table of this thread and only
+//! its number travels with the request.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use rustc_hash::FxHashMap;
 
 use super::Body;
+use super::request::Source;
 use crate::http3::Informational;
 
 thread_local! {
@@ -15,17 +18,24 @@ thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(1) };
 }
 
-/// Where interim answers go, and what takes away the fields that must not pass.
-type Client = (Informational, fn(&mut HeaderMap));
+#[derive(Clone)]
+struct Client {
+    /// Where interim answers go.
+    to: Option<Informational>,
+    /// Takes away the fields that must not pass.
+    fields: fn(&mut HeaderMap),
+    /// The body that waits for a word of the endpoint.
+    waits: Option<Rc<Source>>,
+}
 
 /// The client's end of the interim answers to one request. What comes after it was dropped goes nowhere.
 pub struct Interim {
-    client: Informational,
+    to: Option<Informational>,
     fields: fn(&mut HeaderMap),
     /// The place in the table; 0: none was asked for yet. Never given twice, as who hears may outlive its request.
     number: Cell<u64>,
-    /// The client waits for a word before it sends its body.
-    expects: Cell<bool>,
+    /// Its request said `Expect: 100-continue`.
+    expects: bool,
 }
 
 /// Who hears the interim answers on the endpoint's side; travels with the request, as an extension of it.
@@ -33,23 +43,27 @@ pub struct Interim {
 pub struct Hearing(u64);
 
 impl Interim {
-    /// The end of this client. `expects`: its request said `Expect: 100-continue`; `fields` takes away those that must
-    /// not pass.
-    pub fn new(client: Informational, expects: bool, fields: fn(&mut HeaderMap)) -> Self {
-        Self { client, fields, number: Cell::new(0), expects: Cell::new(expects) }
+    /// The end of a client that takes interim answers, or waits for a word (`expects`: its request said
+    /// `Expect: 100-continue`); `None`: it does neither. `fields` takes away those that must not pass.
+    pub fn new(to: Option<Informational>, expects: bool, fields: fn(&mut HeaderMap)) -> Option<Self> {
+        (to.is_some() || expects).then(|| Self { to, fields, number: Cell::new(0), expects })
     }
 
-    /// Has the client send its body if it waits for a word (RFC 9110 §10.1.1), and passes on what comes ahead of the
-    /// answer to `request`; `multiplexed`: it is not HTTP/1.1 that it goes over.
-    pub fn accompany(&self, request: &mut Request<Body>, multiplexed: bool) {
-        if self.expects.take() {
-            self.client.send(of(StatusCode::CONTINUE));
+    /// Nobody reads the body of a client that waits for a word, until it gets one.
+    pub fn hold_back(&self, source: &Source) {
+        if self.expects {
+            source.expect(self.to.clone());
         }
+    }
+
+    /// Passes on what comes ahead of the answer to `request`; `multiplexed`: it is not HTTP/1.1 that it goes over.
+    /// `source`: its body, which waits for a word of this endpoint.
+    pub fn accompany(&self, request: &mut Request<Body>, multiplexed: bool, source: Option<&Rc<Source>>) {
         if self.number.get() == 0 {
-            let number = NEXT.replace(NEXT.get() + 1);
-            self.number.set(number);
-            CLIENTS.with_borrow_mut(|clients| clients.insert(number, (self.client.clone(), self.fields)));
+            self.number.set(NEXT.replace(NEXT.get() + 1));
         }
+        let client = Client { to: self.to.clone(), fields: self.fields, waits: source.cloned() };
+        CLIENTS.with_borrow_mut(|clients| clients.insert(self.number.get(), client));
         let hearing = Hearing(self.number.get());
         if multiplexed {
             request.extensions_mut().insert(hearing);
@@ -76,21 +90,23 @@ impl Hearing {
     /// An endpoint sent this. RFC 9110 §15.2: it is forwarded, unless it was us who asked for it; 100 is said by whoever
     /// reads the body.
     pub fn hear(self, status: StatusCode, fields: &HeaderMap) {
-        if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
-            return;
+        // Nothing is called while the table is borrowed.
+        let Some(client) = CLIENTS.with_borrow(|clients| clients.get(&self.0).cloned()) else { return };
+        match status {
+            StatusCode::CONTINUE => {
+                if let Some(source) = client.waits {
+                    source.go_on();
+                }
+            }
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            status => {
+                let Some(to) = client.to else { return };
+                let mut head = Response::new(());
+                *head.status_mut() = status;
+                *head.headers_mut() = fields.clone();
+                (client.fields)(head.headers_mut());
+                to.send(head);
+            }
         }
-        CLIENTS.with_borrow(|clients| {
-            let Some((client, strip)) = clients.get(&self.0) else { return };
-            let mut head = of(status);
-            *head.headers_mut() = fields.clone();
-            strip(head.headers_mut());
-            client.send(head);
-        });
     }
-}
-
-fn of(status: StatusCode) -> Response<()> {
-    let mut head = Response::new(());
-    *head.status_mut() = status;
-    head
 }

@@ -1,10 +1,16 @@
 //! The one body type of the data plane, and the exchange that watches its bodies: bytes are counted, limits and stall
 //! deadlines are kept where the bytes pass, so they hold alike whatever protocol is on either side. Nothing is buffered
-//! here but what a retry may need, and that is bounded.
+//! here but what a retry may need or a route asks for, and that is bounded.
 
+pub mod ahead;
+pub(crate) mod base64;
 pub mod exchange;
+mod expecting;
+pub mod grpc;
+mod held;
 pub mod incoming;
 pub mod interim;
+mod kept;
 pub mod ledger;
 pub mod load;
 pub mod phase_clock;

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +14,14 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::base64::Decoder;
 use super::exchange::{Exchange, Upload};
+use super::expecting::Expecting;
+use super::held::Held;
 use super::incoming::{self, Incoming};
+use super::kept::{Gathered, Kept};
 use crate::base::error::{Error, Kind};
+use crate::http3::Informational;
 use crate::net::timer::{self, Timer};
 
 /// The body of one request, for as many attempts as may be made.
@@ -34,19 +39,16 @@ pub struct Source {
     max: u64,
     trailers: fn(&mut HeaderMap),
     abandoned: Cell<bool>,
+    /// Something of it was given to an attempt.
+    touched: Cell<bool>,
+    /// There will be no further attempt.
+    settled: Cell<bool>,
     failure: RefCell<Option<Error>>,
     waker: RefCell<Option<Waker>>,
-}
-
-/// What was read, as long as it may be needed again.
-struct Kept {
-    frames: Vec<Bytes>,
-    trailers: Option<HeaderMap>,
-    room: u64,
-    /// More was read than is kept.
-    overflowed: bool,
-    /// The client's body ended.
-    ended: bool,
+    /// The client waits for a word before it sends anything.
+    expecting: RefCell<Option<Box<Expecting>>>,
+    /// It comes as base64.
+    text: RefCell<Option<Box<Decoder>>>,
 }
 
 impl Source {
@@ -66,20 +68,65 @@ impl Source {
             exchange,
             timer: Timer::new(),
             armed: Cell::new(false),
-            kept: RefCell::new(Kept {
-                frames: Vec::new(),
-                trailers: None,
-                room: replay,
-                overflowed: replay == 0,
-                ended: false,
-            }),
+            kept: RefCell::new(Kept::new(replay)),
             received: Cell::new(0),
             max: max.unwrap_or(u64::MAX),
             trailers,
             abandoned: Cell::new(false),
+            touched: Cell::new(false),
+            settled: Cell::new(false),
             failure: RefCell::new(None),
             waker: RefCell::new(None),
+            expecting: RefCell::new(None),
+            text: RefCell::new(None),
         })
+    }
+
+    /// The client sends nothing before it gets a word; `client`: it is we who have to give it.
+    pub fn expect(&self, client: Option<Informational>) {
+        self.expecting.replace(Some(Box::new(Expecting::new(client))));
+    }
+
+    /// Whether the client still waits for a word.
+    pub fn is_expecting(&self) -> bool {
+        self.expecting.borrow().as_ref().is_some_and(|expecting| !expecting.is_over())
+    }
+
+    /// Has a client that waits for a word send its body.
+    pub fn go_on(&self) {
+        if let Some(expecting) = &*self.expecting.borrow() {
+            expecting.go_on();
+        }
+    }
+
+    /// The body is base64, and its bytes are wanted.
+    pub fn read_as_text(&self) {
+        self.text.replace(Some(Box::default()));
+    }
+
+    /// Reads the body ahead, to its end or until `limit` bytes of it are here. Called before any attempt.
+    ///
+    /// # Errors
+    /// As any reading of it.
+    pub async fn fill(&self, limit: u64) -> Result<(), Error> {
+        self.go_on();
+        // What is read now is gathered, not kept piece by piece.
+        let keeps_none = std::mem::replace(&mut self.kept.borrow_mut().overflowed, true);
+        let held = Held::new(&self.exchange);
+        let mut gathered = Gathered::default();
+        while gathered.length < limit && !self.kept.borrow().ended {
+            let Some(frame) = poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? else { break };
+            if let Ok(data) = frame.into_data() {
+                gathered.take_in(&data);
+                held.set(gathered.length);
+            }
+        }
+        let mut kept = self.kept.borrow_mut();
+        kept.room = if keeps_none { 0 } else { kept.room.saturating_sub(gathered.length) };
+        kept.frames = gathered.into_frames();
+        kept.overflowed = false;
+        kept.held = Some(held);
+        Ok(())
     }
 
     /// Puts what was read already before the rest.
@@ -87,10 +134,9 @@ impl Source {
         self.ahead.replace(Some(Box::new(frame)));
     }
 
-    /// Whether nothing of it was read yet.
+    /// Whether no attempt was given anything of it yet.
     pub fn is_untouched(&self) -> bool {
-        let kept = self.kept.borrow();
-        self.received.get() == 0 && !kept.ended
+        !self.touched.get()
     }
 
     /// Whether another attempt can send it from the beginning.
@@ -108,9 +154,20 @@ impl Source {
         RequestBody { source: Rc::clone(self), at: 0, trailers_sent: false }
     }
 
+    /// There will be no further attempt: what was kept for one goes as soon as it is sent.
+    pub fn settle(self: &Rc<Self>) {
+        self.settled.set(true);
+        if Rc::strong_count(self) == 1 {
+            self.kept.borrow_mut().release();
+        }
+    }
+
     /// Nobody wants the rest: the answer is complete, or the exchange over. A body that is still being sent fails.
     pub fn abandon(&self) {
         self.abandoned.set(true);
+        if let Some(expecting) = &*self.expecting.borrow() {
+            expecting.wake();
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -129,6 +186,9 @@ impl Source {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(error)))),
             Poll::Ready(None) => {
+                if self.text.borrow().as_ref().is_some_and(|text| !text.is_complete()) {
+                    return Poll::Ready(Some(Err(Error::downstream(Kind::HttpRequestError, NO_TEXT))));
+                }
                 self.kept.borrow_mut().ended = true;
                 self.exchange.note_upload(Upload::Done);
                 Poll::Ready(None)
@@ -155,11 +215,15 @@ impl Source {
                     let reason = "the request's body is larger than allowed";
                     return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
                 }
+                let data = match &mut *self.text.borrow_mut() {
+                    Some(text) => text.decode(&data).map_err(|_| Error::downstream(Kind::HttpRequestError, NO_TEXT))?,
+                    None => data,
+                };
                 if !kept.overflowed {
                     kept.keep(&data);
                 }
                 let incoming = self.incoming.borrow();
-                if incoming.is_end_stream() {
+                if incoming.is_end_stream() && self.text.borrow().is_none() {
                     kept.ended = true;
                     self.exchange.note_upload(Upload::Done);
                 } else if incoming.size_hint().exact() == Some(0) {
@@ -195,6 +259,7 @@ pub async fn first_frame(incoming: &mut Incoming, client_stall: Duration) -> Res
     }
 }
 
+const NO_TEXT: &str = "the request's body is not the base64 that its type announces";
 const SILENT: &str = "the client stopped sending its body";
 
 /// Why a client's body ends before its end: its framing is wrong, or the client is gone.
@@ -204,21 +269,6 @@ fn broken(error: incoming::Error) -> Error {
         return Error::downstream(Kind::HttpRequestError, reason).because(error);
     }
     Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error)
-}
-
-impl Kept {
-    fn keep(&mut self, data: &Bytes) {
-        match self.room.checked_sub(data.len() as u64) {
-            Some(room) => {
-                self.room = room;
-                self.frames.push(data.clone());
-            }
-            None => {
-                self.overflowed = true;
-                self.frames = Vec::new();
-            }
-        }
-    }
 }
 
 /// One attempt at sending a request's body.
@@ -235,6 +285,17 @@ impl RequestBody {
             let error = Error::internal("the rest of the request's body is not wanted any more");
             return Poll::Ready(Some(Err(error)));
         }
+        if let Some(expecting) = &*self.source.expecting.borrow() {
+            ready!(expecting.poll_over(cx));
+        }
+        let frame = self.next(cx);
+        if frame.is_ready() {
+            self.source.touched.set(true);
+        }
+        frame
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Some(frame) = self.replayed() {
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -275,10 +336,17 @@ impl RequestBody {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        let rest = self.source.incoming.borrow().size_hint();
-        let kept: u64 = self.source.kept.borrow().frames.iter().skip(self.at).map(|data| data.len() as u64).sum();
-        match rest.exact() {
-            Some(exact) => SizeHint::with_exact(exact + kept),
+        let kept = self.source.kept.borrow();
+        let kept_length = kept.length_after(self.at);
+        if kept.ended && kept.held.is_some() && kept.trailers.is_none() {
+            return SizeHint::with_exact(kept_length);
+        }
+        // A length that is announced leaves no room for trailers on HTTP/1.1.
+        if self.source.text.borrow().is_some() || kept.trailers.is_some() {
+            return SizeHint::default();
+        }
+        match self.source.incoming.borrow().size_hint().exact() {
+            Some(exact) => SizeHint::with_exact(exact + kept_length),
             None => SizeHint::default(),
         }
     }
@@ -288,5 +356,8 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         // The client need not hurry while nobody reads.
         self.source.armed.set(false);
+        if self.source.settled.get() {
+            self.source.kept.borrow_mut().release();
+        }
     }
 }

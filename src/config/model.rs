@@ -29,8 +29,8 @@ pub use log_field::{FieldFacts, FieldKind, LogField};
 pub use outbound::{Destination, Hosts, Outbound, OutboundTimeouts};
 pub use quic::{AltSvc, Congestion, Quic, QuicTransport, RetryPolicy, UpstreamQuic};
 pub use route::{
-    Forward, HeaderEdits, HostHeader, HostPattern, PathPattern, PathRewrite, RetryRules, Route, RouteAction,
-    ValuePattern,
+    BodyBuffers, Forward, HeaderEdits, HostHeader, HostPattern, PathPattern, PathRewrite, RetryRules, Route,
+    RouteAction, ValuePattern,
 };
 pub use socket::{Keepalive, SocketOptions};
 pub use upstream::{

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::defaults;
 use super::model::{
-    Bind, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, PathRewrite, Route, RouteAction,
-    SocketOptions,
+    Bind, BodyBuffers, Config, ControlListener, EndpointAddress, Forward, HeaderEdits, HostHeader, PathRewrite, Route,
+    RouteAction, SocketOptions,
 };
 pub(crate) use super::validate::host_text;
 use super::validate::{path_text, value_text};
@@ -200,12 +200,22 @@ fn forward_details(forward: &Forward) -> Vec<String> {
         timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", format_duration(time))));
     details.extend(joined("timeouts", timeouts.collect()));
     details.extend(retries(forward));
+    details.extend(buffers(&forward.buffer));
+    details.extend(forward.grpc_web.then(|| "gRPC-Web".to_owned()));
+    details.extend(forward.normalize_path.then(|| "normalizes the path".to_owned()));
     match forward.upgrade.as_slice() {
         [] => details.push("no upgrade".to_owned()),
         [only] if only == defaults::UPGRADE => {}
         several => details.push(format!("upgrade {}", several.join(", "))),
     }
     details
+}
+
+fn buffers(buffer: &BodyBuffers) -> Option<String> {
+    let parts = [("requests", buffer.request), ("answers", buffer.response)];
+    let parts: Vec<_> =
+        parts.iter().filter_map(|(what, bytes)| bytes.map(|bytes| format!("{what} {}", format_size(bytes)))).collect();
+    joined("buffers", parts)
 }
 
 fn retries(forward: &Forward) -> Option<String> {

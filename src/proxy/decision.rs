@@ -13,10 +13,12 @@ use super::affinity;
 use super::context::{Facts, RequestId, Values};
 use super::egress::Asked;
 use super::forward::Order;
+use super::grpc;
 use super::headers::hop_by_hop;
 use super::normalize::{self, Checks, Normalized};
+use super::own::own;
 use super::record::{self, Stamps};
-use super::stack::{Scene, own};
+use super::stack::Scene;
 use super::upgrade::Wanted;
 use super::witness::{Step, Witness};
 use crate::base::error::{Error, Kind};
@@ -24,7 +26,7 @@ use crate::body::Body;
 use crate::body::interim::Interim;
 use crate::config::model::PathRewrite;
 use crate::route::action::{Action, ForwardRule, Redirect, Respond, Route};
-use crate::route::rewrite::rewrite;
+use crate::route::rewrite::{in_normal_form, rewrite};
 use crate::route::table::RequestHead;
 use crate::upstream::worker::WorkerUpstream;
 
@@ -186,12 +188,20 @@ pub fn onward(
     };
     let mut fields = std::mem::take(&mut head.headers);
     let accept = fields.get(ACCEPT).cloned();
+    let form = grpc::Form::of(&head.method, &fields);
+    let patience = form.and_then(|_| grpc::timeout(&fields));
+    let translated = form.filter(|form| rule.grpc_web && *form != grpc::Form::Native);
+    if let Some(form) = translated {
+        grpc::translate(&mut fields, form);
+        witness.passed(Step::GrpcWeb, &fields);
+    }
+    let translated = translated.map(|form| form.answered_in(accept.as_ref()));
     let seen = hop_by_hop::strip(&mut fields);
     witness.passed(Step::HopByHop, &fields);
-    // hyper has answered it by the time that the body is read (RFC 9110 §10.1.1); over HTTP/3 we do.
+    // RFC 9110 §10.1.1: the endpoint is asked for itself, where its word can be heard and a body follows.
     let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     witness.passed(Step::Expect, &fields);
-    let interim = scene.informational.take().map(|client| Interim::new(client, expects, hop_by_hop::filter_interim));
+    let interim = Interim::new(scene.informational.take(), expects, hop_by_hop::filter_interim);
     if head.version == Version::HTTP_3 && scene.connection.link.is_early() {
         // RFC 8470 §5.1: whoever forwards it before the handshake is over says so.
         fields.insert(EARLY_DATA, HeaderValue::from_static("1"));
@@ -208,11 +218,19 @@ pub fn onward(
     let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
     let mut target = None;
     // Most routes edit nothing, and then nothing is computed for it.
-    if !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || !facts.is_origin_form() {
+    let edits = !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || rule.normalize_path;
+    if edits || !facts.is_origin_form() {
         let values = facts.values(&scene.connection, &id);
+        if rule.normalize_path {
+            normalize::name_changes(&mut fields, &facts.target, values.path);
+            witness.passed(Step::NormalPath, &fields);
+        }
         route.request_headers.apply(&mut fields, &values);
         witness.passed(Step::Edits, &fields);
         target = rewrite(&rule.rewrite, &facts.target, values.path, &values);
+        if target.is_none() && rule.normalize_path {
+            target = in_normal_form(&facts.target, values.path);
+        }
         has_host = false;
     }
     let wanted = seen
@@ -232,10 +250,13 @@ pub fn onward(
         fields,
         has_host,
         wanted,
-        asks_trailers: seen.te_trailers,
-        takes_trailers: seen.te_trailers || head.version >= Version::HTTP_2,
+        asks_trailers: seen.te_trailers || translated.is_some(),
+        takes_trailers: seen.te_trailers || translated.is_some() || head.version >= Version::HTTP_2,
         max_body: route.max_body.or(scene.profile.spec.config.limits.max_body),
         accept,
+        form,
+        translated,
+        patience,
         facts,
         id,
         answers_id: stamps.request_id,

@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
+use super::grpc;
 use super::headers::hop_by_hop;
 use super::outbound::request_for;
+use super::own::own;
 use super::record;
 use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
@@ -23,6 +25,7 @@ use super::upgrade::{self, Wanted};
 use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::RouteId;
 use crate::body::Body;
+use crate::body::ahead::Ahead;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Interim;
@@ -65,6 +68,12 @@ pub struct Order {
     pub chunked: bool,
     /// The form that an answer of our own should have.
     pub accept: Option<HeaderValue>,
+    /// How the client speaks gRPC; `None`: it does not.
+    pub form: Option<grpc::Form>,
+    /// The form of gRPC-Web that the answer is put into; `None`: nothing is translated.
+    pub translated: Option<grpc::Form>,
+    /// How long the client waits, where it says so (gRPC).
+    pub patience: Option<Duration>,
     /// What was decided about it.
     pub facts: Facts,
     /// Its id.
@@ -106,11 +115,17 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
     };
     let timeouts = &order.upstream.upstream().config.timeouts;
     order.scene.exchange.limit_stream_idle(timeouts.stream_idle);
-    if let Some(total) = rule.total_timeout {
+    // Nobody waits any longer than the client does. It can only shorten what the route allows.
+    if let Some(total) = rule.total_timeout.into_iter().chain(order.patience).min() {
         order.scene.exchange.limit_total(total);
     }
     let response_timeout = rule.response_timeout.unwrap_or(timeouts.response);
     let source = source_of(order, rule, body).await?;
+    if let Some((source, limit)) = source.as_ref().zip(rule.buffer.request) {
+        // Boxed: hardly a route has it.
+        let filled: Pin<Box<dyn Future<Output = _>>> = Box::pin(source.fill(limit));
+        within_total(&order.scene.exchange, filled).await?;
+    }
     // RFC 9110 §7.8: what follows a request with a body is not the other protocol yet.
     if source.is_some() {
         order.wanted = None;
@@ -121,7 +136,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
             let (head, _) = answer.response.into_parts();
             Box::pin(upgrade::switch(order, &head, answer.upgraded)).await
         }
-        Ok((multiplexed, answer)) => finish(order, source, multiplexed, answer),
+        Ok((multiplexed, answer)) => finish(order, rule, source, multiplexed, answer),
         Err(error) => {
             if let Some(source) = source {
                 source.abandon();
@@ -161,6 +176,10 @@ async fn source_of(order: &mut Order, rule: &ForwardRule, mut body: Incoming) ->
     if let Some(first) = first {
         source.put_ahead(first);
     }
+    if order.form == Some(grpc::Form::WebText) && order.translated.is_some() {
+        source.read_as_text();
+    }
+    order.interim.iter().for_each(|interim| interim.hold_back(&source));
     Ok(Some(source))
 }
 
@@ -201,7 +220,16 @@ async fn attempts(
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
         let mut request = request_for(order, rule, fields, multiplexed, &pick.endpoint().authority, source)?;
         if let Some(interim) = &order.interim {
-            interim.accompany(&mut request, multiplexed);
+            // RFC 9110 §10.1.1: the endpoint says whether it wants the body, where we hear it.
+            let asked = source.filter(|source| source.is_expecting());
+            match asked {
+                Some(_) if session.hears_interim() => {
+                    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+                }
+                Some(source) => source.go_on(),
+                None => {}
+            }
+            interim.accompany(&mut request, multiplexed, asked);
         }
         let trial = Trial::begin(pick.endpoint());
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
@@ -228,6 +256,7 @@ async fn attempts(
                     && !kept
                 {
                     order.fields = request.into_parts().0.headers;
+                    order.fields.remove(EXPECT);
                     kept = true;
                 }
                 let error = source.and_then(|source| source.take_failure()).unwrap_or(failure.error);
@@ -323,6 +352,7 @@ fn send(
 /// The answer as the client gets it.
 fn finish(
     order: &Order,
+    rule: &ForwardRule,
     source: Option<Rc<Source>>,
     multiplexed: bool,
     answer: Answer,
@@ -336,8 +366,24 @@ fn finish(
     hop_by_hop::strip(&mut head.headers);
     head.extensions.clear();
     let trailers: Option<fn(&mut HeaderMap)> = order.takes_trailers.then_some(hop_by_hop::filter_trailers);
-    let held = answer.stream.map(|stream| Box::new(stream) as Box<dyn std::any::Any>);
-    let body = ResponseBody::new(incoming, Rc::clone(&order.scene.exchange), source, trailers, held);
+    let mut held = answer.stream.map(|stream| Box::new(stream) as Box<dyn std::any::Any>);
+    let exchange = &order.scene.exchange;
+    source.iter().for_each(Source::settle);
+    let ending = match (order.translated, order.form) {
+        (Some(form), _) => match grpc::ending_for_web(form, &mut head) {
+            Some(ending) => Some(ending),
+            None => return Ok(own(exchange, grpc::answer_for_status(head.status, form))),
+        },
+        (None, Some(grpc::Form::Native)) if order.takes_trailers => grpc::ending(&mut head, order.version),
+        _ => None,
+    };
+    let incoming = match rule.buffer.response {
+        Some(limit) if !http_body::Body::is_end_stream(&incoming) => {
+            Ahead::start(incoming, limit, exchange, held.take())
+        }
+        _ => incoming,
+    };
+    let body = ResponseBody::new(incoming, Rc::clone(exchange), source, trailers, ending, held);
     Ok(Response::from_parts(head, Body::Response(body)))
 }
 

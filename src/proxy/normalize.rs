@@ -5,7 +5,7 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
 use crate::base::error::Kind;
 use crate::protocol::wire::{BAD_CODING, BAD_LENGTH, CODING_ON_1_0, DIFFERING_LENGTHS, LENGTH_AND_CODING};
@@ -96,6 +96,30 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
     normalized.path = path;
     Ok(normalized)
 }
+
+/// Names in [`X_NORMALIZED_PATH`] what the normal form changed of the path that came. Nobody else can put it there.
+pub fn name_changes(fields: &mut HeaderMap, target: &PathAndQuery, path: &str) {
+    match changes(target.path(), path) {
+        Some(changes) => fields.insert(X_NORMALIZED_PATH, HeaderValue::from_static(changes)),
+        None => fields.remove(X_NORMALIZED_PATH),
+    };
+}
+
+fn changes(came: &str, normal: &str) -> Option<&'static str> {
+    if came == normal {
+        return None;
+    }
+    let mut last = 0;
+    let merged = came.bytes().filter(|byte| std::mem::replace(&mut last, *byte) != b'/' || *byte != b'/');
+    Some(match (merged.eq(normal.bytes()), came.contains("//")) {
+        (true, _) => "slashes",
+        (false, true) => "percent-encoding, slashes",
+        (false, false) => "percent-encoding",
+    })
+}
+
+/// What was changed of a path before it was forwarded.
+pub const X_NORMALIZED_PATH: HeaderName = HeaderName::from_static("x-normalized-path");
 
 /// Host, given at most once, and framing that can be read in one way (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2). One walk
 /// is cheaper than a lookup for each. On HTTP/1 `wire` saw the framing before; this is the last door.

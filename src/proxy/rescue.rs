@@ -65,12 +65,7 @@ pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(form)));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(id) = HeaderValue::from_str(request_id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
-    if let Ok(value) = HeaderValue::from_str(&proxy_status(error)) {
-        headers.insert(PROXY_STATUS, value);
-    }
+    sign(headers, error, request_id);
     if matches!(error.kind(), Kind::ProxyAuthenticationRequired) {
         // RFC 9110 §11.7.1, RFC 7617 §2.1.
         headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tidegate\", charset=\"UTF-8\""));
@@ -79,6 +74,16 @@ pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> 
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     response
+}
+
+/// Says in an answer who made it, why, and to which request.
+pub fn sign(fields: &mut HeaderMap, error: &Error, request_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        fields.insert(X_REQUEST_ID, id);
+    }
+    if let Ok(value) = HeaderValue::from_str(&proxy_status(error)) {
+        fields.insert(PROXY_STATUS, value);
+    }
 }
 
 /// The bytes of an HTTP/1.1 answer to a head that was refused before it was parsed; the connection closes after it.

@@ -5,8 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, ALT_SVC, CONNECTION, CONTENT_LENGTH};
+use http::header::{ACCEPT, ALT_SVC, CONNECTION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tower::Service;
@@ -16,10 +15,10 @@ use super::context::{Connection, Profile, RequestId};
 use super::decision::{Way, checked};
 use super::egress::{self, Asked};
 use super::forward::{Order, forward};
+use super::grpc;
+use super::own::{Audience, apologise};
 use super::record;
-use super::rescue;
 use super::witness::Witness;
-use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
@@ -117,8 +116,9 @@ pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided
             let (error, head, id) = *refused;
             witness.refused(&error);
             id.adopt(&head.headers);
-            let accept = head.headers.get(ACCEPT);
-            (apologise(&exchange, &error, accept, version, &id), head.method)
+            let form = grpc::Form::of(&head.method, &head.headers);
+            let asked = Audience { accept: head.headers.get(ACCEPT), form, version };
+            (apologise(&exchange, &error, &asked, &id), head.method)
         }
     };
     Decided::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
@@ -148,7 +148,15 @@ pub(super) async fn answer_of(order: &mut Order, body: Incoming) -> Response<Bod
             order.edit_response(response.headers_mut());
             response
         }
-        Err(error) => apologise(&order.scene.exchange, &error, order.accept.as_ref(), order.version, &order.id),
+        Err(error) => {
+            let asked = Audience { accept: order.accept.as_ref(), form: order.form, version: order.version };
+            let mut response = apologise(&order.scene.exchange, &error, &asked, &order.id);
+            if order.translated.is_some() {
+                // Without the route's fields for CORS a browser would keep the fault from its page.
+                order.edit_response(response.headers_mut());
+            }
+            response
+        }
     }
 }
 
@@ -187,47 +195,4 @@ fn advertise(link: &Link, alt_svc: &HeaderValue, fields: &mut HeaderMap, version
     } else {
         fields.remove(ALT_SVC);
     }
-}
-
-pub(super) fn apologise(
-    exchange: &Rc<Exchange>,
-    error: &Error,
-    accept: Option<&HeaderValue>,
-    version: Version,
-    id: &RequestId,
-) -> Response<Body> {
-    exchange.note_failure(error.kind(), error.reason());
-    tracing::debug!(kind = error.kind().as_str(), side = ?error.side(), reason = error.reason(),
-        request_id = id.as_str(), source = std::error::Error::source(error).map(tracing::field::display),
-        "request failed");
-    let mut response = rescue::answer(error, accept, id.as_str());
-    let closes = matches!(
-        error.kind(),
-        Kind::HttpRequestError
-            | Kind::RequestHeaderTooLarge
-            | Kind::RequestNotImplemented
-            | Kind::ClientStall
-            | Kind::RequestBodyTooLarge
-    );
-    // RFC 9112 §9.3: after a malformed or unfinished request nobody knows where the next one begins. On HTTP/2
-    // and HTTP/3 the stream alone ends.
-    if closes && version < Version::HTTP_2 {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    own(exchange, response)
-}
-
-/// An answer of our own.
-pub(super) fn own(exchange: &Rc<Exchange>, response: Response<Bytes>) -> Response<Body> {
-    let (mut head, bytes) = response.into_parts();
-    // RFC 9110 §15.3.5, §15.4.5.
-    let bodiless = matches!(head.status.as_u16(), 204 | 304);
-    if !bodiless {
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
-    }
-    if bytes.is_empty() || bodiless {
-        exchange.finish();
-        return Response::from_parts(head, Body::empty());
-    }
-    Response::from_parts(head, Body::Own(bytes, Rc::clone(exchange)))
 }

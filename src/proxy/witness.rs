@@ -42,8 +42,12 @@ impl Witness for () {}
 pub enum Step {
     /// What belongs to one connection was taken away.
     HopByHop,
-    /// `Expect` was, as we answer it.
+    /// `Expect` was, as each side is asked and answered for itself.
     Expect,
+    /// gRPC-Web became gRPC.
+    GrpcWeb,
+    /// What was changed of the path is named.
+    NormalPath,
     /// `Early-Data` was put.
     EarlyData,
     /// `X-Forwarded-*` and `Forwarded` say who asked.

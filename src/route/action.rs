@@ -76,6 +76,12 @@ pub struct ForwardRule {
     pub retry: model::RetryRules,
     /// Protocols that may be switched to, lowercase.
     pub upgrade: Vec<String>,
+    /// What is read ahead of its reader.
+    pub buffer: model::BodyBuffers,
+    /// Whether gRPC-Web is translated to gRPC.
+    pub grpc_web: bool,
+    /// Whether the path is forwarded in its normal form.
+    pub normalize_path: bool,
 }
 
 impl ForwardRule {
@@ -123,6 +129,9 @@ impl Route {
                 total_timeout: forward.total_timeout,
                 retry: forward.retry.clone(),
                 upgrade: forward.upgrade.clone(),
+                buffer: forward.buffer,
+                grpc_web: forward.grpc_web,
+                normalize_path: forward.normalize_path,
             }),
             model::RouteAction::Redirect { to, status } => {
                 Action::Redirect(Redirect { to: to.clone(), status: *status })

@@ -30,6 +30,11 @@ pub fn rewrite(rule: &PathRewrite, target: &PathAndQuery, path: &str, values: &i
     }
 }
 
+/// The target with its path in the normal form, which is `path`; `None` where it has it already.
+pub fn in_normal_form(target: &PathAndQuery, path: &str) -> Option<PathAndQuery> {
+    (target.path() != path && path != "*").then(|| build(path, target.query()))
+}
+
 fn replace(template: &Template, target: &PathAndQuery, values: &impl Values) -> PathAndQuery {
     let mut text = String::new();
     template.render(&mut text, |hole, out| values.append(hole, out));

@@ -130,6 +130,8 @@ cells! {
     handshakes_tls13_resumed,
     /// TLS handshakes with clients that failed or took too long.
     handshakes_failed,
+    /// Bytes of bodies that are read ahead of whoever reads them slowly (a gauge).
+    body_bytes_buffered,
     /// Idle connections that hold nothing but their socket (a gauge).
     parked,
     /// Layer 4 sessions that began: TCP connections accepted to be relayed.

@@ -99,6 +99,11 @@ impl Session {
         matches!(self, Session::Http2(_) | Session::Http3(_))
     }
 
+    /// Whether interim answers of the endpoint are heard: hyper passes none on from HTTP/2.
+    pub fn hears_interim(&self) -> bool {
+        !matches!(self, Session::Http2(_))
+    }
+
     /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
     /// the HTTP/1 connection or resets the stream.
     ///

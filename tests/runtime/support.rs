@@ -208,6 +208,9 @@ impl Site {
                 replay: 64 << 10,
             },
             upgrade: vec![],
+            buffer: BodyBuffers::default(),
+            grpc_web: false,
+            normalize_path: false,
         });
         self
     }

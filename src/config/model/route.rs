@@ -133,6 +133,21 @@ pub struct Forward {
     pub retry: RetryRules,
     /// Protocols that may be switched to, lowercased. Default: websocket.
     pub upgrade: Vec<String>,
+    /// What is read ahead of its reader. Default: nothing.
+    pub buffer: BodyBuffers,
+    /// Whether gRPC-Web is translated to gRPC. Default: no.
+    pub grpc_web: bool,
+    /// Whether the path is forwarded in the form that routes are matched by. Default: no, byte for byte.
+    pub normalize_path: bool,
+}
+
+/// `route.buffer`, in bytes; `None`: nothing is read ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyBuffers {
+    /// Of a request's body, before an endpoint is asked.
+    pub request: Option<u64>,
+    /// Of an answer's body, ahead of its client.
+    pub response: Option<u64>,
 }
 
 /// What becomes of the path.

@@ -124,6 +124,25 @@ pub(super) static ROUTE: &[Key] = &[
     ),
     Key::new("retry", Shape::Table(RETRY), Fallback::Table, "When a request is sent again."),
     Key::new(
+        "buffer",
+        Shape::Table(BUFFER),
+        Fallback::Table,
+        "Takes bodies in ahead of whoever reads them slowly; without it nothing is held back or read ahead.",
+    ),
+    Key::new(
+        "grpc_web",
+        Shape::Flag,
+        Fallback::Flag(false),
+        "Translates gRPC-Web of browsers to gRPC, and the answers back; gRPC itself passes as it came.",
+    ),
+    Key::new(
+        "normalize_path",
+        Shape::Flag,
+        Fallback::Flag(false),
+        "Forwards the path in the form that routes are matched by, and names what that changed in x-normalized-path; \
+         without it the path goes on byte for byte.",
+    ),
+    Key::new(
         "request_headers",
         Shape::Table(EDITS),
         Fallback::Table,
@@ -221,6 +240,25 @@ static RETRY: &[Key] = &[
         "Bytes of a request body kept for a second send; larger bodies are sent once.",
     )
     .cost("up to this much memory for a request in flight"),
+];
+
+static BUFFER: &[Key] = &[
+    Key::new(
+        "request",
+        Shape::Size { min: 1 << 10, max: 1 << 30 },
+        Fallback::Told("none"),
+        "Bytes of a request body that are read before an endpoint is asked; what is larger streams from there.",
+    )
+    .example("\"1MiB\"")
+    .cost("up to this much memory, and 128 KiB, for a request in flight"),
+    Key::new(
+        "response",
+        Shape::Size { min: 1 << 10, max: 1 << 30 },
+        Fallback::Told("none"),
+        "Bytes of an answer that are read ahead of its client, so that a slow one keeps no endpoint waiting.",
+    )
+    .example("\"1MiB\"")
+    .cost("up to this much memory, and 256 KiB, for a request in flight"),
 ];
 
 static EDITS: &[Key] = &[

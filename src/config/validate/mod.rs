@@ -37,7 +37,6 @@ pub(super) use layer4::{HELLO, without_effect};
 pub(crate) use overlap::host_text;
 pub use overlap::match_text;
 pub(super) use overlap::{path_text, value_text};
-pub(super) use route::{ANSWERS, FORWARDING_ONLY};
 
 /// What every check needs.
 pub(crate) struct Check<'a> {
@@ -243,3 +242,19 @@ impl<'a> Check<'a> {
         self.findings.push(Finding::new(spot, message, label).help(help));
     }
 }
+
+/// Routes with one of these forward nothing.
+pub(super) const ANSWERS: [&str; 2] = ["redirect", "respond"];
+/// What only means something where a request is forwarded.
+pub(super) const FORWARDING_ONLY: [&str; 10] = [
+    "strip_prefix",
+    "replace_path",
+    "host_header",
+    "timeouts",
+    "retry",
+    "buffer",
+    "grpc_web",
+    "normalize_path",
+    "upgrade",
+    "request_headers",
+];

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 
 use http::{HeaderValue, StatusCode};
 
-use super::Check;
 use super::address::host_name;
 use super::edits::Scope;
 use super::listener::is_token;
 use super::overlap::{Names, Overlap};
+use super::{ANSWERS, Check, FORWARDING_ONLY};
 use crate::base::template::{Placeholder, Template};
 use crate::config::defaults;
 use crate::config::findings::Finding;
-use crate::config::model::{Forward, HostHeader, PathPattern, PathRewrite, RetryRules, Route, RouteAction};
+use crate::config::model::{
+    BodyBuffers, Forward, HostHeader, PathPattern, PathRewrite, RetryRules, Route, RouteAction,
+};
 use crate::config::section::{Data, Entry, Section, Written};
 use crate::config::source::Spot;
 use crate::config::suggest;
@@ -217,6 +219,7 @@ impl Check<'_> {
             _ => self.shares(section, action),
         };
         let timeouts = section.section("timeouts");
+        let buffer = |key| section.section("buffer").and_then(|section| section.size(key));
         RouteAction::Forward(Forward {
             upstreams,
             rewrite: self.rewrite(section, path, scope),
@@ -225,6 +228,9 @@ impl Check<'_> {
             total_timeout: timeouts.and_then(|section| section.duration("total")),
             retry: self.retry(section.section("retry")),
             upgrade: self.upgrade(section),
+            buffer: BodyBuffers { request: buffer("request"), response: buffer("response") },
+            grpc_web: section.flag("grpc_web").unwrap_or(false),
+            normalize_path: section.flag("normalize_path").unwrap_or(false),
         })
     }
 
@@ -379,9 +385,4 @@ fn status_code(status: u32) -> StatusCode {
 
 const PREDICATES: [&str; 6] = ["listener", "host", "path", "method", "header", "query"];
 const ACTIONS: [&str; 4] = ["upstream", "weighted", "redirect", "respond"];
-/// Routes with one of these forward nothing.
-pub(crate) const ANSWERS: [&str; 2] = ["redirect", "respond"];
-/// What only means something where a request is forwarded.
-pub(crate) const FORWARDING_ONLY: [&str; 7] =
-    ["strip_prefix", "replace_path", "host_header", "timeouts", "retry", "upgrade", "request_headers"];
 const REDIRECTS: [u32; 5] = [301, 302, 303, 307, 308];

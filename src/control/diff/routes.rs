@@ -73,7 +73,18 @@ fn upstreams<'a>(forward: &Forward, config: &'a Config) -> Vec<(&'a str, u32)> {
 }
 
 fn forward(keys: &mut Keys, (before, old): (&Forward, &Config), (after, new): (&Forward, &Config)) {
-    let Forward { upstreams: _, rewrite, host_header, response_timeout, total_timeout, retry, upgrade } = before;
+    let Forward {
+        upstreams: _,
+        rewrite,
+        host_header,
+        response_timeout,
+        total_timeout,
+        retry,
+        upgrade,
+        buffer,
+        grpc_web,
+        normalize_path,
+    } = before;
     let shares = |shares: &Vec<(&str, u32)>| match shares.as_slice() {
         [(only, _)] => (*only).to_owned(),
         several => some(
@@ -104,6 +115,10 @@ fn forward(keys: &mut Keys, (before, old): (&Forward, &Config), (after, new): (&
     keys.changed("retry.on", differs);
     keys.size("retry.replay", Some(*replay), Some(after.retry.replay));
     keys.changed("upgrade", *upgrade != after.upgrade);
+    keys.size("buffer.request", buffer.request, after.buffer.request);
+    keys.size("buffer.response", buffer.response, after.buffer.response);
+    keys.compare("grpc_web", grpc_web, &after.grpc_web);
+    keys.compare("normalize_path", normalize_path, &after.normalize_path);
 }
 
 fn strips(rewrite: &PathRewrite) -> bool {

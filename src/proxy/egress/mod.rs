@@ -20,7 +20,9 @@ use self::target::{Ask, Target};
 use super::context::{Facts, RequestId};
 use super::decision::{Refused, onward};
 use super::forward::Order;
+use super::grpc;
 use super::normalize::Normalized;
+use super::own::{Audience, apologise};
 use super::record::Stamps;
 use super::stack::{self, Scene};
 use crate::base::error::Error;
@@ -53,7 +55,9 @@ pub async fn serve(asked: Box<Asked>, body: Incoming) -> Response<Body> {
         Err(refused) => {
             let (error, head, id) = *refused;
             id.adopt(&head.headers);
-            (stack::apologise(&exchange, &error, head.headers.get(ACCEPT), version, &id), head.method)
+            let form = grpc::Form::of(&head.method, &head.headers);
+            let audience = Audience { accept: head.headers.get(ACCEPT), form, version };
+            (apologise(&exchange, &error, &audience, &id), head.method)
         }
     };
     stack::concluded(&connection.link, &exchange, None, response, &method, version)

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::header::EXPECT;
 use http::{HeaderMap, Request, Response, Uri};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -145,8 +146,12 @@ where
     fn call(
         &self,
         request: Request<http3::RecvBody>,
-        _: http3::Informational,
+        informational: http3::Informational,
     ) -> (impl Future<Output = Response<Sent>> + 'static, impl http3::Watch + 'static) {
+        if request.headers().contains_key(EXPECT) {
+            // As hyper does by itself when the body is read.
+            informational.send(Response::builder().status(100).body(()).unwrap());
+        }
         (Rc::clone(&self.0).answer(Vec::new(), request.map(Incoming::Http3)), ())
     }
 

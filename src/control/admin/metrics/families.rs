@@ -239,6 +239,7 @@ families! {
     CONNECTIONS_ACCEPTED = Counter "tidegate_connections_accepted" "" [] "Connections accepted from clients";
     CONNECTIONS_REFUSED = Counter "tidegate_connections_refused" "" [] "Connections closed at accept because their address had too many";
     CONNECTIONS_HANDED_OVER = Counter "tidegate_connections_handed_over" "" [] "Connections given to another worker at accept";
+    BODY_BYTES_BUFFERED = Gauge "tidegate_body_bytes_buffered" "" [] "Bytes of bodies held by routes with `buffer`: read ahead of an endpoint or of a client";
     PROCESS_PERMITS = Gauge "tidegate_process_permits" "" [] "Connections that hold a permit of the process";
     PROCESS_PERMITS_MAX = Gauge "tidegate_process_permits_max" "" [] "Permits of the process, from the limit on descriptors";
     LISTENER_PERMITS = Gauge "tidegate_listener_permits" "" ["listener"] "Connections that hold a permit of their listener, where it has max_connections";

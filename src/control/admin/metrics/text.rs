@@ -110,6 +110,7 @@ impl Facts {
         page.counter(&f::CONNECTIONS_ACCEPTED, totals.connections_accepted)?;
         page.counter(&f::CONNECTIONS_REFUSED, totals.connections_refused)?;
         page.counter(&f::CONNECTIONS_HANDED_OVER, totals.connections_handed_over)?;
+        page.gauge(&f::BODY_BYTES_BUFFERED, totals.body_bytes_buffered)?;
         let (open, max) = self.process_permits;
         page.gauge(&f::PROCESS_PERMITS, u64::from(open))?;
         page.gauge(&f::PROCESS_PERMITS_MAX, u64::from(max))?;
