@@ -31,6 +31,8 @@ pub mod snapshot;
 // level 9, siblings
 pub mod l4;
 pub mod proxy;
+// level 9½
+pub mod explain;
 // level 10
 pub mod serve;
 // level 11

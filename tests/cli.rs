@@ -35,6 +35,7 @@ fn help_and_version_go_to_stdout() {
         "demo",
         "proxy",
         "check",
+        "explain",
         "cert",
         "status",
         "reload",
@@ -54,12 +55,10 @@ fn help_and_version_go_to_stdout() {
 fn commands_of_later_versions_say_so_and_are_not_listed() {
     let (_, help, _) = tidegate(&["--help"], Path::new("."));
     let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
-    for command in ["explain", "upgrade"] {
-        let (code, _, err) = tidegate(&[command, "--some", "thing"], Path::new("."));
-        assert_eq!(code, 2, "{command}");
-        assert!(err.contains("not in this version"), "{command}: {err}");
-        assert!(!commands.contains(command), "{command} is listed");
-    }
+    let (code, _, err) = tidegate(&["upgrade", "--some", "thing"], Path::new("."));
+    assert_eq!(code, 2);
+    assert!(err.contains("not in this version"), "{err}");
+    assert!(!commands.contains("upgrade"), "it is listed");
 }
 
 #[test]
@@ -116,6 +115,127 @@ fn check_shows_every_fault_by_line_and_column() {
         }
         assert!(!err.contains('\x1b'), "colours in a pipe");
     }
+}
+
+/// What `docs/explain.md` shows.
+const EXPLAINED: &str = r#"[[listener]]
+name = "web"
+bind = ":8080"
+limits.max_body = "1MiB"
+
+[[route]]
+name = "api"
+host = "*.example.org"
+path = "/v1/*"
+upstream = "api"
+strip_prefix = "/v1"
+timeouts = { total = "5m" }
+request_headers.set = { x-client = "{client_ip}" }
+request_headers.remove = ["x-debug"]
+
+[[route]]
+name = "posts"
+path = "/v1/*"
+method = "POST"
+upstream = "api"
+
+[[route]]
+name = "office"
+path = "/admin"
+allow = ["10.0.0.0/8"]
+respond = { body = "hello\n" }
+
+[[route]]
+name = "rest"
+redirect = { to = "https://www.example.org{path_and_query}" }
+
+[upstream.api]
+endpoints = ["10.0.0.1:8080", { address = "10.0.0.2:8080", weight = 2 }]
+balance = "least-requests"
+
+[[expect]]
+request = "http://api.example.org:8080/v1/users"
+route = "api"
+upstream = "api"
+sent = { path = "/users", without = "x-debug" }
+
+[[expect]]
+request = "http://example.org:8080/admin"
+status = 403
+"#;
+
+#[test]
+fn explain_tells_what_decides() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "site.toml", EXPLAINED);
+    let asked = ["explain", "-c", "site.toml", "http://api.example.org:8080/v1/users", "-H", "x-debug: 1"];
+    let (code, out, err) = tidegate(&asked, directory.path());
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(!out.contains('\x1b'), "colours in a pipe");
+    assert!(out.lines().all(|line| line.chars().count() <= 100), "{out}");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/explain.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &out).unwrap();
+    }
+    assert_eq!(out, fs::read_to_string(golden).unwrap(), "UPDATE_GOLDEN=1 cargo test --test cli explain");
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/explain.md")).unwrap();
+    assert!(page.contains(&out) && page.contains(EXPLAINED), "docs/explain.md shows something else");
+}
+
+#[test]
+fn explain_ends_with_one_where_a_request_would_be_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "tidegate.toml", EXPLAINED);
+    for (words, code, told) in [
+        (&["http://example.org:8080/admin"][..], 1, "refused with 403, http_request_denied"),
+        (&["http://example.org:8080/admin", "--client", "10.1.2.3"], 0, "respond: answered with 200"),
+        (&["http://example.org:8080/x", "--json"], 0, "\"action\": \"redirect\""),
+        (&["PUT", "http://a.example.org:8080/v1/x", "-H", "content-length: 2000000"], 1, "request_body_too_large"),
+        (&["http://example.org:8080/a/../b"], 1, "a dot segment in the path"),
+        (&["http://example.org:9/"], 1, "no listener accepts port 9"),
+        (&["https://example.org/"], 1, "no listener takes https"),
+        (&["http://example.org:8080/", "--http", "3"], 1, "speaks http1, http2, not HTTP/3"),
+    ] {
+        let words: Vec<&str> = std::iter::once("explain").chain(words.iter().copied()).collect();
+        let (ended, out, err) = tidegate(&words, directory.path());
+        assert_eq!(ended, code, "{words:?}\n{out}{err}");
+        assert!(out.contains(told), "{words:?}: no {told} in\n{out}");
+    }
+    for words in [
+        &["explain"][..],
+        &["explain", "/x"],
+        &["explain", "http://a/", "-H", "x"],
+        &["explain", "http://a/", "--http", "9"],
+    ] {
+        assert_eq!(tidegate(words, directory.path()).0, 2, "{words:?}");
+    }
+}
+
+#[test]
+fn an_expectation_that_does_not_hold_refuses_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "tidegate.toml", EXPLAINED);
+    let (code, out, err) = tidegate(&["check"], directory.path());
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("2 expectations hold"), "{out}");
+    let wrong = EXPLAINED.replace("route = \"api\"\nupstream = \"api\"\nsent", "route = \"posts\"\nsent");
+    write(directory.path(), "tidegate.toml", &wrong.replace("status = 403", "status = 200"));
+    for words in [&["check"][..], &["run"]] {
+        let (code, _, err) = tidegate(words, directory.path());
+        assert_eq!(code, 1, "{err}");
+        for part in [
+            "--> tidegate.toml:38:9",
+            "route `api` takes it",
+            "route `posts`: method is POST, not GET",
+            "tidegate.toml:43:10",
+            "403 http_request_denied",
+            "2 faults",
+        ] {
+            assert!(err.contains(part), "no {part} in:\n{err}");
+        }
+    }
+    // Why it does not hold can still be asked.
+    assert_eq!(tidegate(&["explain", "http://api.example.org:8080/v1/users"], directory.path()).0, 0);
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Check {
         };
         match config::load(&path).and_then(|config| serving::compile(&config).map(|()| config)) {
             Ok(config) => {
-                terminal::print(&(config::summary(&config) + &shortages(&config)));
+                terminal::print(&(config::summary(&config) + &expectations(&config) + &shortages(&config)));
                 Exit::Done
             }
             Err(faults) => {
@@ -36,6 +36,15 @@ impl Check {
                 Exit::Fault
             }
         }
+    }
+}
+
+/// How many of `[[expect]]` were tried; nothing where there are none. One that does not hold is a fault.
+fn expectations(config: &config::Config) -> String {
+    match config.expectations.len() {
+        0 => String::new(),
+        1 => "\n1 expectation holds\n".to_owned(),
+        many => format!("\n{many} expectations hold\n"),
     }
 }
 

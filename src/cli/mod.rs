@@ -9,6 +9,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drain;
+mod explain;
 mod man;
 mod proxy;
 mod reload;
@@ -97,6 +98,11 @@ enum Command {
     Proxy(proxy::Proxy),
     /// Read and compile a configuration; print what it would serve, or every fault
     Check(check::Check),
+    /// Tell what would become of a request: listener, certificate, route, upstream, and what would be sent
+    ///
+    /// Why each other route lost, the limits and deadlines in force, and the line of the configuration that decided each.
+    /// Exit 1 where the request would be refused.
+    Explain(explain::Explain),
     /// Look at what this system grants beside what a configuration asks for, and say what to set
     ///
     /// Descriptors, queues, buffers, ports, cgroups, clock, certificates. Exit 1 where something is bad.
@@ -131,6 +137,7 @@ impl Command {
             Self::Demo(command) => command.run(),
             Self::Proxy(command) => command.run(),
             Self::Check(command) => command.run().into(),
+            Self::Explain(command) => command.run().into(),
             Self::Doctor(command) => command.run().into(),
             Self::Status(command) => command.run().into(),
             Self::Reload(command) => command.run().into(),
@@ -198,7 +205,7 @@ fn filter_of_environment() -> Result<Option<log::Filter>, log::FilterError> {
 const LOG_VARIABLE: &str = "TIDEGATE_LOG";
 
 /// Named in the documentation of later versions; whoever types one here should learn that it is not a typing error.
-const LATER_COMMANDS: [&str; 2] = ["explain", "upgrade"];
+const LATER_COMMANDS: [&str; 1] = ["upgrade"];
 
 const NO_COMMAND: &str = "\
 tidegate: no command. Type one of these:

@@ -3,27 +3,100 @@
 //! variable it was, and values under names such as `authorization` are masked.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::diagnostic::Fault;
+use super::model::Place;
 use super::schema::{Fallback, Key, ROOT, Shape};
 use super::section::{Data, Node, Pair, Section, Text};
+use super::source::{Sources, Spot};
 use super::validate::{ANSWERS, FORWARDING_ONLY, HELLO, without_effect};
 use crate::base::units::{format_duration, format_size};
 
 /// The configuration as it was written. It is no part of what a configuration means: any two are equal.
 #[derive(Clone, Default)]
-pub struct Effective(Arc<[Section]>);
+pub struct Effective(Arc<Written>);
+
+#[derive(Default)]
+struct Written {
+    sections: Vec<Section>,
+    /// It remembers the column that it counted last, and whoever asks for a place waits for nobody who asks for another.
+    sources: Mutex<Sources>,
+}
+
+/// A table of a configuration, to ask where something in it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// `[server]`.
+    Server,
+    /// `[[listener]]`, by its place in the model.
+    Listener(usize),
+    /// `[[route]]`, likewise.
+    Route(usize),
+    /// `[upstream.NAME]`.
+    Upstream(&'a str),
+    /// `[[expect]]`, by its place in the model.
+    Expectation(usize),
+}
 
 impl Effective {
-    pub(crate) fn new(sections: Vec<Section>) -> Self {
-        Self(sections.into())
+    pub(crate) fn new(sections: Vec<Section>, sources: Sources) -> Self {
+        Self(Arc::new(Written { sections, sources: Mutex::new(sources) }))
+    }
+
+    /// Where a key is written: `path` leads to it from its table, through tables, maps, and lists by number; an empty one is
+    /// the table itself. `None`: it is not written, and its default holds.
+    pub fn place(&self, owner: Owner<'_>, path: &[&str]) -> Option<Place> {
+        let (key, _) = self.spots(owner, path)?;
+        Some(self.0.sources.lock().unwrap_or_else(PoisonError::into_inner).place(key))
+    }
+
+    /// A fault at the value that [`place`](Self::place) finds, or else at the table.
+    pub fn fault(&self, owner: Owner<'_>, path: &[&str], message: String, label: &str, help: Option<String>) -> Fault {
+        let spots = self.spots(owner, path).or_else(|| self.spots(owner, &[]));
+        let sources = self.0.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        Fault { message, excerpt: spots.map(|(_, value)| sources.excerpt(value, label)), second: None, help }
+    }
+
+    /// What is shown of a value in its place, where it is not for everybody: it has the name of a secret, or came from the
+    /// environment.
+    pub fn concealed(&self, owner: Owner<'_>, path: &[&str]) -> Option<&'static str> {
+        let node = self.node(owner, path)?;
+        let is_expanded = matches!(&node.data, Data::Text(Text { unexpanded: Some(_), .. }));
+        (is_expanded || path.last().is_some_and(|name| is_secret(name))).then_some(MASK)
+    }
+
+    /// Where a key and its value are written.
+    fn spots(&self, owner: Owner<'_>, path: &[&str]) -> Option<(Spot, Spot)> {
+        let section = self.section(owner)?;
+        if path.is_empty() {
+            return Some((section.spot, section.spot));
+        }
+        within(section, path).map(|(key, node)| (key, node.spot))
+    }
+
+    fn node(&self, owner: Owner<'_>, path: &[&str]) -> Option<&Node> {
+        within(self.section(owner)?, path).map(|(_, node)| node)
+    }
+
+    fn section(&self, owner: Owner<'_>) -> Option<&Section> {
+        let sections = || self.0.sections.iter();
+        match owner {
+            Owner::Server => sections().find_map(|section| section.section("server")),
+            Owner::Listener(at) => sections().flat_map(|section| section.sections("listener")).nth(at),
+            Owner::Route(at) => sections().flat_map(|section| section.sections("route")).nth(at),
+            Owner::Expectation(at) => sections().flat_map(|section| section.sections("expect")).nth(at),
+            Owner::Upstream(name) => sections()
+                .flat_map(|section| section.named("upstream"))
+                .find_map(|(own, section)| (own.value == name).then_some(section)),
+        }
     }
 
     /// The text; it is a configuration that means the same, where no secret had to be masked.
     pub fn toml(&self) -> String {
         let mut out = String::from(HEAD);
         for key in ROOT.iter().filter(|key| key.is_here() && key.name != "include") {
-            let nodes = self.0.iter().filter_map(|section| section.node(key.name));
+            let nodes = self.0.sections.iter().filter_map(|section| section.node(key.name));
             match key.shape {
                 Shape::Table(keys) => {
                     let written = nodes.into_iter().find_map(|node| match &node.data {
@@ -35,13 +108,14 @@ impl Effective {
                     }
                 }
                 Shape::Tables(keys) => {
-                    for section in self.0.iter().flat_map(|section| section.sections(key.name)) {
+                    for section in self.0.sections.iter().flat_map(|section| section.sections(key.name)) {
                         let silent = if key.name == "listener" { silent(section) } else { Vec::new() };
                         table(&mut out, &format!("[[{}]]", key.name), key.name, keys, Some(section), &silent);
                     }
                 }
                 Shape::Named(keys) => {
-                    let mut named: Vec<_> = self.0.iter().flat_map(|section| section.named(key.name)).collect();
+                    let mut named: Vec<_> =
+                        self.0.sections.iter().flat_map(|section| section.named(key.name)).collect();
                     named.sort_by_key(|(name, _)| &name.value);
                     for (name, section) in named {
                         let path = format!("{}.{}", key.name, key_text(&name.value));
@@ -68,6 +142,26 @@ impl PartialEq for Effective {
 impl fmt::Debug for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Effective")
+    }
+}
+
+/// The value at the end of a path, and its key.
+fn within<'s>(section: &'s Section, path: &[&str]) -> Option<(Spot, &'s Node)> {
+    let (first, rest) = path.split_first()?;
+    section.entry(first).and_then(|entry| inside(entry.name, &entry.node, rest))
+}
+
+fn inside<'s>(key: Spot, node: &'s Node, path: &[&str]) -> Option<(Spot, &'s Node)> {
+    let Some((first, rest)) = path.split_first() else { return Some((key, node)) };
+    match &node.data {
+        Data::Section(section) => within(section, path),
+        // Names of headers are written in any case.
+        Data::Map(pairs) => pairs
+            .iter()
+            .find(|pair| pair.name.value.eq_ignore_ascii_case(first))
+            .and_then(|pair| inside(pair.name.spot, &pair.node, rest)),
+        Data::List(nodes) => nodes.get(first.parse::<usize>().ok()?).and_then(|node| inside(node.spot, node, rest)),
+        _ => None,
     }
 }
 

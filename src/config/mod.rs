@@ -193,8 +193,11 @@ impl<'a> Loading<'a> {
 
     fn finish(mut self) -> Result<Config, Faults> {
         let mut config = validate::validate(&self.sources, &self.sections, self.files, &mut self.findings);
-        config.written = Effective::new(self.sections);
-        if self.findings.is_empty() { Ok(config) } else { Err(self.findings.into_faults(&self.sources)) }
+        if !self.findings.is_empty() {
+            return Err(self.findings.into_faults(&self.sources));
+        }
+        config.written = Effective::new(self.sections, self.sources);
+        Ok(config)
     }
 }
 

@@ -4,6 +4,7 @@
 mod access_log;
 mod condition;
 mod control;
+mod expectation;
 mod listener;
 mod log_field;
 mod outbound;
@@ -21,6 +22,7 @@ use super::effective::Effective;
 pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, ProcessLog, ProcessLogFormat, Stamp};
 pub use condition::{Condition, Order, Pattern, Test};
 pub use control::{ControlListener, TokenFile};
+pub use expectation::{Asked, BadRequest, Expectation, Sent};
 pub use listener::{
     Bind, CertificateFiles, ClientAuth, Forwarding, HelloRoutes, Listener, ListenerLimits, ListenerTimeouts,
     ListenerTls, Mode, Protocols, ProxyProtocol, TlsVersion, UdpRoute,
@@ -62,6 +64,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[upstream.*]`, sorted by name.
     pub upstreams: Vec<Upstream>,
+    /// `[[expect]]`, in the order of the file.
+    pub expectations: Vec<Expectation>,
     /// Every file that was read, the main one first.
     pub files: Vec<PathBuf>,
     /// What was written there, to be shown.

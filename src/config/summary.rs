@@ -243,7 +243,8 @@ fn edits(title: &str, edits: &HeaderEdits) -> Option<String> {
 }
 
 /// An address to accept on as it is written.
-fn bind_text(bind: &Bind) -> String {
+/// The address of a listener as it is written.
+pub fn bind_text(bind: &Bind) -> String {
     match bind {
         Bind::AnyAddress(port) => format!(":{port}"),
         Bind::Address(address) => address.to_string(),

@@ -12,6 +12,7 @@ use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
 use crate::config::model::{EndpointAddress, Mode, UdpRoute};
 use crate::config::{Config, Faults, Place, model};
+use crate::explain::expectations;
 use crate::net::bind;
 use crate::route::l4::Layer4;
 use crate::route::table::Table;
@@ -28,8 +29,22 @@ use crate::upstream::registry::Registry;
 /// into the snapshot, by whoever puts the generation in force.
 ///
 /// # Errors
-/// Every certificate, key, authority or token that does not do, each at its place in the configuration.
+/// Every certificate, key, authority or token that does not do, each at its place in the configuration; or else every
+/// expectation that does not hold.
 pub fn compile(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    registry: &Registry,
+    generation: Generation,
+) -> Result<Snapshot, Faults> {
+    as_expected(compile_untried(config, previous, registry, generation)?, config)
+}
+
+/// As [`compile`], without trying what the configuration expects of itself.
+///
+/// # Errors
+/// Every certificate, key, authority or token that does not do.
+pub fn compile_untried(
     config: &Config,
     previous: Option<&Snapshot>,
     registry: &Registry,
@@ -62,6 +77,21 @@ pub fn compile(
     let routes = Arc::new(Table::compile(config));
     let server = config.server.clone();
     Ok(Snapshot { generation, server, listeners, routes, upstreams, access_log: None, quic_keys })
+}
+
+/// Tries what the configuration expects of itself.
+fn as_expected(snapshot: Snapshot, config: &Config) -> Result<Snapshot, Faults> {
+    let snapshot = Arc::new(snapshot);
+    let unmet = expectations::unmet(&snapshot, config);
+    if !unmet.is_empty() {
+        return Err(unmet);
+    }
+    // Whoever tried it is gone.
+    Arc::into_inner(snapshot).ok_or_else(|| {
+        let mut faults = Faults::new();
+        faults.push_plain("a snapshot that was tried is still held", None);
+        faults
+    })
 }
 
 /// `None`: its fault is told. A file is read once: clients that are connected know tokens of the keys that were made of it.

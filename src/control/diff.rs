@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::config::Config;
-use crate::config::model::{ControlListener, Place, Server};
+use crate::config::model::{ControlListener, Expectation, Place, Server};
 use keys::{Keys, RESTART};
 
 /// Lines that are told at most; a last one counts the others.
@@ -25,7 +25,17 @@ pub fn diff(before: &Config, after: &Config) -> Vec<String> {
     listeners::diff(before, after, &mut lines);
     routes::diff(before, after, &mut lines);
     upstreams::diff(before, after, &mut lines);
+    lines.extend(expectations(&before.expectations, &after.expectations));
     lines
+}
+
+/// They serve nobody, so that how many there are is enough.
+fn expectations(before: &[Expectation], after: &[Expectation]) -> Option<String> {
+    let same = |(a, b): (&Expectation, &Expectation)| Expectation { place: b.place.clone(), ..a.clone() } == *b;
+    match (before.len(), after.len()) {
+        (was, is) if was != is => Some(format!("expectations: {is}, were {was}")),
+        _ => (!before.iter().zip(after).all(same)).then(|| "expectations changed".to_owned()),
+    }
 }
 
 /// Cuts a long account: its first lines and how many more there are.

@@ -203,6 +203,19 @@ impl Split {
         parts.iter().find(|(sum, _)| point < *sum).map_or(*last, |(_, upstream)| *upstream)
     }
 
+    /// Every upstream it may pick, each with a number that picks it, and its share in percent.
+    pub fn shares(&self) -> impl Iterator<Item = (UpstreamId, u32, f64)> + '_ {
+        let total = self.parts.last().map_or(1, |(sum, _)| (*sum).max(1));
+        let mut before = 0;
+        self.parts.iter().map(move |(sum, upstream)| {
+            // The first number whose point is not below what comes before.
+            let chance = ((u128::from(before) << 32).div_ceil(u128::from(total))) as u32;
+            let share = if self.parts.len() == 1 { 100.0 } else { (sum - before) as f64 * 100.0 / total as f64 };
+            before = *sum;
+            (*upstream, chance, share)
+        })
+    }
+
     /// Every upstream it may pick.
     pub fn upstreams(&self) -> impl Iterator<Item = UpstreamId> + '_ {
         self.parts.iter().map(|(_, upstream)| *upstream)
@@ -342,6 +355,12 @@ mod tests {
         let picks = (0..=u32::MAX / step).filter(|at| split.pick(at * step) == UpstreamId(7)).count();
         assert!((picks as f64 / f64::from(u32::MAX / step) - 0.05).abs() < 0.001, "{picks}");
         assert_eq!(Split::new(&[(4, 1)]).pick(12345), UpstreamId(4));
+        for weights in [vec![(3, 95), (5, 0), (7, 5)], vec![(4, 1)], vec![(1, 1), (2, 65_535), (0, 1)]] {
+            let split = Split::new(&weights);
+            let shares: Vec<_> = split.shares().collect();
+            assert!((shares.iter().map(|(.., share)| share).sum::<f64>() - 100.0).abs() < 1e-9, "{shares:?}");
+            assert!(shares.iter().all(|(upstream, chance, _)| split.pick(*chance) == *upstream), "{shares:?}");
+        }
     }
 
     #[test]

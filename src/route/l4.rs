@@ -40,6 +40,13 @@ impl Layer4 {
     }
 }
 
+/// Where the streams of a QUIC connection go that agreed on this protocol; `None`: it is none of the listener's.
+pub fn by_alpn(mode: &Mode, alpn: Option<&str>) -> Option<UpstreamId> {
+    let Mode::Quic(routes) = mode else { return None };
+    let upstream = routes.iter().find(|(protocol, _)| Some(&**protocol) == alpn)?.1;
+    Some(numbered(upstream))
+}
+
 impl HelloTable {
     /// The table of these routes. What is written twice keeps its first upstream.
     pub fn new(routes: &HelloRoutes) -> Self {

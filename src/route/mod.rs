@@ -10,6 +10,7 @@ pub mod matcher;
 pub mod normal_path;
 pub mod path_index;
 pub mod public_address;
+pub mod reasons;
 pub mod rewrite;
 pub mod table;
 pub mod user_file;

@@ -23,10 +23,11 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::UpstreamId;
 use crate::base::stream_code::StreamCode;
 use crate::body::phase_clock::PhaseClock;
-use crate::config::model::{Mode, UpstreamProtocol};
+use crate::config::model::UpstreamProtocol;
 use crate::net::timer::{self, Instant, Timer};
 use crate::protocol::quic_stream::Relay;
 use crate::protocol::quic_stream::end::{End, Stream};
+use crate::route::l4::by_alpn;
 use crate::telemetry::counters::Counters;
 use crate::transport::quic::QuicAccepted;
 use crate::upstream::balance::EndpointIndex;
@@ -52,7 +53,7 @@ pub(super) async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, acce
     let ground = Ground::new(&worker, &listener);
     let began = Instant::now();
     let connection = accepted.connection;
-    let Some(upstream) = upstream_of(&ground.profile.spec.config.mode, accepted.accepted.alpn.as_str()) else {
+    let Some(upstream) = by_alpn(&ground.profile.spec.config.mode, accepted.accepted.alpn.as_str()) else {
         // A reload took the protocol away during the handshake.
         return connection.close(varint(StreamCode::Closing), b"");
     };
@@ -76,12 +77,6 @@ pub(super) async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, acce
     // They see for themselves that the connection is gone.
     link.open.emptied().await;
     drop(held);
-}
-
-fn upstream_of(mode: &Mode, alpn: Option<&str>) -> Option<UpstreamId> {
-    let Mode::Quic(routes) = mode else { return None };
-    let upstream = routes.iter().find(|(protocol, _)| Some(&**protocol) == alpn)?.1;
-    u32::try_from(upstream).ok().map(UpstreamId)
 }
 
 /// Ends when the listener drains or a connection of that age has to go. Drains wake whoever waits on a timer.

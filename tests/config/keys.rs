@@ -23,6 +23,7 @@ const HELLO: &str = "mode = \"tls-passthrough\"\nsni = { default = \"app\" }\n";
 const FORWARD: &str = "mode = \"forward\"\nforward.allow = \"a.example:443\"\n";
 const TRUSTED: &str = "trusted_proxies = \"10.0.0.0/8\"\n";
 const HASHED: &str = "balance = \"maglev\"\n";
+const SAYS: &str = "outcome = \"ok\"\n";
 const ASKED: &str = "health.unhealthy_after = 9\n";
 const JUDGED: &str = "outlier.max_ejected = \"9%\"\n";
 
@@ -169,6 +170,23 @@ const ROWS: &[Row] = &[
     Row("route.response_headers.set", UP, "response_headers.set = { a = \"b\" }"),
     Row("route.response_headers.add", UP, "response_headers.add = { a = \"b\" }"),
     Row("route.access_log", UP, "access_log = false"),
+    Row("expect.request", SAYS, "request = \"PUT http://a.example/\""),
+    Row("expect.headers", SAYS, "headers = { a = \"b\" }"),
+    Row("expect.client", SAYS, "client = \"10.0.0.7\""),
+    Row("expect.listener", SAYS, "listener = \"base\""),
+    Row("expect.protocol", SAYS, "protocol = \"http2\""),
+    Row("expect.sni", SAYS, "sni = \"a.example\""),
+    Row("expect.alpn", SAYS, "alpn = \"x\""),
+    Row("expect.route", SAYS, "route = \"*/*\""),
+    Row("expect.upstream", SAYS, "upstream = [\"app\", \"other\"]"),
+    Row("expect.status", SAYS, "status = 404"),
+    Row("expect.outcome", "status = 403\n", "outcome = \"http_request_denied\""),
+    Row("expect.header", SAYS, "header = { a = \"~ b\" }"),
+    Row("expect.sent", SAYS, "sent = { host = \"a.example\" }"),
+    Row("expect.sent.host", SAYS, "sent.host = \"a.example\""),
+    Row("expect.sent.path", SAYS, "sent.path = \"/x\""),
+    Row("expect.sent.header", SAYS, "sent.header = { a = \"b\" }"),
+    Row("expect.sent.without", SAYS, "sent.without = \"a\""),
     Row("upstream.endpoints", "", "endpoints = [\"127.0.0.1:1\", \"[::1]:2\"]"),
     Row("upstream.endpoints.address", "", "endpoints = [{ address = \"127.0.0.1:7\" }]"),
     Row("upstream.endpoints.weight", "", "endpoints = [{ address = \"127.0.0.1:3000\", weight = 7 }]"),
@@ -225,7 +243,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Tables that are tested by the keys in them, and `include`, which files.rs tests.
-const ELSEWHERE: [&str; 5] = ["include", "server", "listener", "route", "upstream"];
+const ELSEWHERE: [&str; 6] = ["include", "server", "listener", "route", "upstream", "expect"];
 
 /// A configuration whose table of the row's kind has some more lines.
 fn file(key: &str, lines: &str) -> String {
@@ -248,9 +266,14 @@ fn file(key: &str, lines: &str) -> String {
         _ if key == "upstream.alpn" => "upstream = \"other\"\n",
         _ => UP,
     };
+    // Only where it is asked about: it is tried against the rest.
+    let expectation = match kind {
+        "expect" => format!("\n[[expect]]\n{}{lines}\n", unless("request", "request = \"http://a.example/\"\n")),
+        _ => String::new(),
+    };
     format!(
         "[server]\n{}\n[[listener]]\n{bind}{relayed}{}\n[[listener]]\nname = \"base\"\nbind = \":8081\"\n\n[[route]]\n{action}{}\n\n\
-         [upstream.app]\n{own}{}\n\n[upstream.other]\n{endpoints}",
+         [upstream.app]\n{own}{}\n\n[upstream.other]\n{endpoints}{expectation}",
         more("server"),
         more("listener"),
         more("route"),
@@ -340,7 +363,6 @@ fn every_key_tells_what_it_does() {
 
 #[test]
 fn what_later_versions_bring_is_refused() {
-    refused("route.x", "expect = \"x\"");
     for line in [
         "limits.max_requests = 1",
         "sticky = {}",

@@ -11,6 +11,7 @@ mod balancing;
 mod bodies;
 mod counts;
 mod deadlines;
+mod explained;
 mod faults;
 mod fields;
 mod forwarding;

@@ -424,6 +424,32 @@ fn an_endpoint_drains_under_load_without_a_failed_request() {
 }
 
 #[test]
+fn explain_knows_how_endpoints_are() {
+    let [one, two] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
+    let served = Served::start(&(two_endpoints(one, two) + "balance = \"least-requests\"\n"));
+    let ask = |url: &str| served.order("POST", "/explain", &json!({ "url": url })).json();
+    let url = format!("http://{}/x", served.web);
+    let told = ask(&url);
+    assert_eq!((&told["served"], &told["action"], &told["generation"]), (&json!(true), &json!("forward"), &json!(1)));
+    assert_eq!(told["upstreams"][0]["endpoints"][0]["in_flight"], 0);
+    served.drain(one, false);
+    let told = ask(&url);
+    let states = |told: &Value| -> Vec<String> {
+        let endpoints = told["upstreams"][0]["endpoints"].as_array().unwrap();
+        endpoints.iter().map(|endpoint| endpoint["state"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((states(&told), &told["served"]), (vec!["drained".into(), "ready".into()], &json!(true)));
+    served.drain(two, false);
+    let told = ask(&url);
+    assert_eq!((&told["served"], &told["refusal"]["status"]), (&json!(false), &json!(503)));
+    assert_eq!(told["refusal"]["outcome"], "destination_unavailable");
+    assert_eq!(served.order("POST", "/explain", &json!({ "url": "x" })).status, 400);
+    assert_eq!(served.order("POST", "/explain", &json!({ "url": url, "x": 1 })).status, 400);
+    let reply = exchange(connected(served.observe), &request("POST", "/explain", "localhost", ""));
+    assert_eq!(reply.status, 404, "it is on observe");
+}
+
+#[test]
 fn without_an_endpoint_that_is_not_drained_the_answer_says_so() {
     let one = start(&Site::new().listener("web").answer("one"));
     let first = address_of(&one);

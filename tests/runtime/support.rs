@@ -68,6 +68,7 @@ impl Site {
             server,
             listeners: vec![],
             routes: vec![route],
+            expectations: Vec::new(),
             upstreams: vec![],
             files: vec![],
             written: Default::default(),

@@ -60,6 +60,16 @@ struct ErrorBody {
 }
 
 impl Target {
+    /// Whether an admin listener was named, and not a file.
+    pub fn names_listener(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// The file that was named.
+    pub fn take_config(&mut self) -> Option<PathBuf> {
+        self.config.take()
+    }
+
     /// Finds the listener.
     ///
     /// # Errors

@@ -123,7 +123,6 @@ pub(super) static LISTENER: &[Key] = &[
         Fallback::Told("none; needed with forward"),
         "With mode forward: who may use it, and where it may go.",
     ),
-    Key::later("expect"),
 ];
 
 /// Whether a header that follows a request is put on it.

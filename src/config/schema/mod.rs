@@ -2,6 +2,7 @@
 //! `reference` makes `config/reference.toml` of it, and `json_schema` makes `config/schema.json`.
 
 mod control;
+mod expectation;
 mod listener;
 mod logs;
 mod outbound;

@@ -160,7 +160,6 @@ pub(super) static ROUTE: &[Key] = &[
         Fallback::Flag(true),
         "Whether its requests go into the access log, where there is one.",
     ),
-    Key::later("expect"),
     Key::later("sticky"),
 ];
 

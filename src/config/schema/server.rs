@@ -1,6 +1,6 @@
 //! The root of a file and `[server]`.
 
-use super::{Fallback, Key, Shape, YEAR, control, listener, logs, route, upstream};
+use super::{Fallback, Key, Shape, YEAR, control, expectation, listener, logs, route, upstream};
 use crate::config::defaults;
 use std::time::Duration;
 
@@ -34,6 +34,13 @@ pub static ROOT: &[Key] = &[
         Shape::Named(upstream::UPSTREAM),
         Fallback::Told("none"),
         "A named set of endpoints and how to reach them. May be repeated under other names.",
+    ),
+    Key::new(
+        "expect",
+        Shape::Tables(expectation::EXPECTATION),
+        Fallback::Told("none"),
+        "A test: a request, and what is to become of it. `tidegate check`, each start and each reload try all of them, and one \
+         that does not hold refuses the file. May be repeated.",
     ),
 ];
 

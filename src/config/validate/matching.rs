@@ -109,7 +109,7 @@ impl Check<'_> {
         predicates
     }
 
-    fn value_pattern(&mut self, written: Written<'_>) -> Option<ValuePattern> {
+    pub(super) fn value_pattern(&mut self, written: Written<'_>) -> Option<ValuePattern> {
         match written.value.strip_prefix('~') {
             Some(pattern) => self.regex(written, pattern).map(ValuePattern::Regex),
             None => Some(ValuePattern::Exact(written.value.to_owned())),

@@ -4,6 +4,7 @@
 mod address;
 mod control;
 mod edits;
+mod expectation;
 mod health;
 mod identity;
 mod layer4;
@@ -92,8 +93,10 @@ pub(crate) fn validate(
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
     check.relayed(&named, &upstreams, &routes);
     check.no_circles(&listeners);
+    let expectations =
+        check.expectations(sections.iter().flat_map(|section| section.sections("expect")), &listeners, &routes);
     check.presence(sections);
-    Config { server, listeners, routes, upstreams, files, written: Effective::default() }
+    Config { server, listeners, routes, upstreams, expectations, files, written: Effective::default() }
 }
 
 /// `[server.metrics]`.

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod answer;
 mod connection;
+mod explain;
 pub mod metrics;
 pub mod orders;
 pub mod page;
@@ -187,6 +188,7 @@ impl Desk {
             (Resource::Configuration, _) => {
                 answer::text_of(StatusCode::OK, "application/toml", self.view.config().written.toml())
             }
+            (Resource::Explain, _) => explain::explain(&self.view, request).await,
             (Resource::LogLevel, _) if changes => orders::set_log_level(request).await,
             (Resource::LogLevel, _) => orders::log_level(),
             (Resource::Reload, Some(orders)) => orders::reload(orders).await,

@@ -216,7 +216,7 @@ fn leaving() -> Answer {
 }
 
 /// A JSON body; `None` where there is none.
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<Option<T>, Answer> {
+pub(super) async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<Option<T>, Answer> {
     let (parts, body) = request.into_parts();
     let collected = match timeout(BODY, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(collected)) => collected.to_bytes(),

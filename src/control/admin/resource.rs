@@ -17,6 +17,8 @@ pub enum Resource {
     Status,
     /// The configuration in force.
     Configuration,
+    /// What would become of a request.
+    Explain,
     /// Read the file again.
     Reload,
     /// Take no new work: the process, or one endpoint.
@@ -27,13 +29,14 @@ pub enum Resource {
 
 impl Resource {
     /// Each with its path.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("/", Self::Page),
         ("/healthz", Self::Health),
         ("/readyz", Self::Readiness),
         ("/metrics", Self::Metrics),
         ("/status", Self::Status),
         ("/config", Self::Configuration),
+        ("/explain", Self::Explain),
         ("/reload", Self::Reload),
         ("/drain", Self::Drain),
         ("/log-level", Self::LogLevel),
@@ -46,13 +49,13 @@ impl Resource {
 
     /// Whether it is there for admin alone.
     pub fn is_for_admin(self) -> bool {
-        matches!(self, Self::Configuration | Self::Reload | Self::Drain | Self::LogLevel)
+        matches!(self, Self::Configuration | Self::Explain | Self::Reload | Self::Drain | Self::LogLevel)
     }
 
     /// Its methods, as `Allow` names them. Whatever knows GET knows HEAD (RFC 9110 §9.1).
     pub fn allowed(self) -> &'static str {
         match self {
-            Self::Reload | Self::Drain => "POST",
+            Self::Explain | Self::Reload | Self::Drain => "POST",
             Self::LogLevel => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::super::matcher::{Miss, Predicates};
+use super::super::reasons::{Loss, Rule, loss};
 use super::*;
 use crate::config::model::{HostPattern, PathPattern, ValuePattern};
 
@@ -248,14 +249,35 @@ proptest! {
             let method = if get { Method::GET } else { Method::POST };
             let head =
                 RequestHead { listener: ListenerId(listener), method: &method, host, path, query: None, headers: &headers };
-            let found = table.find(&head).map(|found| (found.route.id, found.rest.to_owned()));
+            let found: Option<(RouteId, String)> = table.find(&head).map(|found| (found.route.id, found.rest.to_owned()));
             // `/*` takes `*` as well; a listener that is not there has no routes.
             let expected = match listener {
                 0 | 1 if path != "*" => reference(&routes, &head),
                 0 | 1 => continue,
                 _ => None,
             };
-            prop_assert_eq!(found, expected, "{} {}", host, path);
+            prop_assert_eq!(&found, &expected, "{} {}", host, path);
+            let winner = found.map(|(id, _)| id);
+            for (at, route) in routes.iter().enumerate().filter(|_| listener < 2) {
+                let id = RouteId(at as u32);
+                if Some(id) == winner {
+                    continue;
+                }
+                // Alone it would take the request, or it would not.
+                let alone = reference(std::slice::from_ref(route), &head).is_some();
+                let why = loss(&routes, 2, &head, id, winner);
+                prop_assert_eq!(alone, matches!(why, Loss::Specificity(_)), "{:?}", why);
+                let other = |id: RouteId| &routes[id.0 as usize];
+                let count = |route| Predicates::new(route).count();
+                match (why, winner) {
+                    (Loss::Specificity(Rule::Order), Some(winner)) => prop_assert!(winner < id),
+                    (Loss::Specificity(Rule::Predicates), Some(winner)) => {
+                        prop_assert!(count(other(winner)) > count(route));
+                    }
+                    (Loss::Listener, _) => prop_assert!(!route.listeners.contains(&(listener as usize))),
+                    _ => {}
+                }
+            }
         }
     }
 }

@@ -177,6 +177,12 @@ impl CertStore {
         self.entries[self.index(sni)].certificate.is_for(host)
     }
 
+    /// The certificate that a client gets who asks for `sni`, with its place in the configuration's list.
+    pub fn chosen(&self, sni: Option<&str>) -> (usize, &Certificate) {
+        let index = self.index(sni);
+        (index, &self.entries[index].certificate)
+    }
+
     fn index(&self, sni: Option<&str>) -> usize {
         let Some(name) = sni else { return 0 };
         if let Some(index) = self.exact.get(name) {
@@ -202,7 +208,8 @@ impl Certificate {
         self.not_after.duration_since(SystemTime::now()).map_or_else(|past| -1 - days(past.duration()), days)
     }
 
-    fn is_for(&self, host: &str) -> bool {
+    /// Whether it is for a host: by name, by a wildcard of one label, or by address.
+    pub fn is_for(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(address) = bare.parse::<IpAddr>() {
             return self.addresses.contains(&address);

@@ -1,0 +1,296 @@
+//! An explanation for people: what becomes of the request first, then why, then what is in force; the line of the
+//! configuration that decided it at the end of each line.
+
+use crate::explain::explanation::{Answer, At, Chosen, Endpoint, Explanation, Field, Loser, Sent, Setting, Upstream};
+
+use super::super::terminal::Palette;
+
+/// The text.
+pub fn render(told: &Explanation, colours: Palette) -> String {
+    let mut page = Page { out: headline(told, colours), colours };
+    page.entrance(told);
+    page.routes(told);
+    for upstream in &told.upstreams {
+        page.upstream(upstream, told);
+    }
+    if let Some(answer) = &told.answer {
+        page.answer(answer, told);
+    }
+    for (kind, title) in [("deadline", "deadlines"), ("limit", "limits"), ("retry", "retries")] {
+        page.settings(title, told.settings.iter().filter(|setting| setting.kind == kind));
+    }
+    if !told.notes.is_empty() {
+        page.out.push('\n');
+        told.notes.iter().for_each(|note| page.out += &format!("{}\n", colours.dim(&format!("note: {note}"))));
+    }
+    page.out
+}
+
+/// What was asked, and what becomes of it.
+fn headline(told: &Explanation, colours: Palette) -> String {
+    let request = &told.request;
+    let live = told.generation.map_or_else(String::new, |generation| format!(", generation {generation} in force"));
+    let asked = format!("{} {}", request.method, request.url);
+    let mut out =
+        format!("{}\n  {} from {}{live}\n", colours.bold(asked.trim_start()), request.protocol, request.client);
+    for (name, value) in &request.headers {
+        out += &format!("  {name}: {value}\n");
+    }
+    let route = told.route.as_ref().map_or_else(String::new, |route| format!(" by route `{}`", route.name));
+    let names: Vec<_> = told.upstreams.iter().map(|upstream| format!("`{}`", upstream.name)).collect();
+    let to = names.join(" or ");
+    let verdict = match (&told.refusal, told.action.as_str(), &told.answer) {
+        (Some(refusal), ..) => {
+            let how = refusal.status.map_or_else(|| "not served".to_owned(), |status| format!("refused with {status}"));
+            let line = refusal.at.as_ref().map_or_else(String::new, |at| format!("  {}", colours.dim(&line_of(at))));
+            colours.bad(&format!("{how}, {}: {}", refusal.outcome, refusal.reason)) + &line
+        }
+        (None, "forward", _) if names.is_empty() => colours.good("forwarded to where it says"),
+        (None, "forward", _) => colours.good(&format!("forwarded to {to}{route}")),
+        (None, "relay", _) => colours.good(&format!("relayed to {to}")),
+        (None, word, Some(answer)) => colours.good(&format!("{word}: answered with {} here{route}", answer.status)),
+        (None, word, None) => colours.good(word),
+    };
+    out + &format!("  {verdict}\n")
+}
+
+struct Page {
+    out: String,
+    colours: Palette,
+}
+
+impl Page {
+    fn title(&mut self, title: &str) {
+        self.out += &format!("\n{}\n", self.colours.bold(title));
+    }
+
+    /// Lines of columns, the place of each at its end.
+    fn lines(&mut self, indent: usize, lines: Vec<(Vec<String>, Option<String>)>) {
+        let count = lines.iter().map(|(cells, _)| cells.len()).max().unwrap_or(0);
+        let width = |column: usize| {
+            let widths = lines.iter().filter(|(cells, _)| column + 1 < cells.len());
+            // A long cell pushes its own line only.
+            widths.map(|(cells, _)| cells[column].chars().count()).filter(|width| *width <= WIDEST).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..count).map(width).collect();
+        let joined = |cells: &[String]| {
+            let padded = cells.iter().enumerate().map(|(at, cell)| match cells.len() - at {
+                1 => cell.clone(),
+                _ => format!("{cell:<width$}", width = widths[at]),
+            });
+            padded.collect::<Vec<_>>().join("  ")
+        };
+        let texts: Vec<(String, Option<String>)> =
+            lines.iter().map(|(cells, at)| (joined(cells), at.clone())).collect();
+        let fits = texts.iter().map(|(text, _)| text.chars().count()).filter(|width| *width <= ROOM - indent);
+        let column = fits.max().unwrap_or(0);
+        for (text, at) in texts {
+            let line = match at {
+                None => text,
+                Some(at) => format!("{text:<column$}  {}", self.colours.dim(&at)),
+            };
+            self.out += &format!("{:indent$}{}\n", "", line.trim_end());
+        }
+    }
+
+    fn chosen(&mut self, title: &str, chosen: &Chosen) {
+        self.title(title);
+        let facts = [&chosen.name, &chosen.what].into_iter().filter(|text| !text.is_empty()).cloned().collect();
+        self.lines(2, vec![(facts, place(chosen.at.as_ref())), (vec![chosen.why.clone()], None)]);
+    }
+
+    fn entrance(&mut self, told: &Explanation) {
+        if let Some(listener) = &told.listener {
+            self.chosen("listener", listener);
+        }
+        if !told.other_listeners.is_empty() && (told.listener.is_none() || told.other_listeners.len() <= FEW) {
+            self.title("not by listener");
+            let line =
+                |one: &Chosen| (vec![one.name.clone(), one.what.clone(), one.why.clone()], place(one.at.as_ref()));
+            self.lines(2, told.other_listeners.iter().map(line).collect());
+        }
+        if let Some(certificate) = &told.certificate {
+            self.title("certificate");
+            let names = format!("for {}", certificate.names.join(" "));
+            let mut lines = vec![
+                (vec![certificate.file.clone(), names], place(certificate.at.as_ref())),
+                (vec![certificate.why.clone()], None),
+            ];
+            if !certificate.covers_host {
+                let warning =
+                    self.colours.warning("it is not for the host that is asked for: clients that look will refuse it");
+                lines.push((vec![warning], None));
+            }
+            self.lines(2, lines);
+        }
+    }
+
+    fn routes(&mut self, told: &Explanation) {
+        if let Some(matched) = &told.matched {
+            self.title("asked for");
+            let host = if matched.host.is_empty() { "no host" } else { &matched.host };
+            let how = if matched.path_was_normalised { "  (its normal form, for the match alone)" } else { "" };
+            self.lines(2, vec![(vec![format!("host {host}, path {}{how}", matched.path)], None)]);
+            if let Some(client) = matched.client.as_ref().filter(|client| **client != told.request.client) {
+                self.lines(2, vec![(vec![format!("client {client}, as a trusted proxy says")], None)]);
+            }
+        }
+        if let Some(route) = &told.route {
+            self.chosen("route", route);
+            if let Some(access) = &told.access {
+                self.lines(
+                    2,
+                    vec![(vec![access.why.clone()], place(access.at.as_ref()).filter(|_| access.at.is_some()))],
+                );
+            }
+        }
+        if let (None, Some(access)) = (&told.route, &told.access) {
+            self.title("may it go there");
+            self.lines(2, vec![(vec![access.why.clone()], place(access.at.as_ref()))]);
+        }
+        if !told.other_routes.is_empty() {
+            self.title(if told.route.is_some() { "not by route" } else { "no route takes it" });
+            self.losers(&told.other_routes);
+        }
+    }
+
+    /// All of a few; of many those that came near, and how many others there are.
+    fn losers(&mut self, losers: &[Loser]) {
+        let is_near = |loser: &&Loser| !matches!(loser.because.as_str(), "host" | "listener");
+        let shown: Vec<&Loser> = match losers.len() {
+            0..=FEW => losers.iter().collect(),
+            _ => losers.iter().filter(is_near).take(FEW).collect(),
+        };
+        let line = |loser: &&Loser| (vec![loser.name.clone(), loser.why.clone()], place(loser.at.as_ref()));
+        self.lines(2, shown.iter().map(line).collect());
+        if shown.len() < losers.len() {
+            let left = losers.len() - shown.len();
+            let by_host = losers.iter().filter(|loser| !is_near(loser)).count();
+            let words =
+                format!("and {left} more, {by_host} of them for another host or listener; --json has all of them");
+            self.lines(2, vec![(vec![words], None)]);
+        }
+    }
+
+    fn upstream(&mut self, upstream: &Upstream, told: &Explanation) {
+        self.title("upstream");
+        let tls = if upstream.tls { " over TLS" } else { "" };
+        let share = if told.upstreams.len() > 1 {
+            format!(", {} of the requests", percent(upstream.share))
+        } else {
+            String::new()
+        };
+        let facts = vec![upstream.name.clone(), format!("{}{tls}{share}", upstream.protocol)];
+        let hashed = upstream.hashed.as_ref().map_or_else(String::new, |hashed| format!(" on {hashed}"));
+        let balance = vec![format!("balance {}{hashed}", upstream.balance)];
+        self.lines(2, vec![(facts, place(upstream.at.as_ref())), (balance, place(upstream.balance_at.as_ref()))]);
+        let endpoints = upstream.endpoints.iter().map(|one| (self.endpoint(one), place(one.at.as_ref())));
+        let endpoints = endpoints.collect();
+        self.lines(4, endpoints);
+        if let Some(sent) = &upstream.sent {
+            self.sent(sent, &upstream.protocol);
+        }
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> Vec<String> {
+        let mut facts = Vec::new();
+        if endpoint.state != "configured" {
+            let paint = |text: &str| if endpoint.can_be_picked { text.to_owned() } else { self.colours.bad(text) };
+            facts.push(paint(&endpoint.state));
+        }
+        if endpoint.weight != 1 {
+            facts.push(format!("weight {}", endpoint.weight));
+        }
+        facts.extend(endpoint.in_flight.map(|count| format!("{count} in flight")));
+        std::iter::once(endpoint.address.clone()).chain((!facts.is_empty()).then(|| facts.join(", "))).collect()
+    }
+
+    fn sent(&mut self, sent: &Sent, protocol: &str) {
+        self.title("what an endpoint gets");
+        let has_streams = protocol.starts_with("http2") || protocol.starts_with("http3");
+        let rewritten = sent.target_by.clone().unwrap_or_else(|| "as it came".to_owned());
+        let (host, authority_by) = (if has_streams { ":authority" } else { "host" }, sent.authority_by.clone());
+        let mut lines = vec![
+            (
+                vec![format!("{} {}", sent.method, sent.target), rewritten],
+                decided(sent.target_at.as_ref(), sent.target_by.is_some()),
+            ),
+            (vec![format!("{host}: {}", sent.authority), authority_by], decided(sent.authority_at.as_ref(), true)),
+        ];
+        let line = |field: &Field| {
+            (
+                vec![format!("{}: {}", field.name, field.value), field.by.clone()],
+                decided(field.at.as_ref(), names_a_key(&field.by)),
+            )
+        };
+        lines.extend(sent.headers.iter().map(line));
+        let removed = |field: &Field| {
+            (vec![format!("- {}: {}", field.name, field.value), field.by.clone()], decided(field.at.as_ref(), false))
+        };
+        lines.extend(sent.removed.iter().map(removed));
+        self.lines(2, lines);
+    }
+
+    fn answer(&mut self, answer: &Answer, told: &Explanation) {
+        self.title("what the client gets");
+        let mut lines = vec![(vec![answer.status.to_string(), told.action.clone()], answer.at.as_ref().map(line_of))];
+        let line = |field: &Field| {
+            (
+                vec![format!("{}: {}", field.name, field.value), field.by.clone()],
+                decided(field.at.as_ref(), names_a_key(&field.by)),
+            )
+        };
+        lines.extend(answer.headers.iter().map(line));
+        self.lines(2, lines);
+        if !answer.body.is_empty() {
+            self.out.push('\n');
+            answer.body.lines().take(LONG_BODY).for_each(|line| self.out += &format!("  {line}\n"));
+            let more = answer.body.lines().count().saturating_sub(LONG_BODY);
+            if more > 0 {
+                self.out += &format!("  and {more} lines more\n");
+            }
+        }
+    }
+
+    fn settings<'s>(&mut self, title: &str, settings: impl Iterator<Item = &'s Setting>) {
+        let line = |one: &Setting| {
+            (vec![one.key.clone(), one.value.clone(), one.what.clone()], decided(one.at.as_ref(), true))
+        };
+        let lines: Vec<_> = settings.map(line).collect();
+        if !lines.is_empty() {
+            self.title(title);
+            self.lines(2, lines);
+        }
+    }
+}
+
+/// Whether what put a field there is a key, so that a default is a default.
+fn names_a_key(by: &str) -> bool {
+    by.contains('.') || matches!(by, "request_id" | "traceparent" | "upgrade")
+}
+
+/// The line, or that it is a default.
+fn decided(at: Option<&At>, is_key: bool) -> Option<String> {
+    at.map(line_of).or_else(|| is_key.then(|| "default".to_owned()))
+}
+
+fn place(at: Option<&At>) -> Option<String> {
+    decided(at, true)
+}
+
+fn line_of(at: &At) -> String {
+    format!("{}:{}", at.file, at.line)
+}
+
+fn percent(share: f64) -> String {
+    if (share - share.round()).abs() < 0.05 { format!("{share:.0}%") } else { format!("{share:.1}%") }
+}
+
+/// Characters of a line before the place, in a terminal of 100.
+const ROOM: usize = 84;
+/// Characters of a cell that others are aligned with.
+const WIDEST: usize = 48;
+/// So many of a kind are listed.
+const FEW: usize = 12;
+/// Lines of a body that are shown.
+const LONG_BODY: usize = 10;

@@ -1,0 +1,103 @@
+//! The head of a request that nobody sends, as a client of each version would write it, and what is refused before it is
+//! parsed.
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
+
+use crate::config::model::{Asked, ListenerLimits};
+use crate::protocol::wire::{Fed, HEAD_TOO_LARGE, Limits, Refusal, Wire};
+
+/// The head; `Err`: what is asked for cannot be written in this version.
+pub fn head(asked: &Asked, version: Version) -> Result<Parts, http::Error> {
+    let mut fields = HeaderMap::new();
+    asked.headers.iter().for_each(|(name, value)| {
+        fields.append(name.clone(), value.clone());
+    });
+    if asked.scheme().starts_with("ws") && version < Version::HTTP_2 {
+        for (name, value) in WEBSOCKET {
+            let name = HeaderName::from_static(name);
+            if !fields.contains_key(&name) {
+                fields.insert(name, HeaderValue::from_static(value));
+            }
+        }
+    }
+    let (uri, fields) = if version < Version::HTTP_2 { origin_form(asked, fields)? } else { absolute(asked, fields)? };
+    let mut request = Request::new(());
+    (*request.method_mut(), *request.uri_mut(), *request.version_mut()) = (asked.method.clone(), uri, version);
+    *request.headers_mut() = fields;
+    Ok(request.into_parts().0)
+}
+
+/// RFC 9112 §3.2.1: the path, and Host beside it.
+fn origin_form(asked: &Asked, mut fields: HeaderMap) -> Result<(Uri, HeaderMap), http::Error> {
+    if !fields.contains_key(HOST) && asked.version != Some(Version::HTTP_10) {
+        let mut with_host = HeaderMap::with_capacity(fields.len() + 1);
+        with_host.insert(HOST, HeaderValue::from_str(authority(asked))?);
+        fields.iter().for_each(|(name, value)| {
+            with_host.append(name.clone(), value.clone());
+        });
+        fields = with_host;
+    }
+    let path = asked.url.path_and_query().map_or("/", |path| path.as_str());
+    Ok((path.parse::<Uri>()?, fields))
+}
+
+/// RFC 9113 §8.3.1: scheme and authority stand in the target. Clients that are told a Host put it there.
+fn absolute(asked: &Asked, mut fields: HeaderMap) -> Result<(Uri, HeaderMap), http::Error> {
+    let host = fields.remove(HOST);
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_else(|| authority(asked));
+    let path = asked.url.path_and_query().map_or("/", |path| path.as_str());
+    let scheme = if asked.is_tls() { "https" } else { "http" };
+    Ok((Uri::builder().scheme(scheme).authority(host).path_and_query(path).build()?, fields))
+}
+
+/// Without the user, who is for the client to send as a field.
+fn authority(asked: &Asked) -> &str {
+    let authority = asked.url.authority().map_or("", |authority| authority.as_str());
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// What is refused by the bytes of a head, before it is parsed: by the reader of HTTP/1, or, where there are streams, by the
+/// size of the list alone.
+pub fn refused(head: &Parts, limits: &ListenerLimits) -> Option<Refusal> {
+    if head.version >= Version::HTTP_2 {
+        // RFC 9113 §6.5.2, RFC 9114 §4.2.2: each field counts 32 bytes more than it has.
+        let own = head.uri.to_string().len() + head.method.as_str().len() + OF_PSEUDO_FIELDS;
+        let size = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() + own;
+        return (size > limits.max_header_size as usize).then_some(HEAD_TOO_LARGE);
+    }
+    let version = if head.version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let mut bytes = format!("{} {} HTTP/{version}\r\n", head.method, head.uri).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    let limits = Limits { max_head_bytes: limits.max_header_size as usize, max_fields: limits.max_headers as usize };
+    match Wire::new(limits).feed(&bytes) {
+        Fed::Refuse(refusal) => Some(refusal),
+        Fed::Release(_) => None,
+    }
+}
+
+/// Whether a body is announced, and of how many bytes.
+pub fn body(head: &HeaderMap) -> Option<Option<u64>> {
+    if head.contains_key(http::header::TRANSFER_ENCODING) {
+        return Some(None);
+    }
+    let length = head.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+    (length > 0).then_some(Some(length))
+}
+
+/// RFC 6455 §4.1.
+const WEBSOCKET: [(&str, &str); 4] = [
+    ("connection", "Upgrade"),
+    ("upgrade", "websocket"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+/// `:method`, `:scheme`, `:authority` and `:path`, each with its 32 bytes.
+const OF_PSEUDO_FIELDS: usize = 4 * 32 + 29 - "://".len();

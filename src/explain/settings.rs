@@ -1,0 +1,142 @@
+//! The deadlines, limits and retries that are in force for a request, each with the line that says so.
+
+use std::time::Duration;
+
+use http::Version;
+
+use super::explanation::{At, Setting};
+use crate::base::units::{format_duration, format_size};
+use crate::config::Config;
+use crate::config::effective::Owner;
+use crate::config::model::{Forward, Listener, Outbound, Route, RouteAction, Upstream};
+
+/// Collects settings.
+pub struct Settings<'c> {
+    config: &'c Config,
+    list: Vec<Setting>,
+}
+
+impl<'c> Settings<'c> {
+    /// None yet.
+    pub fn new(config: &'c Config) -> Self {
+        Self { config, list: Vec::new() }
+    }
+
+    /// In the order in which a request meets them.
+    pub fn into_list(self) -> Vec<Setting> {
+        self.list
+    }
+
+    /// Where a key of a table is written; `None`: its default holds.
+    fn at(&self, owner: Owner<'_>, path: &[&str]) -> Option<At> {
+        self.config.written.place(owner, path).map(At::from)
+    }
+
+    fn push(&mut self, kind: &str, owner: Owner<'_>, path: &[&str], value: String, what: &str) {
+        let own = match owner {
+            Owner::Server => "server".to_owned(),
+            Owner::Listener(_) => "listener".to_owned(),
+            Owner::Route(_) => "route".to_owned(),
+            Owner::Upstream(name) => format!("upstream.{name}"),
+            Owner::Expectation(_) => "expect".to_owned(),
+        };
+        let at = self.at(owner, path);
+        let key = format!("{own}.{}", path.join("."));
+        self.list.push(Setting { kind: kind.into(), key, value, what: what.into(), at });
+    }
+
+    /// What the listener sets on the way in.
+    pub fn of_listener(&mut self, index: usize, listener: &Listener, version: Version) {
+        let owner = Owner::Listener(index);
+        let timeouts = &listener.timeouts;
+        let mut deadline = |path: &[&str], value: Option<Duration>, what: &str| {
+            self.push("deadline", owner, path, value.map_or("off".into(), format_duration), what);
+        };
+        if listener.tls.is_some() {
+            deadline(&["timeouts", "handshake"], Some(timeouts.handshake), "the TLS handshake");
+        }
+        deadline(&["timeouts", "header"], Some(timeouts.header), "the whole head, else 408");
+        deadline(&["timeouts", "client_stall"], Some(timeouts.client_stall), "the client neither sends nor takes");
+        deadline(&["timeouts", "idle"], Some(timeouts.idle), "between two requests");
+        deadline(&["timeouts", "max_age"], timeouts.max_age, "the connection's age");
+        let limits = &listener.limits;
+        let count = |limit: Option<u32>, else_: &str| limit.map_or(else_.to_owned(), |limit| limit.to_string());
+        let mut limit = |path: &[&str], value: String, what: &str| self.push("limit", owner, path, value, what);
+        limit(&["limits", "max_header_size"], format_size(limits.max_header_size.into()), "of the head, else 431");
+        limit(&["limits", "max_headers"], limits.max_headers.to_string(), "header fields, else 431");
+        let connections = count(limits.max_connections, "by descriptors");
+        limit(&["limits", "max_connections"], connections, "of the listener");
+        let per_ip = count(limits.max_connections_per_ip, "unlimited");
+        limit(&["limits", "max_connections_per_ip"], per_ip, "of one client");
+        if version >= Version::HTTP_2 {
+            let streams = limits.max_concurrent_streams.to_string();
+            limit(&["limits", "max_concurrent_streams"], streams, "at once on a connection");
+        }
+    }
+
+    /// What a forward listener sets on the way out.
+    pub fn of_outbound(&mut self, index: usize, rules: &Outbound) {
+        let timeouts = rules.timeouts;
+        for (key, value, what) in [
+            ("connect", timeouts.connect, "resolving, connecting and TLS together"),
+            ("response", timeouts.response, "request sent to response head, else 504"),
+            ("stream_idle", timeouts.stream_idle, "silence inside the answer's body"),
+            ("tunnel_idle", timeouts.tunnel_idle, "silence of both sides of a tunnel"),
+        ] {
+            let path = ["forward", "timeouts", key];
+            self.push("deadline", Owner::Listener(index), &path, format_duration(value), what);
+        }
+    }
+
+    /// How large a body may be.
+    pub fn of_body(&mut self, listener: (usize, &Listener), route: (usize, &Route)) -> Option<At> {
+        let text = |max: Option<u64>| match max {
+            None | Some(u64::MAX) => "unlimited".to_owned(),
+            Some(bytes) => format_size(bytes),
+        };
+        let (owner, path, max): (_, &[&str], _) = match route.1.max_body {
+            Some(max) => (Owner::Route(route.0), &["max_body"], Some(max)),
+            None => (Owner::Listener(listener.0), &["limits", "max_body"], listener.1.limits.max_body),
+        };
+        self.push("limit", owner, path, text(max), "of a body, else 413");
+        self.at(owner, path)
+    }
+
+    /// What the route and its upstream set on the way out.
+    pub fn of_forward(&mut self, index: usize, forward: &Forward, upstream: &Upstream) {
+        let (route, own) = (Owner::Route(index), Owner::Upstream(&upstream.name));
+        let timeouts = &upstream.timeouts;
+        self.push("deadline", own, &["timeouts", "connect"], format_duration(timeouts.connect), "TCP and TLS together");
+        let (owner, response) = match forward.response_timeout {
+            Some(response) => (route, response),
+            None => (own, timeouts.response),
+        };
+        let what = "request sent to response head, else 504";
+        self.push("deadline", owner, &["timeouts", "response"], format_duration(response), what);
+        let what = "silence inside the answer's body";
+        self.push("deadline", own, &["timeouts", "stream_idle"], format_duration(timeouts.stream_idle), what);
+        let total = forward.total_timeout.map_or("off".into(), format_duration);
+        self.push("deadline", route, &["timeouts", "total"], total, "the whole exchange, else 504");
+        let retry = &forward.retry;
+        self.push("retry", route, &["retry", "attempts"], retry.attempts.to_string(), "sends beyond the first");
+        let mut on: Vec<String> = Vec::new();
+        on.extend(retry.on_connect_failure.then(|| "connect-failure".to_owned()));
+        on.extend(retry.on_reset_before_headers.then(|| "reset-before-headers".to_owned()));
+        on.extend(retry.on_status.iter().map(|status| status.as_u16().to_string()));
+        let on = if on.is_empty() { "nothing".to_owned() } else { on.join(", ") };
+        self.push("retry", route, &["retry", "on"], on, "what is tried again");
+        self.push("retry", route, &["retry", "replay"], format_size(retry.replay), "of a body kept to send again");
+        let upgrade = if forward.upgrade.is_empty() { "nothing".to_owned() } else { forward.upgrade.join(", ") };
+        self.push("limit", route, &["upgrade"], upgrade, "may be switched to");
+    }
+
+    /// What the route's own action is, for its line.
+    pub fn action_at(&self, index: usize, route: &Route) -> Option<At> {
+        let key = match route.action {
+            RouteAction::Forward(_) => ["upstream", "weighted"],
+            RouteAction::Redirect { .. } => ["redirect", "redirect"],
+            RouteAction::Respond { .. } => ["respond", "respond"],
+        };
+        key.iter().find_map(|key| self.at(Owner::Route(index), &[key])).or_else(|| Some(At::from(&route.place)))
+    }
+}
