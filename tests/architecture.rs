@@ -35,7 +35,7 @@ const WRAPPED: [(&str, &[&str]); 23] = [
     ("twox_hash", &["upstream"]),
     ("argon2", &["route"]),
     ("bcrypt", &["route"]),
-    ("base64", &["proxy"]),
+    ("base64", &["body", "proxy"]),
     ("socket2", &["net"]),
     ("hickory_resolver", &["control"]),
     ("notify", &["control"]),

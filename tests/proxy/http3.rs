@@ -105,7 +105,7 @@ async fn a_client_that_waits_is_told_to_go_on() {
 
 /// PITFALLS 27.
 async fn a_head_that_does_not_end_is_answered() {
-    let (_client, proxy) = over(Downstream::H3, "timeouts.header = \"100ms\"").await;
+    let (_client, proxy) = over(Downstream::H3, "timeouts.header = \"700ms\"").await;
     let quic = Quic::connect(proxy.address(), SITE).await;
     let (mut send, mut recv) = quic.connection.open_bi().await.unwrap();
     // A HEADERS frame of 32 bytes, of which two come.
