@@ -55,7 +55,6 @@ pub struct Exchange {
     upload: Cell<Upload>,
     upload_moved: Cell<Instant>,
     clock: PhaseClock,
-    /// It became a tunnel, whose relay keeps its deadline.
     tunnelled: Cell<bool>,
     open: Cell<bool>,
     finished: Cell<bool>,

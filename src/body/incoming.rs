@@ -57,6 +57,13 @@ fn is_malformed(error: &hyper::Error) -> bool {
     false
 }
 
+impl Incoming {
+    /// Nothing.
+    pub fn none() -> Self {
+        Self::Http3(RecvBody::empty())
+    }
+}
+
 impl From<hyper::body::Incoming> for Incoming {
     fn from(body: hyper::body::Incoming) -> Self {
         Self::Hyper(body)

@@ -27,7 +27,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::base::error::Error;
 use request::RequestBody;
 use response::ResponseBody;
-use tunnel::TunnelBody;
+use tunnel::{PumpPlace, TunnelBody};
 
 /// A body.
 pub enum Body {
@@ -43,6 +43,8 @@ pub enum Body {
     Own(Bytes, std::rc::Rc<exchange::Exchange>),
     /// One direction of a tunnel over HTTP/3.
     Tunnel(TunnelBody),
+    /// None: that of a CONNECT over HTTP/2, which leads hyper to where the pump of its tunnel belongs.
+    Connect(std::rc::Rc<PumpPlace>),
 }
 
 impl Body {
@@ -63,7 +65,7 @@ impl HttpBody for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Connect(_) => Poll::Ready(None),
             Self::Full(bytes) | Self::Own(bytes, _) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Own(bytes, exchange) => {
@@ -80,6 +82,10 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Connect(place) => {
+                place.announce();
+                true
+            }
             Self::Full(bytes) | Self::Own(bytes, _) => bytes.is_empty(),
             Self::Request(body) => body.is_end_stream(),
             Self::Response(body) => body.is_end_stream(),
@@ -90,7 +96,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Connect(_) => SizeHint::with_exact(0),
             Self::Full(bytes) | Self::Own(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             Self::Request(body) => body.size_hint(),
             Self::Response(body) => body.size_hint(),

@@ -107,6 +107,8 @@ pub const EJECT_FOR: Duration = Duration::from_secs(30);
 pub const MAX_EJECTED: u8 = 50;
 /// `upstream.timeouts.stream_idle`. Event streams and gRPC are silent for minutes.
 pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// `upstream.timeouts.tunnel_idle`. Who holds a WebSocket open is often silent for longer than any answer is.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 
 /// `forward.timeouts.connect`: a name, several addresses and TLS. Browsers give up a little later.
 pub const OUTBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -195,7 +195,11 @@ fn forward_details(forward: &Forward) -> Vec<String> {
         HostHeader::Upstream => details.push("Host of the endpoint".to_owned()),
         HostHeader::Name(name) => details.push(format!("Host {}", String::from_utf8_lossy(name.as_bytes()))),
     }
-    let timeouts = [("response", forward.response_timeout), ("total", forward.total_timeout)];
+    let timeouts = [
+        ("response", forward.response_timeout),
+        ("total", forward.total_timeout),
+        ("tunnel_idle", forward.tunnel_idle),
+    ];
     let timeouts =
         timeouts.iter().filter_map(|(name, time)| time.map(|time| format!("{name} {}", format_duration(time))));
     details.extend(joined("timeouts", timeouts.collect()));

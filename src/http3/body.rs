@@ -24,7 +24,8 @@ impl RecvBody {
         Self { inbound: Some(inbound) }
     }
 
-    pub(super) fn empty() -> Self {
+    /// Nothing is to come.
+    pub fn empty() -> Self {
         Self { inbound: None }
     }
 }

@@ -78,6 +78,7 @@ async fn drive(connection: Rc<Connection>) -> Closed {
     let error = connection.cause(error);
     connection.fail(error);
     drop(closing);
+    connection.unsettled.take().into_iter().for_each(Waker::wake);
     error.into()
 }
 
@@ -137,6 +138,20 @@ impl Sender {
     /// Whether the peer takes extended CONNECT (RFC 9220); `None` until its SETTINGS came.
     pub fn peer_allows_connect_protocol(&self) -> Option<bool> {
         self.shared.connection.settings.borrow().as_ref().map(|settings| settings.enable_connect_protocol)
+    }
+
+    /// Whether the peer takes extended CONNECT, once its SETTINGS came; false where the connection ends before. Cancel-safe.
+    pub async fn connect_protocol_allowed(&self) -> bool {
+        let connection = &self.shared.connection;
+        poll_fn(|cx| match self.peer_allows_connect_protocol() {
+            Some(allowed) => Poll::Ready(allowed),
+            None if !self.is_open() => Poll::Ready(false),
+            None => {
+                connection.unsettled.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
     }
 
     async fn open_stream(&self) -> Result<(quinn::SendStream, quinn::RecvStream), Error> {

@@ -294,6 +294,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(STREAM_SEND_BUFFER)
         .max_frame_size(MAX_FRAME)
+        // RFC 8441 §3. What is not allowed there the route says.
+        .enable_connect_protocol()
         .serve_connection(
             io,
             service_fn(move |request| {

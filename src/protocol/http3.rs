@@ -51,6 +51,7 @@ where
         max_blocked_streams: BLOCKED_STREAMS,
         header_timeout: settings.deadlines.header,
         max_requests: settings.max_concurrent_streams,
+        connect_protocol: true,
         ..http3::Config::default()
     };
     let control = Control::new();

@@ -19,7 +19,7 @@ use super::normalize::{self, Checks, Normalized};
 use super::own::own;
 use super::record::{self, Stamps};
 use super::stack::Scene;
-use super::upgrade::Wanted;
+use super::upgrade::{Wanted, is_extended_connect, may_switch};
 use super::witness::{Step, Witness};
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
@@ -96,7 +96,8 @@ fn routed(
     witness.understood(&normalized, path, client);
     let asked = RequestHead {
         listener: scene.profile.spec.id,
-        method: &head.method,
+        // It is what GET with Upgrade is on HTTP/1.1, and is routed as that.
+        method: if is_extended_connect(&head) { &Method::GET } else { &head.method },
         host: normalized.host(),
         path,
         query: target.query(),
@@ -113,6 +114,15 @@ fn routed(
     record::routed(&scene.exchange, route, &facts);
     if !route.access.permits(client) {
         let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
+        return Err(Box::new((error, head, id)));
+    }
+    if let Action::Respond(respond) = &route.action
+        && respond.status.is_success()
+        && head.method == Method::CONNECT
+    {
+        // RFC 8441 §4: to the client, success would be the other protocol.
+        let error =
+            Error::downstream(Kind::RequestNotImplemented, "the route answers itself and switches no protocols");
         return Err(Box::new((error, head, id)));
     }
     let stamps = Stamps::of(&scene.profile, route);
@@ -168,6 +178,9 @@ fn to_endpoint(
     let Some(upstream) = scene.generation.upstream(rule.split.pick(witness.chance())).cloned() else {
         return Err(Box::new((Error::internal("the route's upstream is not in its generation"), head, id)));
     };
+    if let Err(error) = may_switch(&head, rule) {
+        return Err(Box::new((error, head, id)));
+    }
     Ok(onward(scene, head, facts, id, upstream, (route, rule, stamps), witness))
 }
 
@@ -197,6 +210,7 @@ pub fn onward(
     }
     let translated = translated.map(|form| form.answered_in(accept.as_ref()));
     let seen = hop_by_hop::strip(&mut fields);
+    let wanted = Wanted::of(&mut head, &fields, seen.upgrade, rule);
     witness.passed(Step::HopByHop, &fields);
     // RFC 9110 §10.1.1: the endpoint is asked for itself, where its word can be heard and a body follows.
     let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
@@ -233,18 +247,12 @@ pub fn onward(
         }
         has_host = false;
     }
-    let wanted = seen
-        .upgrade
-        .filter(|protocol| {
-            // RFC 6455 §4.1: GET. After any other method nobody knows whether a body or the protocol comes next.
-            head.version == Version::HTTP_11 && head.method == Method::GET && rule.may_upgrade_to(protocol.as_bytes())
-        })
-        .map(Wanted::new);
     Box::new(Order {
         upstream,
         key,
         route: route.id,
-        method: head.method,
+        // An extended CONNECT becomes one again where it goes over streams.
+        method: if head.method == Method::CONNECT { Method::GET } else { head.method },
         version: head.version,
         target: target.unwrap_or_else(|| facts.target.clone()),
         fields,

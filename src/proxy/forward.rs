@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::context::{Facts, RequestId};
 use super::grpc;
 use super::headers::hop_by_hop;
+use super::intake::source_of;
 use super::outbound::request_for;
 use super::own::own;
 use super::record;
@@ -29,7 +30,7 @@ use crate::body::ahead::Ahead;
 use crate::body::exchange::Exchange;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Interim;
-use crate::body::request::{Source, first_frame};
+use crate::body::request::Source;
 use crate::body::response::ResponseBody;
 use crate::route::action::{Action, ForwardRule};
 use crate::upstream::balance::EndpointIndex;
@@ -95,6 +96,12 @@ impl Order {
             route.response_headers.apply(fields, &self.facts.values(&self.scene.connection, &self.id));
         }
     }
+
+    /// Whether an answer of this status switches protocols, or should have.
+    fn switches(&self, status: StatusCode, multiplexed: bool) -> bool {
+        let concerns = |wanted: &Wanted| wanted.concerns(status, multiplexed);
+        status == StatusCode::SWITCHING_PROTOCOLS || self.wanted.as_ref().is_some_and(concerns)
+    }
 }
 
 /// Sends the request and gives the answer's head with its body streaming.
@@ -120,6 +127,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
         order.scene.exchange.limit_total(total);
     }
     let response_timeout = rule.response_timeout.unwrap_or(timeouts.response);
+    let tunnel_idle = rule.tunnel_idle.unwrap_or(timeouts.tunnel_idle);
     let source = source_of(order, rule, body).await?;
     if let Some((source, limit)) = source.as_ref().zip(rule.buffer.request) {
         // Boxed: hardly a route has it.
@@ -131,10 +139,9 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
         order.wanted = None;
     }
     match attempts(order, rule, source.as_ref(), response_timeout).await {
-        Ok((_, answer)) if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            // Boxed: hardly a request has it.
-            let (head, _) = answer.response.into_parts();
-            Box::pin(upgrade::switch(order, &head, answer.upgraded)).await
+        // Boxed: hardly a request has it.
+        Ok((multiplexed, answer)) if order.switches(answer.response.status(), multiplexed) => {
+            Box::pin(upgrade::switch(order, multiplexed, answer, tunnel_idle)).await
         }
         Ok((multiplexed, answer)) => finish(order, rule, source, multiplexed, answer),
         Err(error) => {
@@ -144,43 +151,6 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
             Err(error)
         }
     }
-}
-
-/// The request's body, where it has one, within its limit.
-async fn source_of(order: &mut Order, rule: &ForwardRule, mut body: Incoming) -> Result<Option<Rc<Source>>, Error> {
-    let announced = http_body::Body::size_hint(&body).exact();
-    // The end of a stream may come after its head, and then it is not known to be there.
-    if http_body::Body::is_end_stream(&body) || announced == Some(0) {
-        return Ok(None);
-    }
-    let mut first = None;
-    if announced.is_none() && order.version >= Version::HTTP_2 && matches!(order.method, Method::GET | Method::HEAD) {
-        let client_stall = order.scene.exchange.client_stall();
-        // Boxed: hardly a request has it.
-        first = Box::pin(first_frame(&mut body, client_stall)).await?;
-        if first.is_none() {
-            return Ok(None);
-        }
-        order.chunked = true;
-    }
-    if announced.zip(order.max_body).is_some_and(|(announced, max)| announced > max) {
-        let reason = "the request's body is larger than allowed";
-        return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
-    }
-    let exchange = Rc::clone(&order.scene.exchange);
-    // Towards HTTP/1 a request that is not idempotent is sent again only while nothing of its body was read, and what is
-    // kept for nothing could not be read into again.
-    let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_multiplex();
-    let replay = if kept_for { rule.retry.replay } else { 0 };
-    let source = Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers);
-    if let Some(first) = first {
-        source.put_ahead(first);
-    }
-    if order.form == Some(grpc::Form::WebText) && order.translated.is_some() {
-        source.read_as_text();
-    }
-    order.interim.iter().for_each(|interim| interim.hold_back(&source));
-    Ok(Some(source))
 }
 
 /// Sends the request as often as is safe and allowed.
@@ -205,8 +175,16 @@ async fn attempts(
     loop {
         let exchange = &order.scene.exchange;
         exchange.ledger().attempt(pick.label());
-        let made = order.upstream.session(&pick, state.replays > 0, exchange.clock(), header.as_deref());
-        let session = match within_total(exchange, made).await {
+        let (fresh, clock, header) = (state.replays > 0, exchange.clock(), header.as_deref());
+        let made = match &order.wanted {
+            None => within_total(exchange, order.upstream.session(&pick, fresh, clock, header)).await,
+            // Boxed: hardly a request is one.
+            Some(_) => {
+                let made = Box::pin(order.upstream.session_to_switch(&pick, fresh, clock, header));
+                within_total(exchange, made).await
+            }
+        };
+        let session = match made {
             Ok(session) => session,
             Err(error) if state.after_connect_failure(&error) == Decision::TryAgain => {
                 pick = next_pick(order, &mut state, &mut tried, &pick)?;

@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 
+use super::upgrade::is_extended_connect;
 use crate::base::error::Kind;
 use crate::protocol::wire::{BAD_CODING, BAD_LENGTH, CODING_ON_1_0, DIFFERING_LENGTHS, LENGTH_AND_CODING};
 use crate::route::normal_path::normal_form;
@@ -167,7 +168,17 @@ fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
         return if is_alone { Ok(()) } else { Err(bad("CONNECT with more than a host and a port")) };
     }
     if head.method == Method::CONNECT {
-        return Err(Refusal { kind: Kind::RequestNotImplemented, reason: "CONNECT is not offered here" });
+        if !is_extended_connect(head) {
+            return Err(Refusal { kind: Kind::RequestNotImplemented, reason: "CONNECT is not offered here" });
+        }
+        // RFC 8441 §4.
+        if uri.authority().is_none() || uri.scheme().is_none() {
+            return Err(bad("extended CONNECT without :scheme or :authority"));
+        }
+        // RFC 9110 §9.3.6: it has no content, and what follows its answer has no length.
+        if head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(bad("CONNECT with Content-Length"));
+        }
     }
     match uri.scheme_str() {
         None if uri.authority().is_some() => return Err(bad("a request target without a path")),

@@ -49,7 +49,9 @@ pub fn request_for(
         }
         Uri::from(order.target.clone())
     };
-    if order.asks_trailers {
+    if order.wanted.is_some() {
+        // What belongs to the connection is about the switch alone.
+    } else if order.asks_trailers {
         // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
         fields.insert(TE, HeaderValue::from_static("trailers"));
         if !multiplexed {
@@ -58,15 +60,13 @@ pub fn request_for(
     } else if alone && !multiplexed {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(wanted) = &order.wanted
-        && !multiplexed
-    {
-        wanted.put_into(&mut fields);
-    }
     let mut request = Request::new(source.map_or(Body::Empty, |source| Body::Request(source.attempt())));
     *request.method_mut() = order.method.clone();
     *request.uri_mut() = uri;
     *request.headers_mut() = fields;
+    if let Some(wanted) = &order.wanted {
+        wanted.put_into(&mut request, multiplexed)?;
+    }
     Ok(request)
 }
 

@@ -112,7 +112,7 @@ where
 {
     let (link, exchange) = (Rc::clone(&scene.connection.link), Rc::clone(&scene.exchange));
     exchange.note_tunnel();
-    let tunnel = Tunnel { _open: Open::new(&link), exchange };
+    let tunnel = Tunnel { open: Open::new(&link), exchange };
     let mut body = Body::Empty;
     match client {
         ClientEnd::Http1 => scene.connection.link.switch_to(Box::new(move |link, channel, ahead| {
@@ -147,7 +147,7 @@ where
 /// One tunnel while it is open.
 struct Tunnel {
     exchange: Rc<Exchange>,
-    _open: Open,
+    open: Open,
 }
 
 impl Tunnel {
@@ -171,12 +171,15 @@ impl Tunnel {
         C: AsyncFnOnce(&mut dyn Breakable, Stop) -> Carried,
     {
         let Carried { up, down, failure } = carry(&mut end, stop).await;
-        self.exchange.note_received(up);
-        self.exchange.note_sent(down);
+        let Self { exchange, open } = self;
+        // Whoever reads of its end does not find it open.
+        drop(open);
+        exchange.note_received(up);
+        exchange.note_sent(down);
         match failure {
-            None => self.exchange.finish(),
+            None => exchange.finish(),
             Some((kind, reason)) => {
-                self.exchange.note_failure(kind, reason);
+                exchange.note_failure(kind, reason);
                 end.reset_on_drop();
             }
         }

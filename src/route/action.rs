@@ -72,6 +72,8 @@ pub struct ForwardRule {
     pub response_timeout: Option<Duration>,
     /// The whole exchange; `None`: off.
     pub total_timeout: Option<Duration>,
+    /// Silence of both sides after protocols were switched; `None`: the upstream's.
+    pub tunnel_idle: Option<Duration>,
     /// When a request is sent again.
     pub retry: model::RetryRules,
     /// Protocols that may be switched to, lowercase.
@@ -127,6 +129,7 @@ impl Route {
                 host_header: forward.host_header.clone(),
                 response_timeout: forward.response_timeout,
                 total_timeout: forward.total_timeout,
+                tunnel_idle: forward.tunnel_idle,
                 retry: forward.retry.clone(),
                 upgrade: forward.upgrade.clone(),
                 buffer: forward.buffer,

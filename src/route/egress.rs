@@ -65,6 +65,7 @@ impl Egress {
                 connect: timeouts.connect,
                 response: timeouts.response,
                 stream_idle: timeouts.stream_idle,
+                tunnel_idle: timeouts.tunnel_idle,
             },
             // Written for clients; data in the first packet is theirs alone to allow.
             socket: SocketOptions { fast_open: false, ..listener.socket.clone() },
@@ -88,6 +89,7 @@ impl Egress {
                 host_header: HostHeader::Preserve,
                 response_timeout: None,
                 total_timeout: None,
+                tunnel_idle: None,
                 // All addresses of the origin were tried within one attempt.
                 retry: RetryRules {
                     attempts: 0,

@@ -2,8 +2,9 @@
 //! arriving, or why there is none and whether the request may be sent again.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use tokio::sync::oneshot;
@@ -14,6 +15,7 @@ use super::http3::{self, Http3};
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
+use crate::body::tunnel::Http2Tunnel;
 use crate::net::relay::Breakable;
 
 /// The right to send one request to an endpoint. Dropped unused, it goes back to the pool.
@@ -50,7 +52,8 @@ impl<L: Future, R: Future<Output = L::Output>> Future for Either<L, R> {
 pub struct Answer {
     /// The head, and the body as it comes. hyper leaves Content-Length beside Transfer-Encoding: the caller removes it.
     pub response: Response<Incoming>,
-    /// The connection itself, after a 101 on HTTP/1. Whether the request asked for it is the caller's to check.
+    /// What carries another protocol from now on: the connection itself after a 101 on HTTP/1, the stream of a CONNECT that was
+    /// answered with success. Whether the request asked for it is the caller's to check.
     pub upgraded: Option<Upgraded>,
     /// Holds the stream's place on a shared connection: to be dropped when the body has ended or is given up.
     pub stream: Option<StreamPlace>,
@@ -72,13 +75,14 @@ pub struct SendFailure {
     pub request: Option<Box<Request<Body>>>,
 }
 
-/// The connection after a 101, once hyper lets go of it: its bytes are no longer HTTP. Those that came with the answer come
-/// first.
+/// A connection after a 101, or a stream after CONNECT, once hyper lets go of it: its bytes are no longer HTTP. Those that came
+/// with the answer come first.
 pub struct Upgraded(Switch);
 
 enum Switch {
     Ready(Option<Switched>),
     Pending(oneshot::Receiver<Switched>),
+    Opening(Pin<Box<dyn Future<Output = io::Result<Http2Tunnel>>>>),
 }
 
 /// What carries another protocol from now on; its bytes are counted.
@@ -102,6 +106,16 @@ impl Session {
     /// Whether interim answers of the endpoint are heard: hyper passes none on from HTTP/2.
     pub fn hears_interim(&self) -> bool {
         !matches!(self, Session::Http2(_))
+    }
+
+    /// Whether the endpoint takes extended CONNECT (RFC 8441, RFC 9220), once it has said so: with its first SETTINGS. The caller
+    /// keeps the deadline. On HTTP/1.1 there is Upgrade. Cancel-safe.
+    pub(super) async fn switches(&self) -> bool {
+        match self {
+            Session::Http1(_) => true,
+            Session::Http2(session) => session.takes_connect().await,
+            Session::Http3(session) => session.takes_connect().await,
+        }
     }
 
     /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
@@ -129,6 +143,10 @@ impl Upgraded {
         Self(Switch::Ready(Some(switched)))
     }
 
+    pub(super) fn opening(opening: impl Future<Output = io::Result<Http2Tunnel>> + 'static) -> Self {
+        Self(Switch::Opening(Box::pin(opening)))
+    }
+
     pub(super) fn pending(receiver: oneshot::Receiver<Switched>) -> Self {
         Self(Switch::Pending(receiver))
     }
@@ -141,6 +159,10 @@ impl Future for Upgraded {
         match &mut self.0 {
             Switch::Ready(parts) => Poll::Ready(parts.take().ok_or_else(http1::not_switched)),
             Switch::Pending(receiver) => Pin::new(receiver).poll(cx).map_err(|_| http1::not_switched()),
+            Switch::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                Ok(tunnel) => Poll::Ready(Ok(Box::new(tunnel))),
+                Err(error) => Poll::Ready(Err(http1::not_switched().because(error))),
+            },
         }
     }
 }

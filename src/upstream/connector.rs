@@ -1,14 +1,14 @@
 //! Makes one connection to an endpoint: the socket, TLS where configured, and what ALPN chose. The bytes of the
 //! connection are counted here. Called when the pool has none.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -38,7 +38,7 @@ pub(super) struct Connected {
 }
 
 /// Connects within the upstream's connect timeout, from the next of `sources`; `clock` is told the phases of it.
-/// `preface` goes before everything else, TLS included, where there is one. Cancel-safe: a dropped call closes what it
+/// `preface` goes before everything else, TLS included, where there is one; `only_http1`: nothing else is offered. Cancel-safe: a dropped call closes what it
 /// opened.
 ///
 /// # Errors
@@ -50,8 +50,9 @@ pub(super) async fn connect(
     clock: &PhaseClock,
     sources: &Sources,
     preface: Option<&[u8]>,
+    only_http1: bool,
 ) -> Result<Connected, Error> {
-    let establishing = establish(upstream, endpoint, counters, clock, sources, preface);
+    let establishing = establish(upstream, endpoint, counters, clock, sources, preface, only_http1);
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
@@ -117,15 +118,19 @@ async fn establish(
     clock: &PhaseClock,
     sources: &Sources,
     preface: Option<&[u8]>,
+    only_http1: bool,
 ) -> Result<Connected, Error> {
     let socket = match &upstream.origin {
         None => socket(endpoint, &upstream.config.socket, sources, preface).await?,
         Some(origin) => origin.dial.dial().await?,
     };
     counters.bytes_upstream_out.add(preface.map_or(0, |preface| preface.len() as u64));
-    let (channel, http2) = channel(upstream, endpoint, socket, clock).await?;
-    endpoint.state.heard(http2);
-    let io = Metered { channel, counters: Arc::clone(counters), received: Rc::new(Cell::new(false)) };
+    let (channel, http2) = channel(upstream, endpoint, socket, clock, only_http1).await?;
+    if !only_http1 {
+        endpoint.state.heard(http2);
+    }
+    let (received, waiting) = (Rc::default(), Rc::default());
+    let io = Metered { channel, counters: Arc::clone(counters), received, waiting };
     Ok(Connected { io, http2, alone: preface.is_some() })
 }
 
@@ -196,11 +201,15 @@ pub(super) async fn channel(
     endpoint: &Endpoint,
     socket: Socket,
     clock: &PhaseClock,
+    only_http1: bool,
 ) -> Result<(Channel, bool), Error> {
     match (&upstream.tls, &endpoint.server_name) {
         (None, _) => Ok((Channel::Plain(socket), upstream.config.protocol == UpstreamProtocol::Http2)),
         (Some(tls), Some(name)) => {
             clock.enter(Phase::Tls, Instant::now());
+            if only_http1 {
+                return Ok((Channel::Client(tls.connect_http1(socket, name).await?), false));
+            }
             let channel = Channel::Client(tls.connect(socket, name).await?);
             // An endpoint without ALPN is believed to speak what the configuration says (RFC 9113 §3.3 wants `h2`).
             let http2 = match (upstream.config.protocol, channel.negotiated_alpn()) {
@@ -228,12 +237,18 @@ pub(super) struct Metered {
     channel: Channel,
     counters: Arc<Counters>,
     received: Rc<Cell<bool>>,
+    waiting: Rc<RefCell<Vec<Waker>>>,
 }
 
 impl Metered {
     /// Set as soon as the endpoint sends a byte; whoever sends a request takes it back first.
     pub(super) fn received(&self) -> Rc<Cell<bool>> {
         Rc::clone(&self.received)
+    }
+
+    /// Who is woken, once, when the endpoint sends something.
+    pub(super) fn waiting(&self) -> Rc<RefCell<Vec<Waker>>> {
+        Rc::clone(&self.waiting)
     }
 }
 
@@ -251,6 +266,10 @@ impl AsyncRead for Metered {
         let read = buf.filled().len() - before;
         if read > 0 {
             this.received.set(true);
+            // Hardly ever somebody: who asks what the endpoint takes before its first word is here.
+            if !this.waiting.borrow().is_empty() {
+                this.waiting.take().into_iter().for_each(Waker::wake);
+            }
             this.counters.bytes_upstream_in.add(read as u64);
         }
         Poll::Ready(Ok(()))

@@ -67,6 +67,7 @@ pub(crate) fn upstream_config(name: &str, addresses: &[std::net::SocketAddr]) ->
             connect: Duration::from_secs(5),
             response: Duration::from_secs(5),
             stream_idle: Duration::from_secs(5),
+            tunnel_idle: Duration::from_secs(5),
         },
         socket: SocketOptions {
             nodelay: true,

@@ -1,19 +1,24 @@
 //! HTTP/2 connections to an endpoint. Each is shared by as many requests as the endpoint allows streams; the pool opens
 //! another when they run out. hyper queues past the limit without a bound, so streams are counted here.
 
+mod tasks;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response, Version, header};
+use http::{Method, Request, Response, Version, header};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use super::client::{Answer, SendFailure, StreamPlace};
+pub(super) use self::tasks::LocalTasks;
+use super::client::{Answer, SendFailure, StreamPlace, Upgraded};
 use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
@@ -21,6 +26,7 @@ use super::sessions::Multiplexed;
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
+use crate::body::tunnel::{Http2Tunnel, PumpPlace};
 
 /// Streams on one connection, however many the endpoint allows: past it another connection serves better, as one lost
 /// packet stalls every stream of a connection. It also bounds what a connection may hold, see `CONNECTION_WINDOW`.
@@ -39,6 +45,9 @@ const MAX_HEADER_LIST: u32 = 64 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long that sign may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Streams that the endpoint allows as long as it has not said how many. hyper tells nobody when SETTINGS came, and no endpoint
+/// says this number.
+const UNTOLD: usize = 0x7e11_0e55;
 
 type Driven = Connection<TokioIo<Metered>, Body, LocalTasks>;
 
@@ -53,6 +62,8 @@ pub(super) struct Shared {
     served: Cell<bool>,
     /// Takes no more streams: too old, going away, or broken.
     retired: Cell<bool>,
+    /// Who is to look again when the endpoint has sent something, or never will.
+    waiting: Rc<RefCell<Vec<Waker>>>,
     idle_since: Cell<Instant>,
     expires: Instant,
 }
@@ -70,7 +81,7 @@ pub struct Http2 {
 
 /// Starts HTTP/2 on a new connection and spawns the task that drives it.
 pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http2, Error> {
-    let alone = connected.alone;
+    let (alone, waiting) = (connected.alone, connected.io.waiting());
     let mut builder = Builder::new(LocalTasks);
     builder
         .timer(TokioTimer::new())
@@ -78,6 +89,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_header_list_size(MAX_HEADER_LIST)
+        .initial_max_send_streams(UNTOLD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(false);
@@ -91,6 +103,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         open: Cell::new(0),
         served: Cell::new(false),
         retired: Cell::new(alone),
+        waiting,
         idle_since: Cell::new(pool.now()),
         expires: pool.expiry(),
         pool: Rc::clone(pool),
@@ -104,13 +117,20 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
 }
 
 async fn drive(shared: Rc<Shared>) {
+    let mut announced = None;
     let _ended = poll_fn(|cx| match shared.connection.borrow_mut().as_mut() {
-        Some(connection) => Pin::new(connection).poll(cx).map(drop),
-        None => std::task::Poll::Ready(()),
+        Some(connection) => {
+            PumpPlace::announce_again(announced.take());
+            let polled = Pin::new(&mut *connection).poll(cx).map(drop);
+            announced = PumpPlace::take_announced();
+            polled
+        }
+        None => Poll::Ready(()),
     })
     .await;
     shared.retire();
     shared.connection.take();
+    shared.waiting.take().into_iter().for_each(Waker::wake);
     shared.pool.connection_closed();
 }
 
@@ -118,6 +138,12 @@ impl Shared {
     /// Whether no stream is open.
     pub(super) fn is_idle(&self) -> bool {
         self.open.get() == 0
+    }
+
+    /// Whether the endpoint has said that it takes extended CONNECT.
+    pub(super) fn takes_connect(&self) -> bool {
+        let connection = self.connection.try_borrow();
+        connection.is_ok_and(|driven| driven.as_ref().is_some_and(Driven::is_extended_connect_protocol_enabled))
     }
 }
 
@@ -177,9 +203,28 @@ impl Http2 {
         self.reused
     }
 
+    /// Whether the endpoint takes extended CONNECT (RFC 8441 §3), once it has said so. Cancel-safe.
+    pub(super) async fn takes_connect(&self) -> bool {
+        let shared = &self.stream.shared;
+        poll_fn(|cx| match shared.connection.borrow().as_ref().map(Driven::current_max_send_streams) {
+            Some(UNTOLD) => {
+                shared.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(_) => Poll::Ready(shared.takes_connect()),
+            None => Poll::Ready(false),
+        })
+        .await
+    }
+
     /// Sends one request on this stream. Dropping the future resets the stream.
     pub(super) fn send(self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         let shared = &self.stream.shared;
+        let place = (request.method() == Method::CONNECT).then(|| {
+            let place = Rc::<PumpPlace>::default();
+            *request.body_mut() = Body::Connect(Rc::clone(&place));
+            place
+        });
         *request.version_mut() = Version::HTTP_2;
         // RFC 9113 §8.3.1: `:authority` takes its place, from the URI.
         request.headers_mut().remove(header::HOST);
@@ -190,7 +235,7 @@ impl Http2 {
         let sent = sent.map_err(Box::new);
         async move {
             match sent {
-                Ok(sending) => self.answered(sending.await),
+                Ok(sending) => self.answered(sending.await, place),
                 Err(request) => Err(SendFailure { error: failure::session_gone(), request: Some(request) }),
             }
         }
@@ -199,9 +244,17 @@ impl Http2 {
     fn answered(
         self,
         answered: Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>,
+        place: Option<Rc<PumpPlace>>,
     ) -> Result<Answer, SendFailure> {
         let shared = &self.stream.shared;
         match answered {
+            Ok(mut response) if response.extensions().get::<OnUpgrade>().is_some() => {
+                let upgrade = hyper::upgrade::on(&mut response);
+                let stream: Option<Box<dyn std::any::Any>> = Some(Box::new(self.stream));
+                let opening = async move { Http2Tunnel::open(upgrade, &place.unwrap_or_default(), stream).await };
+                let upgraded = Some(Upgraded::opening(opening));
+                Ok(Answer { response: response.map(Incoming::Hyper), upgraded, stream: None })
+            }
             Ok(response) => Ok(Answer {
                 response: response.map(Incoming::Hyper),
                 upgraded: None,
@@ -221,16 +274,6 @@ impl Http2 {
                 Err(SendFailure::new(error, request))
             }
         }
-    }
-}
-
-/// Runs what hyper spawns for a connection on the worker that owns it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalTasks;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move { drop(future.await) });
     }
 }
 

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tokio::time::Instant;
 
 use self::handshake::Handshake;
-use super::client::{Answer, SendFailure, StreamPlace};
+use super::client::{Answer, SendFailure, StreamPlace, Upgraded};
 use super::endpoint::EndpointState;
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
@@ -23,6 +23,7 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Hearing;
+use crate::body::tunnel::{Http3Tunnel, TunnelBody};
 use crate::config::model::QuicTransport;
 use crate::http3::{Closed, Code, Config, SendError, Sender, client};
 use crate::net::timer;
@@ -227,6 +228,15 @@ impl Http3 {
         self.reused
     }
 
+    /// Whether the endpoint takes extended CONNECT (RFC 9220 §3), once it has said so. Cancel-safe.
+    pub(super) async fn takes_connect(&self) -> bool {
+        let sender = self.stream.shared.sender.borrow().clone();
+        match sender {
+            Some(sender) => sender.connect_protocol_allowed().await,
+            None => false,
+        }
+    }
+
     /// Sends one request on this stream. Dropping the future cancels it.
     pub(super) fn send(self, mut request: Request<Body>) -> Pin<Box<dyn Future<Output = Result<Answer, SendFailure>>>> {
         let sender = self.stream.shared.sender.borrow().clone();
@@ -236,6 +246,11 @@ impl Http3 {
         if let Some((_, port)) = &self.stream.shared.alternative {
             say_where(&mut request, *port);
         }
+        let outgoing = (request.method() == Method::CONNECT).then(|| {
+            let (outgoing, sent) = TunnelBody::begin();
+            *request.body_mut() = Body::Tunnel(sent);
+            outgoing
+        });
         // Boxed: it would lie in the future of every request, of those on HTTP/1 and HTTP/2 too.
         Box::pin(async move {
             let shared = &self.stream.shared;
@@ -258,6 +273,14 @@ impl Http3 {
                 Ok(response) if early && handshake::wants_to_wait(response.status(), client_knows) => {
                     shared.handshake.ended_well().await;
                     Err(SendFailure::new(unprocessed("the endpoint wants no early data"), None))
+                }
+                Ok(response) if response.status().is_success() && outgoing.is_some() => {
+                    let (head, body) = response.into_parts();
+                    let upgraded = outgoing.map(|outgoing| {
+                        let tunnel = Http3Tunnel::new(outgoing, body.into(), Some(Box::new(self.stream)));
+                        Upgraded::ready(Box::new(tunnel))
+                    });
+                    Ok(Answer { response: Response::from_parts(head, Incoming::none()), upgraded, stream: None })
                 }
                 Ok(response) => {
                     let response = response.map(Incoming::from);

@@ -20,6 +20,7 @@ pub mod pool;
 pub mod quic;
 pub mod registry;
 mod sessions;
+mod switching;
 pub mod worker;
 
 use std::hash::{Hash, Hasher};

@@ -197,7 +197,8 @@ impl WorkerUpstream {
             let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative: None, early };
             return Ok(Session::Http3(http3::start(connection, &endpoint.pool, counters, terms)));
         }
-        let connecting = connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface);
+        let connecting =
+            connector::connect(upstream, &endpoint.endpoint, counters, clock, &self.sources, preface, false);
         let connected = connecting.await?;
         if connected.http2 {
             Ok(Session::Http2(http2::start(connected, &endpoint.pool).await?))

@@ -201,6 +201,7 @@ class Process:
             "connections": {"open": 123 * busy, "accepted": self.accepted, "refused": 0, "max": 9872, "parked": 41 * busy},
             "handshakes": {"tls1.2": self.accepted // 20, "tls1.3": self.accepted // 2, "resumed": self.accepted // 3, "failed": self.accepted // 90},
             "pool": {"connects": total["requests"] // 300, "reuses": total["requests"], "retries": total["requests"] // 2000},
+            "tunnels": {"open": 3, "started": total["requests"] // 1000},
             "bounds_seconds": BOUNDS, "traffic": total,
             "listeners": [
                 {"name": n, "mode": "http", "addresses": a, "protocols": ["http1", "http2"], "tls": s, "max_connections": None,

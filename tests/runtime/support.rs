@@ -191,7 +191,12 @@ impl Site {
             send_proxy_protocol: SendProxyProtocol::Off,
             source: Vec::new(),
             pool: PoolLimits { max_idle_per_endpoint: 16, idle_timeout: PATIENCE, max_age: PATIENCE },
-            timeouts: UpstreamTimeouts { connect: PATIENCE, response: PATIENCE * 3, stream_idle: PATIENCE * 3 },
+            timeouts: UpstreamTimeouts {
+                connect: PATIENCE,
+                response: PATIENCE * 3,
+                stream_idle: PATIENCE * 3,
+                tunnel_idle: PATIENCE * 3,
+            },
             socket: socket_options(),
             place: place(),
         }];
@@ -201,6 +206,7 @@ impl Site {
             host_header: HostHeader::Preserve,
             response_timeout: None,
             total_timeout: None,
+            tunnel_idle: None,
             retry: RetryRules {
                 attempts: 1,
                 on_connect_failure: true,

@@ -2,10 +2,11 @@
 //! side resets (CANCEL, NO_ERROR) is not taken for one that ended, and one that is to be broken off is reset.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -22,7 +23,28 @@ type Pump = Pin<Box<dyn Future<Output = ()>>>;
 #[derive(Default)]
 pub struct PumpPlace(RefCell<Option<Pump>>);
 
+thread_local! {
+    /// The place of the CONNECT that hyper has just taken up.
+    static TAKEN_UP: Cell<Option<Rc<PumpPlace>>> = const { Cell::new(None) };
+}
+
 impl PumpPlace {
+    /// What hyper spawns next for its connection is what waits for the answer to the CONNECT of this place. Said by the body of
+    /// that request, which hyper looks at when it takes the request up.
+    pub(in super::super) fn announce(self: &Rc<Self>) {
+        TAKEN_UP.set(Some(Rc::clone(self)));
+    }
+
+    /// The place that was announced, once.
+    pub fn take_announced() -> Option<Rc<Self>> {
+        TAKEN_UP.take()
+    }
+
+    /// Announces again what belongs to the connection that is polled next.
+    pub fn announce_again(place: Option<Rc<Self>>) {
+        TAKEN_UP.set(place);
+    }
+
     /// Leaves it there.
     pub fn put(&self, pump: impl Future<Output = ()> + 'static) {
         self.0.replace(Some(Box::pin(pump)));

@@ -6,7 +6,7 @@ use crate::base::units::format_duration;
 use crate::cli::terminal::Palette;
 use crate::control::admin::status::{
     CertificateStatus, EndpointAlternative, EndpointCheck, EndpointStatus, Layer4, Listener, Quic, RecentError,
-    Relayed, Reload, Route, Status, Traffic, UpstreamStatus,
+    Relayed, Reload, Route, Status, Traffic, Tunnels, UpstreamStatus,
 };
 use crate::telemetry::calendar;
 
@@ -69,7 +69,8 @@ fn head(status: &Status, colours: Palette) -> String {
         connections.open,
         connections.max,
         connections.parked,
-    ) + &quic(&status.quic)
+    ) + &tunnels(&status.tunnels)
+        + &quic(&status.quic)
         + &layer4(&status.layer4)
 }
 
@@ -92,6 +93,14 @@ fn quic(quic: &Quic) -> String {
     ];
     let lines = [counted(&made), counted(&refused), counted(&lost)];
     lines.iter().filter(|line| !line.is_empty()).map(|line| format!("  {line}\n")).collect()
+}
+
+/// What requests became, where any did.
+fn tunnels(tunnels: &Tunnels) -> String {
+    match tunnels.started {
+        0 => String::new(),
+        started => format!("  {} tunnels open, {started} since the start\n", tunnels.open),
+    }
 }
 
 /// Sessions and flows, where there were any.

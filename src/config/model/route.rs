@@ -129,6 +129,8 @@ pub struct Forward {
     pub response_timeout: Option<Duration>,
     /// `None`: off.
     pub total_timeout: Option<Duration>,
+    /// `None`: the upstream's.
+    pub tunnel_idle: Option<Duration>,
     /// When a request is sent again.
     pub retry: RetryRules,
     /// Protocols that may be switched to, lowercased. Default: websocket.

@@ -210,6 +210,8 @@ pub struct UpstreamTimeouts {
     pub response: Duration,
     /// Silence of the origin inside a body.
     pub stream_idle: Duration,
+    /// Silence of both sides after protocols were switched.
+    pub tunnel_idle: Duration,
 }
 
 impl Upstream {

@@ -114,7 +114,7 @@ pub(super) static ROUTE: &[Key] = &[
         "upgrade",
         Shape::OneOrMany(&Shape::Text("a protocol")),
         Fallback::Only(defaults::UPGRADE),
-        "Protocols that may be switched to; [] for none.",
+        "Protocols that may be switched to, by Upgrade or by extended CONNECT; [] for none.",
     ),
     Key::new(
         "timeouts",
@@ -213,8 +213,15 @@ static TIMEOUTS: &[Key] = &[
         "total",
         Shape::Either(&[Shape::Word("off"), DEADLINE]),
         Fallback::Text("off"),
-        "The whole exchange, every send and both bodies.",
+        "The whole exchange, every send and both bodies; after protocols were switched it means nothing.",
     ),
+    Key::new(
+        "tunnel_idle",
+        DEADLINE,
+        Fallback::Told("the upstream's"),
+        "Silence in both directions after protocols were switched (WebSocket).",
+    )
+    .example("\"5m\""),
 ];
 
 static RETRY: &[Key] = &[

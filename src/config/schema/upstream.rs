@@ -226,6 +226,12 @@ static TIMEOUTS: &[Key] = &[
         Fallback::Duration(defaults::STREAM_IDLE),
         "Silence of the origin inside a body: event streams and gRPC live with it. On layer 4 silence of both sides.",
     ),
+    Key::new(
+        "tunnel_idle",
+        DEADLINE,
+        Fallback::Duration(defaults::TUNNEL_IDLE),
+        "Silence in both directions after protocols were switched (WebSocket); both ends are reset then.",
+    ),
 ];
 
 static SOCKET: &[Key] = &[

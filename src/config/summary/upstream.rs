@@ -46,6 +46,7 @@ pub(super) fn block(upstream: &Upstream) -> Block {
             ("connect", timeouts.connect, defaults::CONNECT_TIMEOUT),
             ("response", timeouts.response, defaults::RESPONSE_TIMEOUT),
             ("stream_idle", timeouts.stream_idle, defaults::STREAM_IDLE),
+            ("tunnel_idle", timeouts.tunnel_idle, defaults::TUNNEL_IDLE),
         ]),
     ));
     let mut pool = durations(&[

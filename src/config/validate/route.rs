@@ -226,6 +226,7 @@ impl Check<'_> {
             host_header: section.text("host_header").map_or(HostHeader::Preserve, |written| self.host_header(written)),
             response_timeout: timeouts.and_then(|section| section.duration("response")),
             total_timeout: timeouts.and_then(|section| section.duration("total")),
+            tunnel_idle: timeouts.and_then(|section| section.duration("tunnel_idle")),
             retry: self.retry(section.section("retry")),
             upgrade: self.upgrade(section),
             buffer: BodyBuffers { request: buffer("request"), response: buffer("response") },

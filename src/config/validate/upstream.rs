@@ -150,5 +150,6 @@ fn timeouts(section: Option<&Section>) -> UpstreamTimeouts {
         connect: duration("connect").unwrap_or(defaults::CONNECT_TIMEOUT),
         response: duration("response").unwrap_or(defaults::RESPONSE_TIMEOUT),
         stream_idle: duration("stream_idle").unwrap_or(defaults::STREAM_IDLE),
+        tunnel_idle: duration("tunnel_idle").unwrap_or(defaults::TUNNEL_IDLE),
     }
 }

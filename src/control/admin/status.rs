@@ -41,6 +41,9 @@ pub struct Status {
     /// With clients.
     #[serde(default)]
     pub quic: Quic,
+    /// Requests that became tunnels.
+    #[serde(default)]
+    pub tunnels: Tunnels,
     /// Sessions, flows and datagrams.
     pub layer4: Layer4,
     /// The upper bounds of the buckets of every histogram here; one bucket more is for what is longer.
@@ -180,6 +183,15 @@ pub struct Pool {
     pub reuses: u64,
     /// Requests sent again.
     pub retries: u64,
+}
+
+/// Requests that became tunnels (WebSocket, CONNECT), of all workers together.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Tunnels {
+    /// Now.
+    pub open: u64,
+    /// Since the start.
+    pub started: u64,
 }
 
 /// One listener.

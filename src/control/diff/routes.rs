@@ -79,6 +79,7 @@ fn forward(keys: &mut Keys, (before, old): (&Forward, &Config), (after, new): (&
         host_header,
         response_timeout,
         total_timeout,
+        tunnel_idle,
         retry,
         upgrade,
         buffer,
@@ -108,6 +109,7 @@ fn forward(keys: &mut Keys, (before, old): (&Forward, &Config), (after, new): (&
     });
     keys.compare("timeouts.response", response_timeout, &after.response_timeout);
     keys.compare("timeouts.total", total_timeout, &after.total_timeout);
+    keys.compare("timeouts.tunnel_idle", tunnel_idle, &after.tunnel_idle);
     let RetryRules { attempts, on_connect_failure, on_reset_before_headers, on_status, replay } = retry;
     keys.compare("retry.attempts", attempts, &after.retry.attempts);
     let differs = (on_connect_failure, on_reset_before_headers, on_status)

@@ -109,10 +109,11 @@ fn upstream(before: &Upstream, after: &Upstream) -> Keys {
     keys.compare("pool.max_idle_per_endpoint", max_idle_per_endpoint, &after.pool.max_idle_per_endpoint);
     keys.compare("pool.idle_timeout", idle_timeout, &after.pool.idle_timeout);
     keys.compare("pool.max_age", max_age, &after.pool.max_age);
-    let UpstreamTimeouts { connect, response, stream_idle } = timeouts;
+    let UpstreamTimeouts { connect, response, stream_idle, tunnel_idle } = timeouts;
     keys.compare("timeouts.connect", connect, &after.timeouts.connect);
     keys.compare("timeouts.response", response, &after.timeouts.response);
     keys.compare("timeouts.stream_idle", stream_idle, &after.timeouts.stream_idle);
+    keys.compare("timeouts.tunnel_idle", tunnel_idle, &after.timeouts.tunnel_idle);
     keys.socket(socket, &after.socket, false);
     keys
 }

@@ -86,3 +86,64 @@ fn nothing_but_data_is_in_a_tunnel() {
         assert_eq!(served.closed.await.unwrap().code, Code::FRAME_UNEXPECTED);
     });
 }
+
+/// A request for another protocol (RFC 9220 §3).
+fn websocket(body: Sent) -> Request<Sent> {
+    let mut request = Request::builder().method("CONNECT").uri("https://example.org/chat").body(body).unwrap();
+    request.extensions_mut().insert(hyper::ext::Protocol::from("websocket"));
+    request
+}
+
+#[test]
+fn an_extended_connect_has_a_target_and_a_protocol() {
+    on_worker(async {
+        let link = link().await;
+        let config = Config { connect_protocol: true, ..Config::default() };
+        let _served = run(&link, config, async |request, _| {
+            assert_eq!((request.method().as_str(), request.uri().path()), ("CONNECT", "/chat"));
+            assert_eq!(request.extensions().get::<hyper::ext::Protocol>().unwrap().as_str(), "websocket");
+            Response::new(full("bye"))
+        });
+        let (sender, _driver) = connect(&link, Config::default());
+        // RFC 9220 §3: not before it was offered.
+        assert!(sender.connect_protocol_allowed().await);
+        let (_feed, sent) = body(None);
+        let answer = sender.send(websocket(sent), drop).await.unwrap();
+        assert_eq!(whole(answer.into_body()).await.unwrap().0, "bye");
+    });
+}
+
+#[test]
+fn who_asks_for_what_is_not_offered_learns_it() {
+    on_worker(async {
+        let link = link().await;
+        let _served = run(&link, Config::default(), async |_, _| Response::new(full("")));
+        let (sender, driver) = connect(&link, Config::default());
+        assert!(!sender.connect_protocol_allowed().await);
+        let (sender_of_lost, other) = (sender.clone(), driver);
+        link.server.close(0u32.into(), b"");
+        other.await.unwrap();
+        assert!(!sender_of_lost.connect_protocol_allowed().await);
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_broken_off_is_reset_with_the_word_of_its_body() {
+    on_worker(async {
+        let link = link().await;
+        let config = Config { connect_protocol: true, ..Config::default() };
+        let _served = run(&link, config, async |_, _| {
+            let (feed, sent) = body(None);
+            feed.send(data("half")).unwrap();
+            // Wherever in the chain of causes it stands.
+            feed.send(Err(Box::new(std::io::Error::other(BrokenOff(Code::CONNECT_ERROR))))).unwrap();
+            Response::new(sent)
+        });
+        let mut rude = Rude::new(&link.client);
+        rude.control(&[]).await;
+        let fields =
+            [(":method", "CONNECT"), (":protocol", "x"), (":scheme", "https"), (":authority", "a"), (":path", "/")];
+        let (_send, mut recv) = rude.open(&headers(&fields)).await;
+        assert_eq!(reset_with(&mut recv).await, Code::CONNECT_ERROR);
+    });
+}

@@ -121,6 +121,19 @@ fn methods_and_forms_go_together() {
 }
 
 #[test]
+fn an_extended_connect_has_a_whole_target_and_no_length() {
+    let ask = |target: &str, fields: &[(&str, &str)]| {
+        let mut head = parts(Version::HTTP_3, "CONNECT", target, fields);
+        head.extensions.insert(hyper::ext::Protocol::from("websocket"));
+        check(&head, CHECKS)
+    };
+    assert_eq!(ask("https://a:1/x", &[]).unwrap().host(), "a");
+    assert_eq!(ask("/x", &[("host", "a")]).unwrap_err().kind, Kind::HttpRequestError);
+    assert_eq!(ask("https://a/x", &[("content-length", "0")]).unwrap_err().kind, Kind::HttpRequestError);
+    assert_eq!(ask("ws://a/x", &[]).unwrap_err().kind, Kind::HttpRequestError);
+}
+
+#[test]
 fn more_fields_than_allowed_are_too_many() {
     let fields: Vec<(&str, &str)> = std::iter::once(("host", "a")).chain((0..8).map(|_| ("x", "y"))).collect();
     assert_eq!(h1("/", &fields).unwrap_err(), "too many header fields");

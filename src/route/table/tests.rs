@@ -34,6 +34,7 @@ fn route(name: &str, hosts: &[&str], path: &str) -> model::Route {
             host_header: model::HostHeader::Preserve,
             response_timeout: Some(Duration::from_secs(1)),
             total_timeout: None,
+            tunnel_idle: None,
             retry: model::RetryRules {
                 attempts: 1,
                 on_connect_failure: true,

@@ -118,6 +118,20 @@ impl ClientTls {
         Ok(stream)
     }
 
+    /// As [`connect`](Self::connect), where nothing but HTTP/1.1 will do.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_http1(
+        &self,
+        socket: Socket,
+        name: &ServerName<'static>,
+    ) -> Result<Box<TlsStream<Socket>>, Error> {
+        let live = self.live.load_full();
+        let handshake = live.connector.with_alpn(vec![HTTP1.to_vec()]).connect(name.clone(), socket);
+        Ok(Box::new(handshake.await.map_err(failure::of_endpoint)?))
+    }
+
     /// What QUIC connections begin with that agree on `alpn`, with the tickets of those before. `early`: whether something may
     /// be sent before the endpoint has answered.
     ///

@@ -71,7 +71,8 @@ pub async fn probe(upstream: &Upstream, endpoint: &Endpoint, health: &model::Hea
     let socket = connector::socket(endpoint, &options, &sources, header.as_deref()).await.map_err(Unwell::Failed)?;
     let Some(path) = &health.path else { return Ok(()) };
     let clock = PhaseClock::new(Instant::now());
-    let (channel, http2) = connector::channel(upstream, endpoint, socket, &clock).await.map_err(Unwell::Failed)?;
+    let (channel, http2) =
+        connector::channel(upstream, endpoint, socket, &clock, false).await.map_err(Unwell::Failed)?;
     let asked = match http2 {
         false => {
             let (mut sender, connection) = http1::handshake(TokioIo::new(channel)).await.map_err(no_answer)?;

@@ -107,6 +107,11 @@ impl Feed {
         self.0.send(Ok(Frame::data(piece.into()))).await.is_ok()
     }
 
+    /// Breaks the body off.
+    pub async fn break_off(self) {
+        let _ = self.0.send(Err(io::Error::other("broken off by the test"))).await;
+    }
+
     /// Ends when nobody takes it any more.
     pub async fn refused(&self) {
         self.0.closed().await;

@@ -11,6 +11,7 @@ pub mod pair;
 pub mod proxy;
 pub mod quic;
 pub mod raw;
+pub mod tunnel;
 
 use std::future::Future;
 use std::time::Duration;

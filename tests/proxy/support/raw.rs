@@ -99,6 +99,14 @@ impl Raw {
         socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
+    /// What is there, as soon as something is; `None` at the end.
+    pub async fn piece(&mut self) -> Option<Vec<u8>> {
+        if self.ahead.is_empty() && !self.more().await.ok()? {
+            return None;
+        }
+        Some(std::mem::take(&mut self.ahead))
+    }
+
     async fn more(&mut self) -> io::Result<bool> {
         Ok(self.stream.read_buf(&mut self.ahead).await? > 0)
     }

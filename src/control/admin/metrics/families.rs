@@ -216,6 +216,8 @@ families! {
     REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests under way";
     HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "HTTP/1 heads refused as malformed, ambiguous or late; each is a request of its listener too";
     RETRIES = Counter "tidegate_retries" "" [] "Requests sent again";
+    TUNNELS = Gauge "tidegate_tunnels" "" [] "Requests that switched protocols or were answered with a tunnel, open now";
+    TUNNELS_STARTED = Counter "tidegate_tunnels_started" "" [] "Requests that became tunnels";
     TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests, sessions and flows that ended because a deadline passed";
     SESSIONS = Gauge "tidegate_sessions" "" [] "Connections of clients that are relayed on layer 4, now";
     SESSIONS_STARTED = Counter "tidegate_sessions_started" "" [] "Connections accepted to be relayed";

@@ -74,6 +74,8 @@ impl Facts {
         page.gauge(&f::REQUESTS_IN_FLIGHT, self.requests_in_flight)?;
         page.counter(&f::HEADS_REFUSED, totals.heads_refused)?;
         page.counter(&f::RETRIES, totals.retries)?;
+        page.gauge(&f::TUNNELS, totals.tunnels_open)?;
+        page.counter(&f::TUNNELS_STARTED, totals.tunnels)?;
         page.counters(&f::TIMEOUTS, TIMEOUTS.map(|kind| ([("kind", kind.as_str())], totals.outcome(kind))))
     }
 

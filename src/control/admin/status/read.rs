@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::traffic::Counted;
 use super::{
     CertificateStatus, Connections, EndpointAlternative, EndpointCheck, EndpointOutlier, EndpointStatus, Handshakes,
-    Hist, LastFailure, Layer4, Listener, Pool, Quic, RecentError, Reload, Route, Status, UpstreamStatus, Worker,
+    Hist, LastFailure, Layer4, Listener, Pool, Quic, RecentError, Reload, Route, Status, Tunnels, UpstreamStatus,
+    Worker,
 };
 use crate::config::model::{self, RouteAction};
 use crate::config::{Config, match_text};
@@ -47,6 +48,7 @@ impl Status {
             connections: Connections::of(&totals, view.process_limit().max()),
             handshakes: Handshakes::of(&totals),
             pool: Pool { connects: totals.upstream_connects, reuses: totals.upstream_reuses, retries: totals.retries },
+            tunnels: Tunnels { open: totals.tunnels_open, started: totals.tunnels },
             bounds_seconds: BOUNDS.iter().map(|bound| bound.as_secs_f64()).collect(),
             quic: Quic::of(&totals),
             layer4: Layer4::of(&totals),
