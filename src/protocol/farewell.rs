@@ -45,5 +45,6 @@ pub(super) async fn linger(mut channel: Channel) {
 
 /// How long the rest of what a client sends is read and thrown away, so that our last words are not lost to a reset.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much of it.
-const LINGER_BYTES: usize = 1024 * 1024;
+/// How much of it: more than the buffers of both ends hold on the way here, since whoever writes on is reset at its end. A client
+/// that has read our answer stops.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
