@@ -94,6 +94,7 @@ impl PartialEq for ValuePattern {
 }
 
 /// What a route does.
+#[allow(clippy::large_enum_variant, reason = "most are the large one, and none is moved once it was read")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum RouteAction {
     /// `upstream` or `weighted`.
