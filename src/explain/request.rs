@@ -40,6 +40,10 @@ impl Explainer<'_> {
         if whole {
             settings.of_listener(index, &listener.config, version);
         }
+        if asked.scheme().starts_with("ws") && version >= Version::HTTP_2 {
+            let note = "over HTTP/2 and HTTP/3 a WebSocket begins with an extended CONNECT: what is told here is what a GET meets";
+            told.notes.push(note.to_owned());
+        }
         let parts = match head::head(asked, version) {
             Ok(parts) => parts,
             Err(error) => {
