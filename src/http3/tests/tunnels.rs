@@ -6,7 +6,8 @@ use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 
 use super::support::*;
-use crate::http3::*;
+use crate::base::error::{Error, Kind};
+use crate::http3::{BrokenOff, Code, Config};
 
 #[test]
 fn a_tunnel_carries_bytes_both_ways() {
@@ -136,7 +137,8 @@ fn a_tunnel_that_is_broken_off_is_reset_with_the_word_of_its_body() {
             let (feed, sent) = body(None);
             feed.send(data("half")).unwrap();
             // Wherever in the chain of causes it stands.
-            feed.send(Err(Box::new(std::io::Error::other(BrokenOff(Code::CONNECT_ERROR))))).unwrap();
+            let cause = BrokenOff(Code::CONNECT_ERROR);
+            feed.send(Err(Box::new(Error::downstream(Kind::ClientGone, "gone").because(cause)))).unwrap();
             Response::new(sent)
         });
         let mut rude = Rude::new(&link.client);
