@@ -53,7 +53,16 @@ def description(gate, endpoint, security):
     return path
 
 
+# A schema cannot say what an address, a name of a field or a host is: what has the right form may still be refused.
+SETTINGS = """
+[[operations]]
+include-name = "POST /explain"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "409", "503"]
+"""
+
+
 def fuzz(gate, path, port, *words):
+    (gate.folder / "schemathesis.toml").write_text(SETTINGS)
     command = [tool("schemathesis"), "run", str(path), "--url", f"http://127.0.0.1:{port}", "--checks", "all", "--max-examples", "25", "--seed", "7",
                "--no-color", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=gate.folder)

@@ -287,7 +287,7 @@ def a_tunnel_outlives_the_far_side(world):
 
         def ask():
             with socket.create_connection(("127.0.0.1", ports["echo"]), 5) as sock:
-                sock.settimeout(10)
+                sock.settimeout(2)
                 sock.sendall(b"echo\nhello")
                 expect(sock.recv(100) == b"hello", "no echo")
 
