@@ -100,7 +100,7 @@ async fn an_exchange_past_its_total_is_told_as_504(pair: Pair) {
 }
 
 async fn an_answer_past_the_total_never_ends_cleanly(pair: Pair) {
-    let plan = |plan: Plan| plan.route("timeouts.total = \"200ms\"");
+    let plan = |plan: Plan| plan.route("timeouts.total = \"500ms\"");
     let mut scene = pair.planned(plan, a_piece_and_silence).await;
     let response = scene.client.send(get("/")).await.unwrap();
     assert!(receive(response.into_body()).await.broken.is_some());
