@@ -4,9 +4,10 @@
 use std::error::Error as StdError;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::ahead::Ahead;
@@ -15,8 +16,10 @@ use crate::http3::{self, Code, RecvBody, Side};
 /// A body as it arrives.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Over HTTP/1 or HTTP/2.
+    /// Over HTTP/1.
     Hyper(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(hyper::body::Incoming),
     /// Over HTTP/3.
     Http3(RecvBody),
     /// Over any of them, read ahead of whoever reads it here.
@@ -32,6 +35,10 @@ pub enum Error {
     /// HTTP/3's.
     #[error(transparent)]
     Http3(#[from] http3::Error),
+    /// RST_STREAM with NO_ERROR and without END_STREAM, which hyper takes for the end: it is one only of a message that is
+    /// whole already (RFC 9113 §8.1).
+    #[error("the stream was reset before its end")]
+    Reset,
 }
 
 impl Error {
@@ -40,6 +47,7 @@ impl Error {
         match self {
             Self::Hyper(error) => is_malformed(error),
             Self::Http3(error) => error.side() == Side::Local && error.code() == Code::MESSAGE_ERROR,
+            Self::Reset => false,
         }
     }
 }
@@ -62,6 +70,14 @@ impl Incoming {
     pub fn none() -> Self {
         Self::Http3(RecvBody::empty())
     }
+
+    /// The body of a message of this version: hyper's does not say which it is.
+    pub fn of(self, version: Version) -> Self {
+        match self {
+            Self::Hyper(body) if version == Version::HTTP_2 => Self::Http2(body),
+            body => body,
+        }
+    }
 }
 
 impl From<hyper::body::Incoming> for Incoming {
@@ -83,6 +99,10 @@ impl HttpBody for Incoming {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(Error::Hyper),
+            Self::Http2(body) => Poll::Ready(match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None if !body.is_end_stream() => Some(Err(Error::Reset)),
+                frame => frame.map(|frame| frame.map_err(Error::Hyper)),
+            }),
             Self::Http3(body) => Pin::new(body).poll_frame(cx).map_err(Error::Http3),
             Self::Ahead(body) => Pin::new(body).poll_frame(cx),
         }
@@ -90,7 +110,7 @@ impl HttpBody for Incoming {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(body) => body.is_end_stream(),
+            Self::Hyper(body) | Self::Http2(body) => body.is_end_stream(),
             Self::Http3(body) => body.is_end_stream(),
             Self::Ahead(body) => body.is_end_stream(),
         }
@@ -98,7 +118,7 @@ impl HttpBody for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(body) => body.size_hint(),
+            Self::Hyper(body) | Self::Http2(body) => body.size_hint(),
             Self::Http3(body) => body.size_hint(),
             Self::Ahead(body) => body.size_hint(),
         }

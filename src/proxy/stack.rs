@@ -90,9 +90,10 @@ enum Planned {
 
 fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
     let (head, body) = request.into_parts();
+    let version = head.version;
     match decided(scene, head, &mut ()) {
-        Decided::Forward(order) => Planned::Forward(order, body.into()),
-        Decided::Egress(asked) => Planned::Egress(asked, body.into()),
+        Decided::Forward(order) => Planned::Forward(order, body.into().of(version)),
+        Decided::Egress(asked) => Planned::Egress(asked, body.into().of(version)),
         Decided::Answered(response) => Planned::Answered(response),
     }
 }

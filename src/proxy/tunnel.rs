@@ -45,7 +45,7 @@ impl ClientEnd {
         match body {
             Incoming::Http3(_) => Some(Self::Http3(body)),
             Incoming::Hyper(_) if version < Version::HTTP_2 => Some(Self::Http1),
-            Incoming::Hyper(_) => extensions.remove().map(Self::Http2),
+            Incoming::Hyper(_) | Incoming::Http2(_) => extensions.remove().map(Self::Http2),
             // Only answers are read ahead.
             Incoming::Ahead(_) => None,
         }

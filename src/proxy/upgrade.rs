@@ -90,7 +90,7 @@ impl Wanted {
             (Way::Upgrade, body) => return Some(body),
             (Way::Connect(_, end), body @ Incoming::Http3(_)) => *end = Some(ClientEnd::Http3(body)),
             // Nothing of it was read ahead: it has no body.
-            (Way::Connect(upgrade, end), Incoming::Hyper(_) | Incoming::Ahead(_)) => {
+            (Way::Connect(upgrade, end), Incoming::Hyper(_) | Incoming::Http2(_) | Incoming::Ahead(_)) => {
                 *end = upgrade.take().map(ClientEnd::Http2)
             }
         }

@@ -253,10 +253,10 @@ impl Http2 {
                 let stream: Option<Box<dyn std::any::Any>> = Some(Box::new(self.stream));
                 let opening = async move { Http2Tunnel::open(upgrade, &place.unwrap_or_default(), stream).await };
                 let upgraded = Some(Upgraded::opening(opening));
-                Ok(Answer { response: response.map(Incoming::Hyper), upgraded, stream: None })
+                Ok(Answer { response: response.map(Incoming::Http2), upgraded, stream: None })
             }
             Ok(response) => Ok(Answer {
-                response: response.map(Incoming::Hyper),
+                response: response.map(Incoming::Http2),
                 upgraded: None,
                 stream: Some(StreamPlace::Http2(self.stream)),
             }),

@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use http::{Request, Response, Uri};
 use tidegate::body::incoming::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 
@@ -12,6 +14,7 @@ use crate::support::body::{Sent, next_piece, receive};
 use crate::support::client::{Client, Reply, get, post};
 use crate::support::origin::{Origin, echo, ok};
 use crate::support::pair::{Downstream, Pair, Upstream};
+use crate::support::proxy::Plan;
 use crate::support::raw::Raw;
 use crate::support::{frames, tests};
 
@@ -28,6 +31,8 @@ tests! {
     rapid_resets_end_the_connection,
     a_flood_of_continuations_ends_the_connection,
     a_body_shorter_than_its_length_never_ends_cleanly,
+    an_answer_that_is_reset_without_an_error_never_ends_cleanly,
+    an_upload_that_is_reset_without_an_error_never_ends_cleanly,
     host_stands_for_a_missing_authority,
     a_request_without_either_is_refused,
 }
@@ -313,4 +318,62 @@ async fn a_request_without_either_is_refused() {
         }
     }
     assert!(scene.origin.seen().is_empty());
+}
+
+/// RFC 9113 §8.1: NO_ERROR says that the rest of a request is not needed, and makes no whole answer of half of one.
+async fn an_answer_that_is_reset_without_an_error_never_ends_cleanly() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        stream.read_exact(&mut [0; 24]).await.unwrap();
+        stream.write_all(&frames::frame(frames::SETTINGS, 0, 0, &[])).await.unwrap();
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await.unwrap();
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            stream.read_exact(&mut vec![0; length]).await.unwrap();
+            if header[3] == frames::HEADERS {
+                let number = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+                let flags = if number == 1 { 0 } else { frames::END_STREAM };
+                let head = frames::block(&[(":status", "200")]);
+                let mut answer = frames::frame(frames::HEADERS, frames::END_HEADERS, number, &head);
+                answer.extend(frames::frame(frames::DATA, flags, number, b"half"));
+                answer.extend(frames::frame(frames::RST_STREAM, 0, number, &[0; 4]));
+                stream.write_all(&answer).await.unwrap();
+            }
+        }
+    });
+    let proxy = Plan::to(&[address]).upstream("protocol = \"http2\"").start();
+    let mut client = Client::connect(proxy.address(), Downstream::H1).await;
+    // The reset of the client's connection may overtake the head.
+    if let Ok(response) = client.send(get("/")).await {
+        assert!(receive(response.into_body()).await.broken.is_some());
+    }
+    let mut client = Client::connect(proxy.address(), Downstream::H1).await;
+    let response = client.send(get("/")).await.unwrap();
+    let received = receive(response.into_body()).await;
+    assert!(received.broken.is_none() && received.bytes == "half", "{received:?}");
+}
+
+async fn an_upload_that_is_reset_without_an_error_never_ends_cleanly() {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let behaviour = async move |request: Request<Incoming>| {
+        let tell = tell.clone();
+        let mut body = request.into_body();
+        next_piece(&mut body).await.unwrap();
+        tell.send(None).unwrap();
+        tokio::task::spawn_local(async move { tell.send(Some(receive(body).await.broken.is_some())) });
+        std::future::pending().await
+    };
+    let scene = Pair { down: Downstream::H2, up: Upstream::Http1 }.scene(behaviour).await;
+    let mut raw = Raw::connect(scene.proxy.address()).await;
+    let fields = [(":method", "POST"), (":scheme", "http"), (":authority", "example.org"), (":path", "/")];
+    let mut upload = frames::preface();
+    upload.extend(frames::frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::block(&fields)));
+    upload.extend(frames::frame(frames::DATA, 0, 1, b"half"));
+    raw.send(upload).await;
+    assert_eq!(told.recv().await, Some(None));
+    raw.send(frames::frame(frames::RST_STREAM, 0, 1, &[0; 4])).await;
+    assert_eq!(told.recv().await, Some(Some(true)), "the origin took it for whole");
 }
