@@ -69,6 +69,7 @@ pub struct Scene {
 }
 
 /// What is decided about a request.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum Decided {
     /// An endpoint is to be asked this.
     Forward(Box<Order>),
