@@ -1,6 +1,7 @@
 //! Listeners with several workers, each on a thread of its own, and a client that quinn makes: who gets whose datagrams,
 //! what outlives a restart, and what is taken early. [`simulated`] is a network of its own.
 
+mod settings;
 pub(crate) mod simulated;
 
 use std::net::{SocketAddr, UdpSocket};
