@@ -194,7 +194,7 @@ async fn what_hashes_alike_goes_to_one_endpoint() {
             let mut first = Client::connect(one.address(), Downstream::H1).await;
             let mut second = Client::connect(two.address(), Downstream::H2).await;
             let mut homes = std::collections::HashSet::new();
-            for user in 0..16 {
+            for user in 0..64 {
                 let (target, value) = match field {
                     "" => (format!("/{user}?n=1"), None),
                     "cookie" => ("/".to_owned(), Some(format!("a=b; sid={user}"))),
@@ -217,7 +217,7 @@ async fn a_client_behind_a_trusted_proxy_is_known_by_its_own_address() {
         let proxy = plan.clone().listener(trusted).start();
         let mut client = Client::connect(proxy.address(), Downstream::H1).await;
         let mut found = std::collections::HashSet::new();
-        for n in 0..24 {
+        for n in 0..96 {
             let address = format!("192.0.2.{n}");
             found.insert(home_of(&mut client, &origins, "/", Some(("x-forwarded-for", &address))).await);
         }
