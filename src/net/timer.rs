@@ -173,9 +173,9 @@ impl Wheel {
         }
     }
 
-    /// The tick that has begun at `now`.
+    /// The tick that has begun at `now`. What is more than five centuries away, which a client may ask for, is not told apart.
     fn tick_at(&self, now: Instant) -> u64 {
-        (now.saturating_duration_since(self.start).as_nanos() as u64) >> TICK_SHIFT
+        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX) >> TICK_SHIFT
     }
 
     /// The first tick that begins at or after `deadline`, so that nothing fires early.
@@ -323,6 +323,17 @@ mod tests {
                 assert!(took >= Duration::from_millis(ms), "{ms} ms fired after {took:?}");
                 assert!(took <= Duration::from_millis(ms + 36), "{ms} ms fired after {took:?}");
             }
+        });
+    }
+
+    #[test]
+    fn what_is_ages_away_does_not_fire_today() {
+        on_worker(async {
+            // As many nanoseconds as a number of 64 bits has, and an hour: `grpc-timeout` in hours reaches that far.
+            let timer = Timer::new();
+            timer.set(Instant::now() + Duration::from_nanos(u64::MAX) + Duration::from_secs(3600));
+            let fired = timeout(Duration::from_secs(24 * 3600), poll_fn(|cx| timer.poll_expired(cx))).await;
+            assert_eq!(fired, Err(Elapsed));
         });
     }
 
