@@ -25,12 +25,13 @@ impl Kept {
         Self { frames: Vec::new(), trailers: None, room: replay, overflowed, ended: false, held: None }
     }
 
-    /// Keeps a piece, or none at all any more.
+    /// Keeps a piece, or none at all any more. Clients choose how small pieces are: each takes up what it costs to keep it, and
+    /// a small one does not hold on to the buffer that it came in.
     pub(super) fn keep(&mut self, data: &Bytes) {
-        match self.room.checked_sub(data.len() as u64) {
+        match self.room.checked_sub((data.len() as u64).max(COST)) {
             Some(room) => {
                 self.room = room;
-                self.frames.push(data.clone());
+                self.frames.push(if data.len() < WORTH_A_BUFFER { Bytes::copy_from_slice(data) } else { data.clone() });
             }
             None => {
                 self.overflowed = true;
@@ -83,12 +84,31 @@ impl Gathered {
     }
 }
 
+/// Bytes that a piece takes up at the least, beside its own.
+const COST: u64 = 64;
+/// Bytes from which on a piece is shared with the buffer that it came in, instead of copied.
+const WORTH_A_BUFFER: usize = 256;
 const SMALLEST_PIECE: usize = 1024;
 const LARGEST_PIECE: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_pieces_take_up_what_they_cost() {
+        let mut kept = Kept::new(64 * 1024);
+        let buffer = Bytes::from(vec![7; 64 * 1024]);
+        kept.keep(&buffer.slice(..1));
+        assert!(!buffer.as_ptr_range().contains(&kept.frames[0].as_ptr()), "it holds on to the whole buffer");
+        kept.keep(&buffer.slice(..1024));
+        assert_eq!(kept.frames[1].as_ptr(), buffer.as_ptr(), "a copy for nothing");
+        while !kept.overflowed {
+            assert!(kept.frames.len() < 2000, "as many pieces as there are bytes");
+            kept.keep(&buffer.slice(..1));
+        }
+        assert!(kept.frames.is_empty());
+    }
 
     #[test]
     fn small_pieces_are_gathered_into_few() {
