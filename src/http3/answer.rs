@@ -23,7 +23,7 @@ use super::pump::{Nothing, Pump};
 use super::reader::{EARLY_REJECTED, Reader};
 use super::server::{Early, Informational, Refusal, Service, Watch};
 use super::writer::Writer;
-use crate::net::timer::Timer;
+use crate::net::timer::{self, Timer};
 
 /// Serves one request stream.
 pub(super) async fn answer<S: Service>(
@@ -175,6 +175,7 @@ impl Exchange<'_> {
             Err(error) => Err(inbound.fail(error)),
         }
     }
+
     /// Waits for the head of the answer, and sends interim ones meanwhile. Ends when the client is gone.
     async fn respond<R>(
         &mut self,
@@ -185,19 +186,27 @@ impl Exchange<'_> {
         let mut response = pin!(response);
         let mut client = Client::default();
         poll_fn(|cx| {
-            let polled = response.as_mut().poll(cx);
-            for head in inbound.take_interim() {
-                self.connection.send_interim(self.stream, &head, self.writer)?;
-            }
-            if let Poll::Ready(response) = polled {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                self.send_interim(inbound);
                 return Poll::Ready(Ok(response));
             }
-            if let Poll::Ready(Err(error)) = self.writer.poll_flush(cx) {
-                return Poll::Ready(Err(error));
-            }
+            // Not before those ahead of them were taken: what waits is bounded where it comes in.
+            while self.writer.poll_flush(cx)?.is_ready() && self.send_interim(inbound) {}
             self.poll_gone(inbound, &mut client, watch, cx).map(Err)
         })
         .await
+    }
+
+    /// Writes the interim answers that wait; whether there were any.
+    fn send_interim(&mut self, inbound: &Inbound) -> bool {
+        let heads = inbound.take_interim();
+        for head in &heads {
+            // One that is larger than the client takes: the final one is what it asked for.
+            if let Err(error) = self.connection.send_interim(self.stream, head, self.writer) {
+                tracing::debug!(stream = self.stream, reason = error.reason(), "an interim answer was not sent");
+            }
+        }
+        !heads.is_empty()
     }
 
     /// Sends what the writer holds and the body after it.
@@ -235,13 +244,12 @@ impl Exchange<'_> {
         }
         // While nothing waits for the client it is the body that is waited for.
         if self.writer.is_blocked() && watch.poll_overdue(cx).is_ready() {
-            let reason = "the client took no more of the answer in time";
-            return Poll::Ready(Error::stream(Code::REQUEST_CANCELLED, reason));
+            return Poll::Ready(LATE);
         }
         client.poll(self.writer, cx)
     }
 
-    /// Sends an answer that the service has no part in.
+    /// Sends an answer that the service has no part in. The client may take as long for it as for a head.
     async fn refuse(&mut self, response: Response<Bytes>) -> Result<(), Error> {
         let (head, body) = response.into_parts();
         self.connection.send_response(
@@ -252,7 +260,9 @@ impl Exchange<'_> {
         )?;
         self.writer.push_data(body);
         self.writer.end_data();
-        poll_fn(|cx| self.writer.poll_flush(cx)).await?;
+        let limit = self.connection.config.header_timeout;
+        let Ok(taken) = timer::timeout(limit, poll_fn(|cx| self.writer.poll_flush(cx))).await else { return Err(LATE) };
+        taken?;
         self.writer.finish();
         Ok(())
     }
@@ -290,5 +300,6 @@ async fn stopped(asked: impl Future<Output = Result<Option<VarInt>, StoppedError
     }
 }
 
+const LATE: Error = Error::stream(Code::REQUEST_CANCELLED, "the client took no more of the answer in time");
 /// One tick of the timer wheel, about.
 const AT_ONCE: Duration = Duration::from_millis(10);

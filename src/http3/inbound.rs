@@ -253,9 +253,14 @@ impl Inbound {
         self.state.get() == State::Abandoned
     }
 
-    /// Adds an interim answer.
+    /// Adds an interim answer; past [`MAX_INTERIM`] that wait for the client there is no place for another.
     pub(super) fn push_interim(&self, head: Response<()>) {
-        self.interim.borrow_mut().push(head);
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() == MAX_INTERIM {
+            return tracing::debug!(stream = self.stream, "an interim answer found no place");
+        }
+        interim.push(head);
+        drop(interim);
         if let Some(sender) = self.sender.take() {
             sender.wake();
         }
@@ -271,6 +276,9 @@ impl fmt::Debug for Inbound {
         f.debug_struct("Inbound").field("stream", &self.stream).field("state", &self.state).finish_non_exhaustive()
     }
 }
+
+/// Interim answers that wait until the client has taken those before: an endpoint may send any number of them.
+const MAX_INTERIM: usize = 32;
 
 /// RFC 9114 §4.1.2
 fn malformed(reason: &'static str) -> Error {

@@ -1,8 +1,10 @@
 //! What a peer may do, but not without end.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::Response;
+use tokio::sync::Notify;
 
 use super::support::*;
 use crate::http3::frame::kind;
@@ -116,6 +118,52 @@ fn heads_that_do_not_come() {
         let (_send, mut recv) = rude.open(&head[..head.len() - 1]).await;
         let answer = recv.read_to_end(1000).await.unwrap();
         assert!(answer.ends_with(b"refused"), "{answer:?}");
+    });
+}
+
+#[test]
+fn a_refusal_that_nobody_takes_is_given_up() {
+    on_worker(async {
+        let link = link_with(|transport| {
+            transport.stream_receive_window(16u32.into());
+        })
+        .await;
+        let config = Config { header_timeout: Duration::from_millis(50), ..Config::default() };
+        let served = run(&link, config, async |_, _| panic!("it is never called"));
+        let mut rude = Rude::new(&link.client);
+        rude.control(&[]).await;
+        let (_send, mut recv) = rude.open(&headers(&GET)[..3]).await;
+        while served.control.served() == 0 || served.control.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(reset_with(&mut recv).await, Code::REQUEST_CANCELLED);
+        assert!(link.client.close_reason().is_none());
+    });
+}
+
+#[test]
+fn interim_answers_without_end_are_not_kept() {
+    on_worker(async {
+        let link = link_with(|transport| {
+            transport.stream_receive_window(500u32.into());
+        })
+        .await;
+        let said = Rc::new(Notify::new());
+        let saying = Rc::clone(&said);
+        let _served = run(&link, Config::default(), async move |_, informational: Informational| {
+            for _ in 0..5000 {
+                informational.send(Response::builder().status(103).header("link", "</a>").body(()).unwrap());
+                tokio::task::yield_now().await;
+            }
+            saying.notify_one();
+            Response::new(full("final"))
+        });
+        let mut rude = Rude::new(&link.client);
+        rude.control(&[]).await;
+        let mut answered = rude.request(&headers(&GET)).await;
+        said.notified().await;
+        let answer = answered.read_to_end(usize::MAX).await.unwrap();
+        assert!(answer.ends_with(b"final") && answer.len() < 5000, "{}", answer.len());
     });
 }
 
