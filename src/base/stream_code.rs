@@ -6,6 +6,12 @@ use super::error::Kind;
 /// The codes begin here: `tide` and a zero byte, far from the small numbers that protocols give their own.
 const FIRST: u64 = 0x74_6964_6500;
 
+impl From<StreamCode> for u64 {
+    fn from(code: StreamCode) -> Self {
+        code.number()
+    }
+}
+
 /// Why Tidegate broke a stream or a connection off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use self::ending::{Ending, ending, refused};
 use super::listeners::WorkerListener;
 use super::worker::Worker;
+use crate::base::drain::Flag;
 use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::UpstreamId;
 use crate::base::stream_code::StreamCode;
@@ -129,6 +130,15 @@ impl Ground {
     }
 }
 
+/// What of a session is kept for another endpoint, by whether its own is known to take what was sent early.
+fn keeps(settled: Option<&Rc<Flag>>) -> Keeps {
+    match settled {
+        None => Keeps::Nothing,
+        Some(settled) if settled.is_raised() => Keeps::First,
+        Some(settled) => Keeps::AllUntil(Rc::clone(settled)),
+    }
+}
+
 /// Relays between `downstream` and wherever `way` leads until both have ended, or `cut` says why they must.
 pub(super) async fn relay(
     ground: Rc<Ground>,
@@ -183,11 +193,7 @@ impl Session {
             self.clock.enter(Phase::Body, Instant::now());
             let end = std::mem::replace(&mut joined.end, End::Stream(Stream::nothing()));
             let settled = joined.place.as_ref().map(StreamPlace::settled);
-            let keeps = match &settled {
-                None => Keeps::Nothing,
-                Some(settled) if settled.is_raised() => Keeps::First,
-                Some(settled) => Keeps::AllUntil(Rc::clone(settled)),
-            };
+            let keeps = keeps(settled.as_ref());
             relay.join(end, std::mem::take(&mut joined.preface), keeps);
             // What waits for the end of a handshake is woken by it.
             let cut_or_settled = poll_fn(|cx| {

@@ -29,7 +29,7 @@ use crate::protocol::quic_stream::Relay;
 use crate::protocol::quic_stream::end::{End, Stream};
 use crate::route::l4::by_alpn;
 use crate::telemetry::counters::Counters;
-use crate::transport::quic::QuicAccepted;
+use crate::transport::quic::{self, QuicAccepted, varint};
 use crate::upstream::balance::EndpointIndex;
 
 /// A client's connection, as its streams see it.
@@ -55,7 +55,7 @@ pub(super) async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, acce
     let connection = accepted.connection;
     let Some(upstream) = by_alpn(&ground.profile.spec.config.mode, accepted.accepted.alpn.as_str()) else {
         // A reload took the protocol away during the handshake.
-        return connection.close(varint(StreamCode::Closing), b"");
+        return quic::close(&connection, StreamCode::Closing);
     };
     let remote = Some(canonical(connection.remote_address()));
     let local = connection.local_ip().zip(listener.port()).map(|(ip, port)| canonical((ip, port).into()));
@@ -72,7 +72,7 @@ pub(super) async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, acce
     });
     link.take(&listener, began).await;
     if let Some(own) = link.own.take() {
-        own.connection.close(varint(StreamCode::Closing), b"");
+        quic::close(&own.connection, StreamCode::Closing);
     }
     // They see for themselves that the connection is gone.
     link.open.emptied().await;
@@ -209,7 +209,7 @@ impl Link {
                 Ok(connection) => {
                     let own = Rc::new(Own { connection, upstream, pick });
                     if self.connection.close_reason().is_some() {
-                        own.connection.close(varint(StreamCode::Closing), b"");
+                        quic::close(&own.connection, StreamCode::Closing);
                     }
                     self.own.replace(Some(Rc::clone(&own)));
                     tokio::task::spawn_local(Rc::clone(self).take_back(Rc::clone(&own)));
@@ -300,10 +300,6 @@ impl Link {
             Err(_) => counters.datagrams_dropped.add(1),
         }
     }
-}
-
-fn varint(code: StreamCode) -> VarInt {
-    VarInt::from_u64(code.number()).unwrap_or(VarInt::MAX)
 }
 
 /// Endpoints that are tried for a connection of a client's own.

@@ -26,8 +26,8 @@ use crate::net::socket::Sources;
 use crate::net::{connect, timer};
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
-use crate::transport::quic::client::{Early, H3};
-use crate::transport::quic::{self, Connection};
+use crate::transport::quic::Connection;
+use crate::transport::quic::client::{Early, H3, Way};
 
 /// A new connection on which nothing was sent yet.
 pub(super) struct Connected {
@@ -56,32 +56,22 @@ pub(super) async fn connect(
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
-/// As [`connect`], over QUIC: what is agreed on is HTTP/3, or what the upstream's `alpn` says.
+/// As [`connect`], over QUIC: what is agreed on is HTTP/3, or what the upstream's `alpn` says. `may_be_early`: something may be sent
+/// before the endpoint has answered, if the upstream wants that and a ticket allows it.
 pub(super) async fn connect_quic(
     upstream: &Upstream,
     endpoint: &Endpoint,
     counters: &Arc<Counters>,
     clock: &PhaseClock,
     sources: &Sources,
-) -> Result<Connection, Error> {
-    attempted(upstream, endpoint, counters, clock, quic(upstream, endpoint, sources)).await
-}
-
-/// As [`connect_quic`], where something may be sent before the endpoint has answered if a ticket allows it.
-pub(super) async fn connect_early(
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-    counters: &Arc<Counters>,
-    clock: &PhaseClock,
-    sources: &Sources,
+    may_be_early: bool,
 ) -> Result<(Connection, Option<Early>), Error> {
     let establishing = async {
-        match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
-            (Address::Socket(address), Some(tls), Some(name)) => {
-                quic::client::connect_early(*address, tls, name, alpn(upstream), &upstream.config.quic, sources).await
-            }
-            _ => Err(Error::internal(NO_WAY)),
+        let way = way(upstream, endpoint, sources)?;
+        if may_be_early && upstream.config.quic.early_data {
+            return way.connect_early().await;
         }
+        Ok((way.connect().await?, None))
     };
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
@@ -147,19 +137,17 @@ pub(super) async fn plain(
     attempted(upstream, endpoint, counters, clock, connecting).await
 }
 
-/// What is to be agreed on over QUIC.
-fn alpn(upstream: &Upstream) -> &[u8] {
-    upstream.config.alpn.as_ref().map_or(H3, String::as_bytes)
-}
-
-/// A QUIC connection on which HTTP/3, or the upstream's `alpn`, was agreed on.
-pub(super) async fn quic(upstream: &Upstream, endpoint: &Endpoint, sources: &Sources) -> Result<Connection, Error> {
-    match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
-        (Address::Socket(address), Some(tls), Some(name)) => {
-            quic::client::connect(*address, tls, name, alpn(upstream), &upstream.config.quic, sources).await
-        }
-        _ => Err(Error::internal(NO_WAY)),
-    }
+/// The way to an endpoint over QUIC, to agree on HTTP/3 or the upstream's `alpn`.
+///
+/// # Errors
+/// There is none: the configuration was checked badly.
+pub(super) fn way<'a>(upstream: &'a Upstream, endpoint: &'a Endpoint, sources: &'a Sources) -> Result<Way<'a>, Error> {
+    let (Address::Socket(address), Some(tls), Some(name)) = (&endpoint.address, &upstream.tls, &endpoint.server_name)
+    else {
+        return Err(Error::internal("the endpoint has no address or no name for QUIC"));
+    };
+    let alpn = upstream.config.alpn.as_ref().map_or(H3, String::as_bytes);
+    Ok(Way { address: *address, tls, name, alpn, options: &upstream.config.quic, sources, on_trial: false })
 }
 
 /// A QUIC connection to where the endpoint said that HTTP/3 is to be had: another port of the same address.
@@ -169,13 +157,9 @@ pub(super) async fn alternative(
     port: u16,
     sources: &Sources,
 ) -> Result<Connection, Error> {
-    match (&endpoint.address, &upstream.tls, &endpoint.server_name) {
-        (Address::Socket(address), Some(tls), Some(name)) => {
-            let address = SocketAddr::new(address.ip(), port);
-            quic::client::connect_on_trial(address, tls, name, H3, &upstream.config.quic, sources).await
-        }
-        _ => Err(Error::internal(NO_WAY)),
-    }
+    let way = way(upstream, endpoint, sources)?;
+    let address = SocketAddr::new(way.address.ip(), port);
+    Way { address, alpn: H3, on_trial: true, ..way }.connect().await
 }
 
 /// A connected socket on which `preface` was sent.
@@ -229,8 +213,6 @@ pub(super) async fn channel(
         (Some(_), None) => Err(Error::internal("the endpoint has no name that TLS could verify")),
     }
 }
-
-const NO_WAY: &str = "the endpoint has no address or no name for QUIC";
 
 /// A channel whose bytes are counted, and which remembers whether any came.
 pub(super) struct Metered {

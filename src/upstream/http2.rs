@@ -3,7 +3,7 @@
 
 mod tasks;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,14 +15,13 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::Instant;
 
 pub(super) use self::tasks::LocalTasks;
 use super::client::{Answer, SendFailure, StreamPlace, Upgraded};
 use super::connector::{Connected, Metered};
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
-use super::sessions::Multiplexed;
+use super::sessions::{Life, Multiplexed, Place, Sessions};
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
@@ -53,30 +52,21 @@ type Driven = Connection<TokioIo<Metered>, Body, LocalTasks>;
 
 /// One connection and its streams.
 pub(super) struct Shared {
-    pool: Rc<EndpointPool>,
+    life: Life,
     /// Dropping it lets open streams finish and then closes the connection.
     sender: RefCell<Option<SendRequest<Body>>>,
     /// Held here, not by its task alone, to ask how many streams the endpoint allows at the moment.
     connection: RefCell<Option<Driven>>,
-    open: Cell<u32>,
-    served: Cell<bool>,
-    /// Takes no more streams: too old, going away, or broken.
-    retired: Cell<bool>,
     /// Who is to look again when the endpoint has sent something, or never will.
     waiting: Rc<RefCell<Vec<Waker>>>,
-    idle_since: Cell<Instant>,
-    expires: Instant,
-}
-
-/// A stream's place on its connection, from before the request is sent until the answer's body ends.
-pub struct StreamGuard {
-    shared: Rc<Shared>,
 }
 
 /// A stream in the hands of one request.
-pub struct Http2 {
-    stream: StreamGuard,
-    reused: bool,
+pub struct Http2(Place<Shared>);
+
+/// Its place on the connection while the answer's body comes.
+pub struct StreamGuard {
+    _place: Place<Shared>,
 }
 
 /// Starts HTTP/2 on a new connection and spawns the task that drives it.
@@ -98,20 +88,12 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         Err(error) => return Err(failure::not_sent(error)),
     };
     let shared = Rc::new(Shared {
+        life: Life::new(pool, alone),
         sender: RefCell::new(Some(sender)),
         connection: RefCell::new(Some(connection)),
-        open: Cell::new(0),
-        served: Cell::new(false),
-        retired: Cell::new(alone),
         waiting,
-        idle_since: Cell::new(pool.now()),
-        expires: pool.expiry(),
-        pool: Rc::clone(pool),
     });
-    pool.connection_opened();
-    if !alone {
-        pool.http2.share(Rc::clone(&shared));
-    }
+    shared.begin();
     tokio::task::spawn_local(drive(Rc::clone(&shared)));
     Ok(shared.stream())
 }
@@ -128,18 +110,12 @@ async fn drive(shared: Rc<Shared>) {
         None => Poll::Ready(()),
     })
     .await;
-    shared.retire();
     shared.connection.take();
     shared.waiting.take().into_iter().for_each(Waker::wake);
-    shared.pool.connection_closed();
+    shared.ended();
 }
 
 impl Shared {
-    /// Whether no stream is open.
-    pub(super) fn is_idle(&self) -> bool {
-        self.open.get() == 0
-    }
-
     /// Whether the endpoint has said that it takes extended CONNECT.
     pub(super) fn takes_connect(&self) -> bool {
         let connection = self.connection.try_borrow();
@@ -150,62 +126,44 @@ impl Shared {
 impl Multiplexed for Shared {
     type Stream = Http2;
 
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn among(pool: &EndpointPool) -> &Sessions<Self> {
+        &pool.http2
+    }
+
     fn free(&self) -> usize {
-        if self.retired.get() {
+        if self.life.is_retired() {
             return 0;
         }
         let allowed = match self.connection.try_borrow() {
             Ok(connection) => connection.as_ref().map_or(0, Driven::current_max_send_streams),
             Err(_) => MAX_STREAMS,
         };
-        allowed.min(MAX_STREAMS).saturating_sub(self.open.get() as usize)
+        allowed.min(MAX_STREAMS).saturating_sub(self.life.open())
     }
 
-    fn stays(&self, now: Instant) -> bool {
-        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
-        !self.retired.get() && !idle_for_too_long && now < self.expires
-    }
-
-    fn stream(self: &Rc<Self>) -> Http2 {
-        self.open.set(self.open.get() + 1);
-        let reused = self.served.replace(true);
-        Http2 { stream: StreamGuard { shared: Rc::clone(self) }, reused }
-    }
-
-    fn retire(self: &Rc<Self>) {
-        if !self.retired.replace(true) {
-            self.pool.http2.unshare(self);
-        }
-        if self.is_idle() {
-            self.sender.take();
-        }
+    fn close(&self) {
+        self.sender.take();
     }
 }
 
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        shared.open.set(shared.open.get() - 1);
-        if !shared.is_idle() {
-            return;
-        }
-        shared.idle_since.set(shared.pool.now());
-        if shared.retired.get() {
-            shared.sender.take();
-        } else if !shared.pool.keeps(shared.expires) {
-            shared.retire();
-        }
+impl From<Place<Shared>> for Http2 {
+    fn from(place: Place<Shared>) -> Self {
+        Self(place)
     }
 }
 
 impl Http2 {
     pub(super) fn is_reused(&self) -> bool {
-        self.reused
+        self.0.is_reused()
     }
 
     /// Whether the endpoint takes extended CONNECT (RFC 8441 §3), once it has said so. Cancel-safe.
     pub(super) async fn takes_connect(&self) -> bool {
-        let shared = &self.stream.shared;
+        let shared = self.0.session();
         poll_fn(|cx| match shared.connection.borrow().as_ref().map(Driven::current_max_send_streams) {
             Some(UNTOLD) => {
                 shared.waiting.borrow_mut().push(cx.waker().clone());
@@ -219,7 +177,7 @@ impl Http2 {
 
     /// Sends one request on this stream. Dropping the future resets the stream.
     pub(super) fn send(self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
-        let shared = &self.stream.shared;
+        let shared = self.0.session();
         let place = (request.method() == Method::CONNECT).then(|| {
             let place = Rc::<PumpPlace>::default();
             *request.body_mut() = Body::Connect(Rc::clone(&place));
@@ -246,11 +204,11 @@ impl Http2 {
         answered: Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>,
         place: Option<Rc<PumpPlace>>,
     ) -> Result<Answer, SendFailure> {
-        let shared = &self.stream.shared;
+        let shared = self.0.session();
         match answered {
             Ok(mut response) if response.extensions().get::<OnUpgrade>().is_some() => {
                 let upgrade = hyper::upgrade::on(&mut response);
-                let stream: Option<Box<dyn std::any::Any>> = Some(Box::new(self.stream));
+                let stream: Option<Box<dyn std::any::Any>> = Some(Box::new(self.0));
                 let opening = async move { Http2Tunnel::open(upgrade, &place.unwrap_or_default(), stream).await };
                 let upgraded = Some(Upgraded::opening(opening));
                 Ok(Answer { response: response.map(Incoming::Http2), upgraded, stream: None })
@@ -258,11 +216,11 @@ impl Http2 {
             Ok(response) => Ok(Answer {
                 response: response.map(Incoming::Http2),
                 upgraded: None,
-                stream: Some(StreamPlace::Http2(self.stream)),
+                stream: Some(StreamPlace::Http2(StreamGuard { _place: self.0 })),
             }),
             Err(mut failed) => {
                 let request = failed.take_message();
-                let progress = Progress { reused: self.reused, received: false };
+                let progress = Progress { reused: self.is_reused(), received: false };
                 let (error, broken) = match &request {
                     Some(_) => (failure::not_sent(failed.into_error()), true),
                     None => failure::http2(failed.into_error(), progress),

@@ -11,19 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use tokio::time::Instant;
 
 use self::handshake::Handshake;
 use super::client::{Answer, SendFailure, StreamPlace, Upgraded};
 use super::endpoint::EndpointState;
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
-use super::sessions::Multiplexed;
+use super::sessions::{Life, Multiplexed, Place, Sessions};
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
 use crate::body::interim::Hearing;
-use crate::body::tunnel::{Http3Tunnel, TunnelBody};
+use crate::body::tunnel::{Http3Tunnel, Outgoing, TunnelBody};
 use crate::config::model::QuicTransport;
 use crate::http3::{Closed, Code, Config, SendError, Sender, client};
 use crate::net::timer;
@@ -38,7 +37,7 @@ const MAX_FIELD_SECTION: u64 = 64 * 1024;
 
 /// One connection and its streams.
 pub(super) struct Shared {
-    pool: Rc<EndpointPool>,
+    life: Life,
     /// Dropping it lets open streams finish and then closes the connection.
     sender: RefCell<Option<Sender>>,
     connection: Connection,
@@ -49,23 +48,14 @@ pub(super) struct Shared {
     /// Where it was made for what the endpoint said by Alt-Svc: what that is judged by.
     alternative: Option<(Arc<EndpointState>, u16)>,
     handshake: Handshake,
-    open: Cell<usize>,
-    served: Cell<bool>,
-    /// Takes no more streams: too old, going away, or broken.
-    retired: Cell<bool>,
-    idle_since: Cell<Instant>,
-    expires: Instant,
-}
-
-/// A stream's place on its connection, from before the request is sent until the answer's body ends.
-pub struct StreamGuard {
-    shared: Rc<Shared>,
 }
 
 /// A stream in the hands of one request.
-pub struct Http3 {
-    stream: StreamGuard,
-    reused: bool,
+pub struct Http3(Place<Shared>);
+
+/// Its place on the connection while the answer's body comes.
+pub struct StreamGuard {
+    _place: Place<Shared>,
 }
 
 /// On what terms a connection is used.
@@ -87,6 +77,7 @@ pub(super) fn start(
 ) -> Http3 {
     let (sender, driver) = client::start(connection.clone(), config());
     let shared = Rc::new(Shared {
+        life: Life::new(pool, false),
         sender: RefCell::new(Some(sender)),
         connection,
         counters: Arc::clone(counters),
@@ -94,15 +85,8 @@ pub(super) fn start(
         max_streams: streams_within(terms.quic),
         alternative: terms.alternative,
         handshake: Handshake::new(terms.early.is_some()),
-        open: Cell::new(0),
-        served: Cell::new(false),
-        retired: Cell::new(false),
-        idle_since: Cell::new(pool.now()),
-        expires: pool.expiry(),
-        pool: Rc::clone(pool),
     });
-    pool.connection_opened();
-    pool.http3.share(Rc::clone(&shared));
+    shared.begin();
     tokio::task::spawn_local(drive(Rc::clone(&shared), driver));
     if let Some((early, limit)) = terms.early {
         tokio::task::spawn_local(see_through(Rc::clone(&shared), early, limit));
@@ -130,9 +114,8 @@ async fn drive(shared: Rc<Shared>, driver: impl Future<Output = Closed>) {
     {
         endpoint.alternative.broke(endpoint.age());
     }
-    shared.retire();
     shared.meter();
-    shared.pool.connection_closed();
+    shared.ended();
 }
 
 /// Waits for the end of a handshake that something was sent ahead of. Where the endpoint did not take it, what was sent on this
@@ -141,21 +124,17 @@ async fn see_through(shared: Rc<Shared>, early: Early, limit: Duration) {
     let taken = matches!(timer::timeout(limit, early.is_taken()).await, Ok(true));
     shared.handshake.end(taken);
     if !taken {
-        shared.pool.waits_for_handshake.set(true);
+        shared.life.pool().waits_for_handshake.set(true);
         shared.retire();
         quic::close(&shared.connection, Code::NO_ERROR.value());
     }
 }
 
 impl Shared {
-    fn is_idle(&self) -> bool {
-        self.open.get() == 0
-    }
-
     /// Whether requests still have a place on it.
     fn takes_requests(&self) -> bool {
         let sender = self.sender.borrow();
-        !self.retired.get() && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
+        !self.life.is_retired() && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
     }
 
     /// Whether what it was made for still stands.
@@ -177,60 +156,46 @@ impl Shared {
 impl Multiplexed for Shared {
     type Stream = Http3;
 
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn among(pool: &EndpointPool) -> &Sessions<Self> {
+        &pool.http3
+    }
+
     fn free(&self) -> usize {
         let waits = self.sender.borrow().as_ref().is_some_and(|sender| !sender.has_capacity());
         if waits || !self.takes_requests() {
             return 0;
         }
-        self.max_streams.saturating_sub(self.open.get())
+        self.max_streams.saturating_sub(self.life.open())
     }
 
-    fn stays(&self, now: Instant) -> bool {
+    fn serves(&self) -> bool {
         self.meter();
-        let idle_for_too_long = self.is_idle() && now >= self.idle_since.get() + self.pool.idle_timeout();
-        self.takes_requests() && self.is_wanted() && !idle_for_too_long && now < self.expires
+        self.takes_requests() && self.is_wanted()
     }
 
-    fn stream(self: &Rc<Self>) -> Http3 {
-        self.open.set(self.open.get() + 1);
-        let reused = self.served.replace(true);
-        Http3 { stream: StreamGuard { shared: Rc::clone(self) }, reused }
-    }
-
-    fn retire(self: &Rc<Self>) {
-        if !self.retired.replace(true) {
-            self.pool.http3.unshare(self);
-        }
-        if self.is_idle() {
-            self.sender.take();
-        }
+    fn close(&self) {
+        self.sender.take();
     }
 }
 
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        shared.open.set(shared.open.get() - 1);
-        if !shared.is_idle() {
-            return;
-        }
-        shared.idle_since.set(shared.pool.now());
-        if shared.retired.get() {
-            shared.sender.take();
-        } else if !shared.pool.keeps(shared.expires) {
-            shared.retire();
-        }
+impl From<Place<Shared>> for Http3 {
+    fn from(place: Place<Shared>) -> Self {
+        Self(place)
     }
 }
 
 impl Http3 {
     pub(super) fn is_reused(&self) -> bool {
-        self.reused
+        self.0.is_reused()
     }
 
     /// Whether the endpoint takes extended CONNECT (RFC 9220 §3), once it has said so. Cancel-safe.
     pub(super) async fn takes_connect(&self) -> bool {
-        let sender = self.stream.shared.sender.borrow().clone();
+        let sender = self.0.session().sender.borrow().clone();
         match sender {
             Some(sender) => sender.connect_protocol_allowed().await,
             None => false,
@@ -239,11 +204,11 @@ impl Http3 {
 
     /// Sends one request on this stream. Dropping the future cancels it.
     pub(super) fn send(self, mut request: Request<Body>) -> Pin<Box<dyn Future<Output = Result<Answer, SendFailure>>>> {
-        let sender = self.stream.shared.sender.borrow().clone();
+        let sender = self.0.session().sender.borrow().clone();
         *request.version_mut() = Version::HTTP_3;
         // RFC 9114 §4.3.1: `:authority` takes its place, from the URI.
         request.headers_mut().remove(header::HOST);
-        if let Some((_, port)) = &self.stream.shared.alternative {
+        if let Some((_, port)) = &self.0.session().alternative {
             say_where(&mut request, *port);
         }
         let outgoing = (request.method() == Method::CONNECT).then(|| {
@@ -252,73 +217,85 @@ impl Http3 {
             outgoing
         });
         // Boxed: it would lie in the future of every request, of those on HTTP/1 and HTTP/2 too.
-        Box::pin(async move {
-            let shared = &self.stream.shared;
-            let early = !shared.handshake.is_done() && handshake::may_go_early(&request);
-            let ready = early || shared.handshake.ended_well().await;
-            let Some(sender) = sender.filter(|_| ready) else {
-                return Err(SendFailure::new(failure::session_gone(), Some(request)));
-            };
-            let client_knows = request.headers().contains_key("early-data");
-            let hearing = Hearing::of(&request);
-            let hear = move |head: Response<()>| {
-                if let Some(hearing) = hearing {
-                    hearing.hear(head.status(), head.headers());
-                }
-            };
-            match sender.send(request, hear).await {
-                Ok(response) if self.is_disowned(response.status()) => {
-                    Err(SendFailure::new(unprocessed("the endpoint does not answer for this host over HTTP/3"), None))
-                }
-                Ok(response) if early && handshake::wants_to_wait(response.status(), client_knows) => {
-                    shared.handshake.ended_well().await;
-                    Err(SendFailure::new(unprocessed("the endpoint wants no early data"), None))
-                }
-                Ok(response) if response.status().is_success() && outgoing.is_some() => {
-                    let (head, body) = response.into_parts();
-                    let upgraded = outgoing.map(|outgoing| {
-                        let tunnel = Http3Tunnel::new(outgoing, body.into(), Some(Box::new(self.stream)));
-                        Upgraded::ready(Box::new(tunnel))
-                    });
-                    Ok(Answer { response: Response::from_parts(head, Incoming::none()), upgraded, stream: None })
-                }
-                Ok(response) => {
-                    let response = response.map(Incoming::from);
-                    Ok(Answer { response, upgraded: None, stream: Some(StreamPlace::Http3(self.stream)) })
-                }
-                // Safe, so that it may be sent again whatever has become of it.
-                Err(failed) if early && !shared.handshake.is_done() => {
-                    shared.retire();
-                    shared.pool.waits_for_handshake.set(true);
-                    let error = unprocessed("the endpoint took no early data").because(failed.error);
-                    Err(SendFailure::new(error, failed.request))
-                }
-                Err(failed) => Err(self.failed(failed)),
+        Box::pin(self.exchange(sender, request, outgoing))
+    }
+
+    /// `outgoing`: our direction of the tunnel that is asked for.
+    async fn exchange(
+        self,
+        sender: Option<Sender>,
+        request: Request<Body>,
+        outgoing: Option<Outgoing>,
+    ) -> Result<Answer, SendFailure> {
+        let shared = self.0.session();
+        let early = !shared.handshake.is_done() && handshake::may_go_early(&request);
+        let ready = early || shared.handshake.ended_well().await;
+        let Some(sender) = sender.filter(|_| ready) else {
+            return Err(SendFailure::new(failure::session_gone(), Some(request)));
+        };
+        let client_knows = request.headers().contains_key("early-data");
+        let hearing = Hearing::of(&request);
+        let hear = move |head: Response<()>| {
+            if let Some(hearing) = hearing {
+                hearing.hear(head.status(), head.headers());
             }
-        })
+        };
+        match sender.send(request, hear).await {
+            Ok(response) if self.is_disowned(response.status()) => {
+                Err(SendFailure::new(unprocessed("the endpoint does not answer for this host over HTTP/3"), None))
+            }
+            Ok(response) if early && handshake::wants_to_wait(response.status(), client_knows) => {
+                shared.handshake.ended_well().await;
+                Err(SendFailure::new(unprocessed("the endpoint wants no early data"), None))
+            }
+            Ok(response) if response.status().is_success() && outgoing.is_some() => {
+                let (head, body) = response.into_parts();
+                let upgraded = outgoing.map(|outgoing| {
+                    let tunnel = Http3Tunnel::new(outgoing, body.into(), Some(Box::new(self.0)));
+                    Upgraded::ready(Box::new(tunnel))
+                });
+                Ok(Answer { response: Response::from_parts(head, Incoming::none()), upgraded, stream: None })
+            }
+            Ok(response) => {
+                let response = response.map(Incoming::from);
+                Ok(Answer {
+                    response,
+                    upgraded: None,
+                    stream: Some(StreamPlace::Http3(StreamGuard { _place: self.0 })),
+                })
+            }
+            // Safe, so that it may be sent again whatever has become of it.
+            Err(failed) if early && !shared.handshake.is_done() => {
+                shared.retire();
+                shared.life.pool().waits_for_handshake.set(true);
+                let error = unprocessed("the endpoint took no early data").because(failed.error);
+                Err(SendFailure::new(error, failed.request))
+            }
+            Err(failed) => Err(self.failed(failed)),
+        }
     }
 
     /// RFC 7838 §6: with a 421 an alternative says that it is none, and that nothing was done. Tells also that it works.
     fn is_disowned(&self, status: StatusCode) -> bool {
-        let Some((endpoint, _)) = &self.stream.shared.alternative else { return false };
+        let Some((endpoint, _)) = &self.0.session().alternative else { return false };
         if status != StatusCode::MISDIRECTED_REQUEST {
             endpoint.alternative.worked(|| endpoint.age());
             return false;
         }
         endpoint.alternative.broke(endpoint.age());
-        self.stream.shared.retire();
+        self.0.session().retire();
         true
     }
 
     fn failed(self, failed: SendError<Body>) -> SendFailure {
-        let shared = &self.stream.shared;
+        let shared = self.0.session();
         let why = failed.error;
         let error = match &failed.request {
             Some(_) => failure::not_taken(why),
             // An endpoint that does not like our certificate says so when the handshake is over for us (RFC 8446 §4.4.4).
             None => match quic::refusal(&shared.connection) {
                 Some(refusal) => refusal,
-                None => failure::http3(why, Progress { reused: self.reused, received: false }),
+                None => failure::http3(why, Progress { reused: self.is_reused(), received: false }),
             },
         };
         // At once, not when the connection's task gets to see it: the next try must not land here again.

@@ -96,8 +96,9 @@ impl Origins {
         if known.len() >= MOST
             && let Some(oldest) = known.iter().min_by_key(|(_, known)| known.asked).map(|(named, _)| named.clone())
         {
-            // Requests that are under way hold it themselves; its idle connections are closed by the next sweep.
+            // Requests that are under way hold it themselves, and what is kept of it is given up with one of the next.
             known.remove(&oldest);
+            self.pools.retire_unused();
         }
         let upstream = self.pools.attach(&upstream(&named, terms, dial()));
         known.insert(named, Known { upstream: Rc::clone(&upstream), asked });
@@ -176,6 +177,7 @@ mod tests {
                 ask("a.example", false);
             }
             assert_eq!(origins.len(), MOST);
+            assert_eq!(origins.pools.len(), MOST, "nothing is kept of those that went, though none was ever reached");
             assert!(Rc::ptr_eq(&first, &ask("a.example", false)), "who is asked for stays");
         });
     }

@@ -19,7 +19,7 @@ use super::sessions::Sessions;
 use super::worker::WorkerUpstream;
 use super::{http2, http3, quic};
 use crate::base::addr::Address;
-use crate::base::error::Error;
+use crate::base::error::{Error, Kind, Retry};
 use crate::body::ledger::Measured;
 use crate::config::model::PoolLimits;
 use crate::net::timer;
@@ -149,6 +149,12 @@ impl Pools {
         pools.values().fold((0, 0), |(idle, sessions), pool| {
             (idle + pool.idle.borrow().len(), sessions + pool.http2.len() + pool.http3.len() + pool.quic.len())
         })
+    }
+
+    /// Endpoints that something is kept of.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.pools.borrow().len()
     }
 
     pub(super) fn worker(&self) -> (usize, usize) {
@@ -351,11 +357,12 @@ impl Connecting {
         self.failure.replace(Some(error.restated()));
     }
 
-    /// Waits until a connection that is being made is there or was given up.
+    /// Waits until a connection that is being made is there or was given up. Others may always be quicker to use it up: who
+    /// waits for one after the other gives up at `until`.
     ///
     /// # Errors
-    /// It failed: as it told whoever made it.
-    pub(super) async fn wait(&self) -> Result<(), Error> {
+    /// It failed: as it told whoever made it. Or the time is up.
+    pub(super) async fn wait(&self, until: Instant) -> Result<(), Error> {
         struct Waiting<'a>(&'a Cell<usize>);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -365,7 +372,11 @@ impl Connecting {
         self.waiting.set(self.waiting.get() + 1);
         let _waiting = Waiting(&self.waiting);
         let failures = self.failures.get();
-        self.changed.notified().await;
+        let left = until.saturating_duration_since(Instant::now());
+        if timer::timeout(left, self.changed.notified()).await.is_err() {
+            let reason = "others used up every connection to the endpoint before it was this one's turn";
+            return Err(Error::upstream(Kind::ConnectionTimeout, Retry::Always, reason));
+        }
         match &*self.failure.borrow() {
             Some(error) if self.failures.get() != failures => Err(error.restated()),
             _ => Ok(()),

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::connector;
 use super::pool::EndpointPool;
-use super::sessions::Multiplexed;
+use super::sessions::{Life, Multiplexed, Place, Sessions};
 use super::worker::{Pick, WorkerEndpoint, WorkerUpstream};
 use crate::base::drain::Flag;
 use crate::base::error::{Error, Kind, Retry};
@@ -25,16 +25,12 @@ use crate::net::io::Socket;
 use crate::net::timer;
 use crate::telemetry::counters::Counters;
 use crate::transport::quic::client::Early;
+use crate::transport::quic::{self, Connection};
 
 /// One shared connection.
 pub(super) struct Shared {
-    pool: Rc<EndpointPool>,
+    life: Life,
     connection: Connection,
-    open: Cell<usize>,
-    /// Takes no more streams: too old, or the endpoint wants no more.
-    retired: Cell<bool>,
-    idle_since: Cell<Instant>,
-    expires: Instant,
     /// Whether the endpoint answered the handshake and took what was sent ahead of it.
     early: Cell<EarlyData>,
     heard: Heard,
@@ -89,7 +85,7 @@ enum EarlyData {
 }
 
 /// A stream's place on its connection, to be kept as long as the stream.
-pub struct StreamPlace(Rc<Shared>);
+pub struct StreamPlace(Place<Shared>);
 
 /// A stream of a shared connection.
 pub type Placed = ((SendStream, RecvStream), StreamPlace);
@@ -98,20 +94,22 @@ pub type Placed = ((SendStream, RecvStream), StreamPlace);
 const MAX_CONNECTIONS: usize = 32;
 
 impl WorkerUpstream {
-    /// A stream on a connection to the endpoint that others use too; nothing was sent on it. Waits no longer than the connect
-    /// timeout. Cancel-safe.
+    /// A stream on a connection to the endpoint that others use too; nothing was sent on it. Waits for connections of others
+    /// twice the connect timeout at the most, and once for its own and for a stream on that. Cancel-safe.
     ///
     /// # Errors
     /// The endpoint could not be reached or allows no more streams: always worth another endpoint.
     pub async fn quic_stream(&self, pick: &Pick, clock: &PhaseClock) -> Result<Placed, Error> {
         let (endpoint, pool) = (&pick.endpoint, &pick.endpoint.pool);
+        let mut until = None;
         loop {
             if let Some(placed) = pool.quic.find(Shared::open_now) {
                 self.pools.counters().upstream_reuses.add(1);
                 return Ok(placed);
             }
             if pool.connecting.under_way() > 0 {
-                pool.connecting.wait().await?;
+                let limit = self.upstream().config.timeouts.connect * 2;
+                pool.connecting.wait(*until.get_or_insert_with(|| Instant::now() + limit)).await?;
                 continue;
             }
             if pool.quic.len() >= MAX_CONNECTIONS {
@@ -130,23 +128,19 @@ impl WorkerUpstream {
 
     async fn quic_opened(&self, endpoint: &Rc<WorkerEndpoint>, clock: &PhaseClock) -> Result<Placed, Error> {
         let (upstream, counters) = (self.upstream(), self.pools.counters());
-        let (pool, early) = (&endpoint.pool, upstream.config.quic.early_data);
-        // Not right after it came to nothing.
-        let early = early && !pool.waits_for_handshake.take();
         let (reached, sources) = (&endpoint.endpoint, &self.sources);
-        let (connection, early) = if early {
-            connector::connect_early(upstream, reached, counters, clock, sources).await?
-        } else {
-            (connector::connect_quic(upstream, reached, counters, clock, sources).await?, None)
-        };
-        let shared = Shared::start(connection, pool, early.is_some());
+        // Not right after it came to nothing.
+        let may_be_early = !endpoint.pool.waits_for_handshake.take();
+        let (connection, early) =
+            connector::connect_quic(upstream, reached, counters, clock, sources, may_be_early).await?;
+        let shared = Shared::start(connection, &endpoint.pool, early.is_some());
         if let Some(early) = early {
             let limit = upstream.config.timeouts.connect;
             let counters = Arc::clone(counters);
             tokio::task::spawn_local(see_through(Rc::clone(&shared), Rc::clone(endpoint), early, limit, counters));
         }
         // With the first stream's place the connection is not idle while that is waited for.
-        let place = shared.place();
+        let place = shared.stream();
         match timer::timeout(upstream.config.timeouts.connect, shared.connection.open_bi()).await {
             Ok(Ok(stream)) => Ok((stream, place)),
             Ok(Err(error)) => {
@@ -163,7 +157,8 @@ impl WorkerUpstream {
     /// The endpoint could not be reached: always worth another.
     pub async fn quic_connection(&self, pick: &Pick, clock: &PhaseClock) -> Result<Connection, Error> {
         let (upstream, counters) = (self.upstream(), self.pools.counters());
-        connector::connect_quic(upstream, &pick.endpoint.endpoint, counters, clock, &self.sources).await
+        let endpoint = &pick.endpoint.endpoint;
+        Ok(connector::connect_quic(upstream, endpoint, counters, clock, &self.sources, false).await?.0)
     }
 
     /// A connection of TCP or to a Unix socket for one stream, on which `preface` was sent. Cancel-safe.
@@ -199,19 +194,15 @@ async fn see_through(
     if became == EarlyData::Taken {
         return shared.settled.raise();
     }
-    shared.pool.waits_for_handshake.set(true);
+    shared.life.pool().waits_for_handshake.set(true);
     shared.retire();
     if became == EarlyData::Unanswered {
         let kind = Kind::ConnectionTimeout;
         counters.upstream_connect_failures.add(1);
         endpoint.endpoint.state.connect_failed(kind, SystemTime::now());
         endpoint.endpoint.failed(kind);
-        shared.connection.close(varint(StreamCode::Timeout), b"");
+        quic::close(&shared.connection, StreamCode::Timeout);
     }
-}
-
-fn varint(code: StreamCode) -> VarInt {
-    VarInt::from_u64(code.number()).unwrap_or(VarInt::MAX)
 }
 
 impl Shared {
@@ -222,51 +213,31 @@ impl Shared {
             settled.raise();
         }
         let shared = Rc::new(Self {
-            pool: Rc::clone(pool),
+            life: Life::new(pool, false),
             connection,
-            open: Cell::new(0),
-            retired: Cell::new(false),
-            idle_since: Cell::new(pool.now()),
-            expires: pool.expiry(),
             heard: Heard::default(),
             early: Cell::new(if early { EarlyData::Sent } else { EarlyData::Taken }),
             settled,
         });
-        pool.connection_opened();
-        pool.quic.share(Rc::clone(&shared));
+        shared.begin();
         let watched = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
             let error = watched.connection.closed().await;
             tracing::debug!(%error, "a QUIC connection to an endpoint ended");
-            watched.retire();
-            watched.pool.connection_closed();
+            watched.ended();
         });
         shared
     }
 
-    fn place(self: &Rc<Self>) -> StreamPlace {
-        self.open.set(self.open.get() + 1);
-        StreamPlace(Rc::clone(self))
-    }
-
     /// A stream, where the endpoint allows one more at once.
     fn open_now(self: &Rc<Self>) -> Option<Placed> {
-        if self.retired.get() {
-            return None;
-        }
-        if !self.heard.answers(&self.connection, self.pool.now()) {
+        if self.life.is_retired() || !self.heard.answers(&self.connection, self.life.pool().now()) {
             return None;
         }
         let mut cx = Context::from_waker(Waker::noop());
         match pin!(self.connection.open_bi()).poll(&mut cx) {
-            Poll::Ready(Ok(stream)) => Some((stream, self.place())),
+            Poll::Ready(Ok(stream)) => Some((stream, self.stream())),
             _ => None,
-        }
-    }
-
-    fn close_if_idle(&self) {
-        if self.retired.get() && self.open.get() == 0 {
-            self.connection.close(varint(StreamCode::Closing), b"");
         }
     }
 }
@@ -274,66 +245,61 @@ impl Shared {
 impl Multiplexed for Shared {
     type Stream = StreamPlace;
 
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn among(pool: &EndpointPool) -> &Sessions<Self> {
+        &pool.quic
+    }
+
     /// Only trying tells.
     fn free(&self) -> usize {
-        usize::from(!self.retired.get())
+        usize::from(!self.life.is_retired())
     }
 
-    fn stays(&self, now: Instant) -> bool {
-        let idle_for_too_long = self.open.get() == 0 && now >= self.idle_since.get() + self.pool.idle_timeout();
-        !self.retired.get() && !self.heard.is_given_up.get() && !idle_for_too_long && now < self.expires
+    fn serves(&self) -> bool {
+        !self.heard.is_given_up.get()
     }
 
-    fn stream(self: &Rc<Self>) -> StreamPlace {
-        self.place()
+    fn close(&self) {
+        quic::close(&self.connection, StreamCode::Closing);
     }
+}
 
-    fn retire(self: &Rc<Self>) {
-        if !self.retired.replace(true) {
-            self.pool.quic.unshare(self);
-        }
-        self.close_if_idle();
+impl From<Place<Shared>> for StreamPlace {
+    fn from(place: Place<Shared>) -> Self {
+        Self(place)
     }
 }
 
 impl StreamPlace {
+    fn shared(&self) -> &Rc<Shared> {
+        self.0.session()
+    }
+
     /// Raised once it is known that the endpoint takes what was sent ahead of its answer to the handshake; mostly at once.
     pub fn settled(&self) -> Rc<Flag> {
-        Rc::clone(&self.0.settled)
+        Rc::clone(&self.shared().settled)
     }
 
     /// Whether the endpoint is known to have taken what it was sent.
     pub fn was_heard(&self) -> bool {
-        self.0.early.get() == EarlyData::Taken
+        self.shared().early.get() == EarlyData::Taken
     }
 
     /// What a stream came to that it was not.
     pub fn unheard(&self) -> StreamCode {
-        match self.0.early.get() {
+        match self.shared().early.get() {
             EarlyData::Refused => StreamCode::Closing,
-            _ if self.0.connection.close_reason().is_none() => StreamCode::Closing,
+            _ if self.shared().connection.close_reason().is_none() => StreamCode::Closing,
             _ => StreamCode::Timeout,
         }
     }
 
     /// The connection takes no new streams any more, as its endpoint said.
     pub fn retire(&self) {
-        self.0.retire();
-    }
-}
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        let shared = &self.0;
-        shared.open.set(shared.open.get() - 1);
-        if shared.open.get() > 0 {
-            return;
-        }
-        shared.idle_since.set(shared.pool.now());
-        if !shared.pool.keeps(shared.expires) {
-            shared.retire();
-        }
-        shared.close_if_idle();
+        self.shared().retire();
     }
 }
 

@@ -1,29 +1,154 @@
-//! The connections of a pool that many requests share: HTTP/2's and HTTP/3's. Each says itself how many streams it has left.
+//! Connections that many requests share: HTTP/2's, HTTP/3's and those of raw QUIC. How long one takes streams, stays in its pool
+//! and when it closes is told here; what only its protocol knows it says itself, see [`Multiplexed`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::pool::EndpointPool;
+
 /// A connection that many requests share.
-pub(super) trait Multiplexed {
+pub(super) trait Multiplexed: Sized {
     /// A stream in the hands of one request.
-    type Stream;
+    type Stream: From<Place<Self>>;
+
+    /// How far it is with its life.
+    fn life(&self) -> &Life;
+
+    /// Where a pool has those of its kind.
+    fn among(pool: &EndpointPool) -> &Sessions<Self>;
 
     /// How many more streams may be opened.
     fn free(&self) -> usize;
 
-    /// Whether it may stay in the pool: used, or idle for not too long, and not too old.
-    fn stays(&self, now: Instant) -> bool;
+    /// Whether the endpoint still serves on it. Asked whenever its pool is swept.
+    fn serves(&self) -> bool {
+        true
+    }
+
+    /// Closes it. Called once no stream is open and none will be; more than once where it ends by itself.
+    fn close(&self);
+
+    /// A new connection is counted, and others may share it unless it serves one alone.
+    fn begin(self: &Rc<Self>) {
+        let life = self.life();
+        life.pool.connection_opened();
+        if !life.is_retired() {
+            Self::among(&life.pool).0.borrow_mut().push(Rc::clone(self));
+        }
+    }
 
     /// Opens a stream; the caller has made sure that there is one.
-    fn stream(self: &Rc<Self>) -> Self::Stream;
+    fn stream(self: &Rc<Self>) -> Self::Stream {
+        Place::take(self).into()
+    }
 
     /// Takes no more streams; open ones finish, then the connection closes. Takes itself out of the pool.
-    fn retire(self: &Rc<Self>);
+    fn retire(self: &Rc<Self>) {
+        let life = self.life();
+        if !life.retired.replace(true) {
+            Self::among(&life.pool).0.borrow_mut().retain(|other| !Rc::ptr_eq(other, self));
+        }
+        if life.is_idle() {
+            self.close();
+        }
+    }
+
+    /// It has ended.
+    fn ended(self: &Rc<Self>) {
+        self.retire();
+        self.life().pool.connection_closed();
+    }
 }
 
-/// Those of one endpoint.
+/// How far a connection is with its life: the streams on it, and whether it takes more.
+pub(super) struct Life {
+    pool: Rc<EndpointPool>,
+    open: Cell<usize>,
+    served: Cell<bool>,
+    /// Takes no more streams: too old, going away, or broken.
+    retired: Cell<bool>,
+    idle_since: Cell<Instant>,
+    expires: Instant,
+}
+
+impl Life {
+    /// Of a new connection; `alone`: it serves one request and no other.
+    pub(super) fn new(pool: &Rc<EndpointPool>, alone: bool) -> Self {
+        Self {
+            open: Cell::new(0),
+            served: Cell::new(false),
+            retired: Cell::new(alone),
+            idle_since: Cell::new(pool.now()),
+            expires: pool.expiry(),
+            pool: Rc::clone(pool),
+        }
+    }
+
+    pub(super) fn pool(&self) -> &EndpointPool {
+        &self.pool
+    }
+
+    /// Streams that are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Whether it may stay in the pool: used, or idle for not too long, and not too old.
+    fn stays(&self, now: Instant) -> bool {
+        let idle_for_too_long = self.is_idle() && now >= self.idle_since.get() + self.pool.idle_timeout();
+        !self.is_retired() && !idle_for_too_long && now < self.expires
+    }
+}
+
+/// A stream's place on its connection, from before the request is sent until the answer's body ends.
+pub(super) struct Place<S: Multiplexed> {
+    session: Rc<S>,
+    reused: bool,
+}
+
+impl<S: Multiplexed> Place<S> {
+    /// The next; the caller has made sure that there is one.
+    pub(super) fn take(session: &Rc<S>) -> Self {
+        let life = session.life();
+        life.open.set(life.open.get() + 1);
+        Self { session: Rc::clone(session), reused: life.served.replace(true) }
+    }
+
+    pub(super) fn session(&self) -> &Rc<S> {
+        &self.session
+    }
+
+    /// Whether the connection had served others before.
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+}
+
+impl<S: Multiplexed> Drop for Place<S> {
+    fn drop(&mut self) {
+        let life = self.session.life();
+        life.open.set(life.open.get() - 1);
+        if !life.is_idle() {
+            return;
+        }
+        life.idle_since.set(life.pool.now());
+        if life.is_retired() || !life.pool.keeps(life.expires) {
+            self.session.retire();
+        }
+    }
+}
+
+/// Those of one endpoint that take streams.
 pub(super) struct Sessions<S>(RefCell<Vec<Rc<S>>>);
 
 impl<S> Default for Sessions<S> {
@@ -33,14 +158,6 @@ impl<S> Default for Sessions<S> {
 }
 
 impl<S: Multiplexed> Sessions<S> {
-    pub(super) fn share(&self, session: Rc<S>) {
-        self.0.borrow_mut().push(session);
-    }
-
-    pub(super) fn unshare(&self, session: &Rc<S>) {
-        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, session));
-    }
-
     pub(super) fn len(&self) -> usize {
         self.0.borrow().len()
     }
@@ -58,9 +175,18 @@ impl<S: Multiplexed> Sessions<S> {
         best.map(|(session, _)| session.stream())
     }
 
-    /// What `ask` gives for the first that it gives anything for.
+    /// What `ask` gives for the first that it gives anything for. It may do what it likes with them, retire them too.
     pub(super) fn find<T>(&self, ask: impl Fn(&Rc<S>) -> Option<T>) -> Option<T> {
-        self.0.borrow().iter().find_map(ask)
+        let mut place = 0;
+        loop {
+            let session = Rc::clone(self.0.borrow().get(place)?);
+            if let Some(found) = ask(&session) {
+                return Some(found);
+            }
+            // Where it is gone another stands in its place.
+            let stands = self.0.borrow().get(place).is_some_and(|other| Rc::ptr_eq(other, &session));
+            place += usize::from(stands);
+        }
     }
 
     /// Gives all of them up.
@@ -71,7 +197,10 @@ impl<S: Multiplexed> Sessions<S> {
 
     /// Gives up those that may not stay.
     pub(super) fn sweep(&self, now: Instant) {
-        let over: Vec<_> = self.0.borrow().iter().filter(|session| !session.stays(now)).cloned().collect();
-        over.iter().for_each(Multiplexed::retire);
+        let sessions = self.0.borrow().clone();
+        sessions
+            .iter()
+            .filter(|session| !(session.serves() && session.life().stays(now)))
+            .for_each(Multiplexed::retire);
     }
 }

@@ -128,8 +128,8 @@ impl WorkerUpstream {
 
     /// A session with the picked endpoint: a pooled one where there is one, unless `fresh` asks for an HTTP/1 connection
     /// that was never used. HTTP/2 sessions are shared even then, as one that failed is never handed out again. Waits for
-    /// a connection no longer than the connect timeout; `clock` is told the phases of making one. A `preface` goes before
-    /// everything else on a new connection that serves this request alone. Cancel-safe.
+    /// connections of others twice the connect timeout at the most, and once for its own; `clock` is told the phases of making
+    /// one. A `preface` goes before everything else on a new connection that serves this request alone. Cancel-safe.
     ///
     /// # Errors
     /// The endpoint could not be reached: always worth another try, as nothing was sent.
@@ -162,8 +162,8 @@ impl WorkerUpstream {
             Spoken::Http2 | Spoken::Http3 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
         } {
             // Counted when this future ends, whichever way.
-            waiting.get_or_insert_with(|| Wait::begin(self.pools.counters()));
-            connecting.wait().await?;
+            let wait = waiting.get_or_insert_with(|| Wait::begin(self.pools.counters()));
+            connecting.wait(wait.began + self.upstream.config.timeouts.connect * 2).await?;
             if let Some(session) = self.pooled(endpoint, fresh) {
                 return Ok(session);
             }
@@ -188,11 +188,10 @@ impl WorkerUpstream {
         let (upstream, counters) = (&self.upstream, self.pools.counters());
         if self.speaks(endpoint) == Spoken::Http3 {
             let (reached, sources) = (&endpoint.endpoint, &self.sources);
-            let (connection, early) = if upstream.config.quic.early_data && !endpoint.pool.waits_for_handshake.take() {
-                connector::connect_early(upstream, reached, counters, clock, sources).await?
-            } else {
-                (connector::connect_quic(upstream, reached, counters, clock, sources).await?, None)
-            };
+            // Not right after it came to nothing.
+            let may_be_early = !endpoint.pool.waits_for_handshake.take();
+            let (connection, early) =
+                connector::connect_quic(upstream, reached, counters, clock, sources, may_be_early).await?;
             let early = early.map(|early| (early, upstream.config.timeouts.connect));
             let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative: None, early };
             return Ok(Session::Http3(http3::start(connection, &endpoint.pool, counters, terms)));

@@ -270,7 +270,9 @@ async fn connect_quic(
     alpn: &[u8],
 ) -> Result<quic::Connection, ProbeError> {
     let options = UpstreamQuic::default();
-    quic::client::connect(address, tls, name, alpn, &options, &Sources::new(&[], 0)).await.map_err(ProbeError::Quic)
+    let sources = Sources::default();
+    let way = quic::client::Way { address, tls, name, alpn, options: &options, sources: &sources, on_trial: false };
+    way.connect().await.map_err(ProbeError::Quic)
 }
 
 fn request(target: &str) -> Result<Request<Empty<Bytes>>, http::Error> {

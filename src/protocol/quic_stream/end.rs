@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::base::stream_code::StreamCode;
 use crate::net::io::Socket;
+use crate::transport::quic::varint;
 
 /// What bytes come from and go to. Dropped before its directions have ended, it cuts them: nobody takes a part for the whole.
 pub enum End {
@@ -215,9 +216,4 @@ fn lost(error: &ConnectionError) -> u64 {
 
 fn broken(_: &io::Error) -> Fault {
     Fault::Broken(StreamCode::Reset.number())
-}
-
-/// Codes that come from outside came as variable-length integers.
-fn varint(code: u64) -> VarInt {
-    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }

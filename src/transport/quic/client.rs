@@ -1,8 +1,6 @@
 //! QUIC connections to endpoints. A worker has one UDP socket for each address family, and one for each local address that an
 //! upstream connects from; they are made on first use and carry all connections of that worker. RFC 9000, RFC 9001.
 
-mod socket;
-
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -19,8 +17,8 @@ use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-use self::socket::SharedSocket;
 use super::params::{self, Bounds};
+use super::socket::BatchSocket;
 use super::{failure, qlog};
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::UpstreamQuic;
@@ -57,56 +55,60 @@ struct Sockets {
     asking: Vec<(SocketAddr, oneshot::Sender<io::Error>)>,
 }
 
-/// Connects to `address`, from the source whose turn it is, and agrees on `alpn` with whoever proves to be `name`. The
-/// deadline is the caller's. Cancel-safe: a dropped call gives the connection up.
-///
-/// # Errors
-/// The endpoint's or its network's fault, always worth another try: nothing was sent.
-pub async fn connect(
-    address: SocketAddr,
-    tls: &ClientTls,
-    name: &ServerName<'static>,
-    alpn: &[u8],
-    options: &UpstreamQuic,
-    sources: &Sources,
-) -> Result<Connection, Error> {
-    let config = config(tls, alpn, options, MAX_IDLE)?;
-    established(address, begin(address, config, name, sources)?).await
+/// A way to an endpoint.
+pub struct Way<'a> {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whom to trust, and as whom to go.
+    pub tls: &'a ClientTls,
+    /// Who it has to prove to be.
+    pub name: &'a ServerName<'static>,
+    /// What to agree on.
+    pub alpn: &'a [u8],
+    /// Windows, keep-alive, early data.
+    pub options: &'a UpstreamQuic,
+    /// Where to come from: from each in turn.
+    pub sources: &'a Sources,
+    /// Nobody promised that there is a way: silence is taken for its end soon, as something else will do.
+    pub on_trial: bool,
 }
 
-/// As [`connect()`], to where nobody promised that there is a way: silence is taken for its end soon, as something else will do.
-///
-/// # Errors
-/// As [`connect()`].
-pub async fn connect_on_trial(
-    address: SocketAddr,
-    tls: &ClientTls,
-    name: &ServerName<'static>,
-    alpn: &[u8],
-    options: &UpstreamQuic,
-    sources: &Sources,
-) -> Result<Connection, Error> {
-    let config = config(tls, alpn, options, MAX_IDLE_ON_TRIAL)?;
-    established(address, begin(address, config, name, sources)?).await
-}
+impl Way<'_> {
+    /// Connects. The deadline is the caller's. Cancel-safe: a dropped call gives the connection up.
+    ///
+    /// # Errors
+    /// The endpoint's or its network's fault, always worth another try: nothing was sent.
+    pub async fn connect(&self) -> Result<Connection, Error> {
+        established(self.address, self.begin()?).await
+    }
 
-/// As [`connect()`], but done at once where something may be sent early and a ticket allows it: what is sent then is taken, or not,
-/// as the second part tells.
-///
-/// # Errors
-/// As [`connect()`].
-pub async fn connect_early(
-    address: SocketAddr,
-    tls: &ClientTls,
-    name: &ServerName<'static>,
-    alpn: &[u8],
-    options: &UpstreamQuic,
-    sources: &Sources,
-) -> Result<(Connection, Option<Early>), Error> {
-    let config = config(tls, alpn, options, MAX_IDLE)?;
-    match begin(address, config, name, sources)?.into_0rtt() {
-        Ok((connection, accepted)) => Ok((connection, Some(Early(accepted)))),
-        Err(connecting) => Ok((established(address, connecting).await?, None)),
+    /// As [`connect`](Self::connect), but done at once where something may be sent early and a ticket allows it: what is sent then
+    /// is taken, or not, as the second part tells.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_early(&self) -> Result<(Connection, Option<Early>), Error> {
+        match self.begin()?.into_0rtt() {
+            Ok((connection, accepted)) => Ok((connection, Some(Early(accepted)))),
+            Err(connecting) => Ok((established(self.address, connecting).await?, None)),
+        }
+    }
+
+    /// Sends the first packet, from the first of the sources that can be used.
+    fn begin(&self) -> Result<Connecting, Error> {
+        let idle = if self.on_trial { MAX_IDLE_ON_TRIAL } else { MAX_IDLE };
+        let config = config(self.tls, self.alpn, self.options, idle)?;
+        let mut last = None;
+        for source in self.sources.turn(self.address) {
+            let any = if self.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            match bound_to(source.unwrap_or(any)) {
+                Ok(endpoint) => {
+                    return endpoint.connect_with(config, self.address, &self.name.to_str()).map_err(not_begun);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(connect::explain(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
     }
 }
 
@@ -152,28 +154,6 @@ async fn listen(undelivered: Undelivered) {
     }
 }
 
-/// Sends the first packet, from the first of the sources that can be used.
-fn begin(
-    address: SocketAddr,
-    config: ClientConfig,
-    name: &ServerName<'static>,
-    sources: &Sources,
-) -> Result<Connecting, Error> {
-    let mut last = None;
-    for source in sources.turn(address) {
-        let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let endpoint = match bound_to(source.unwrap_or(any)) {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                last = Some(error);
-                continue;
-            }
-        };
-        return endpoint.connect_with(config, address, &name.to_str()).map_err(not_begun);
-    }
-    Err(connect::explain(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
-}
-
 fn not_begun(error: ConnectError) -> Error {
     match error {
         ConnectError::InvalidRemoteAddress(_) => {
@@ -196,7 +176,7 @@ fn bound_to(source: IpAddr) -> io::Result<Endpoint> {
         }
         let socket = datagrams_from(source)?;
         tokio::task::spawn_local(listen(Undelivered::of(&socket)?));
-        let socket = Arc::new(SharedSocket::new(socket)?);
+        let socket = Arc::new(BatchSocket::new(socket)?);
         let config = EndpointConfig::default();
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime))?;
         sockets.bound.push((source, endpoint.clone()));

@@ -49,7 +49,7 @@ pub fn fell_silent(connection: &Connection) -> bool {
 }
 
 /// RFC 9001 §4.8: an alert is the low byte of such a code.
-fn alert(code: TransportErrorCode) -> Option<u8> {
+pub(super) fn alert(code: TransportErrorCode) -> Option<u8> {
     let code = u64::from(code);
     (0x100..0x200).contains(&code).then_some(code as u8)
 }

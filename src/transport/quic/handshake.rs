@@ -7,6 +7,7 @@ use std::time::Duration;
 use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode, VarInt};
 
 use super::crypto::Agreed;
+use super::failure::alert;
 use crate::base::drain::Flag;
 use crate::base::error::{Error, Kind};
 use crate::config::model::TlsVersion;
@@ -109,7 +110,7 @@ fn late() -> Error {
 fn failed(error: ConnectionError) -> Error {
     let (kind, reason) = match &error {
         ConnectionError::TransportError(fault) => of_alert(fault.code),
-        ConnectionError::ConnectionClosed(close) if is_alert(close.error_code) => {
+        ConnectionError::ConnectionClosed(close) if alert(close.error_code).is_some() => {
             (Kind::TlsAlertReceived, "the client ended the handshake with a TLS alert")
         }
         ConnectionError::TimedOut => (Kind::ClientGone, "the client fell silent during the QUIC handshake"),
@@ -120,23 +121,16 @@ fn failed(error: ConnectionError) -> Error {
     Error::downstream(kind, reason).because(error)
 }
 
-/// RFC 9001 §4.8: an alert of TLS is an error code of QUIC.
-fn is_alert(code: TransportErrorCode) -> bool {
-    u64::from(code) >> 8 == 1
-}
-
 /// Why we ended a handshake.
 fn of_alert(code: TransportErrorCode) -> (Kind, &'static str) {
-    if !is_alert(code) {
-        return (Kind::TlsProtocolError, "the client broke the QUIC protocol");
-    }
     // RFC 8446 §6.
-    match u64::from(code) as u8 {
-        116 => (Kind::TlsCertificateError, "the client sent no certificate, and one is required"),
-        42..=46 | 48 | 49 => (Kind::TlsCertificateError, "the client's certificate cannot be accepted"),
-        120 => (Kind::TlsProtocolError, "no application protocol in common (ALPN)"),
-        40 | 70 | 71 => (Kind::TlsProtocolError, "nothing in common to agree on"),
-        _ => (Kind::TlsProtocolError, "the client broke the TLS protocol"),
+    match alert(code) {
+        None => (Kind::TlsProtocolError, "the client broke the QUIC protocol"),
+        Some(116) => (Kind::TlsCertificateError, "the client sent no certificate, and one is required"),
+        Some(42..=46 | 48 | 49) => (Kind::TlsCertificateError, "the client's certificate cannot be accepted"),
+        Some(120) => (Kind::TlsProtocolError, "no application protocol in common (ALPN)"),
+        Some(40 | 70 | 71) => (Kind::TlsProtocolError, "nothing in common to agree on"),
+        Some(_) => (Kind::TlsProtocolError, "the client broke the TLS protocol"),
     }
 }
 

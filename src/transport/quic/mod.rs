@@ -18,11 +18,16 @@ pub use crypto::QuicCrypto;
 pub use endpoint::{Place, QuicListener};
 pub use failure::{fell_silent, refusal};
 pub use handshake::{Established, QuicAccepted, handshake};
-pub use quinn::{Connection, Incoming};
+pub use quinn::{Connection, Incoming, VarInt};
 
-/// Closes a connection with an error code of the protocol that it carries; of one past 2^62, the largest.
-pub fn close(connection: &Connection, code: u64) {
-    connection.close(quinn::VarInt::from_u64(code).unwrap_or(quinn::VarInt::MAX), b"");
+/// An error code of a protocol as it is sent; of one past 2^62, the largest.
+pub fn varint(code: impl Into<u64>) -> VarInt {
+    VarInt::from_u64(code.into()).unwrap_or(VarInt::MAX)
+}
+
+/// Closes a connection with an error code of the protocol that it carries.
+pub fn close(connection: &Connection, code: impl Into<u64>) {
+    connection.close(varint(code), b"");
 }
 
 #[cfg(test)]

@@ -94,7 +94,8 @@ async fn over_quic(
     health: &model::Health,
     sources: &Sources,
 ) -> Result<(), Unwell> {
-    let visit = Visit(connector::quic(upstream, endpoint, sources).await.map_err(Unwell::Failed)?);
+    let way = connector::way(upstream, endpoint, sources).map_err(Unwell::Failed)?;
+    let visit = Visit(way.connect().await.map_err(Unwell::Failed)?);
     let Some(path) = &health.path else { return Ok(()) };
     let (sender, connection) = client::start(visit.0.clone(), http3::config());
     let asked = driven(connection, sender.send(request(upstream, endpoint, health, path, true)?, drop)).await;

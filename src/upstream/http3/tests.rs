@@ -481,10 +481,10 @@ fn a_session_dropped_unused_gives_its_stream_back() {
         origin.serve();
         let session = caller.session(false).await.unwrap();
         let Session::Http3(stream) = &session else { unreachable!() };
-        let shared = Rc::clone(&stream.stream.shared);
-        assert_eq!(shared.open.get(), 1);
+        let shared = Rc::clone(stream.0.session());
+        assert_eq!(shared.life.open(), 1);
         drop(session);
-        assert_eq!(shared.open.get(), 0);
+        assert_eq!(shared.life.open(), 0);
         until(|| caller.pools.resting().1 == 1).await;
     });
 }

@@ -1,7 +1,6 @@
 use tokio::join;
 
 use super::*;
-use crate::base::error::{Kind, Retry};
 use crate::base::id::UpstreamId;
 use crate::config::model;
 use crate::upstream::balance::EndpointIndex;
@@ -242,5 +241,36 @@ fn refused_and_late_connections_are_worth_a_retry() {
         config.timeouts.connect = Duration::from_millis(100);
         let error = Caller::new(config).session(false).await.err().unwrap();
         assert_eq!((error.kind(), error.retry()), (Kind::ConnectionTimeout, Retry::Always));
+    });
+}
+
+#[test]
+fn who_waits_for_one_connection_after_the_other_gives_up() {
+    on_paused_worker(async {
+        let connecting = Connecting::default();
+        let begun = Instant::now();
+        let waiting = async {
+            let until = begun + Duration::from_secs(5);
+            loop {
+                if let Err(error) = connecting.wait(until).await {
+                    return error.kind();
+                }
+            }
+        };
+        let making = async {
+            for _ in 0..60 {
+                let attempt = connecting.attempt();
+                timer::sleep(Duration::from_secs(1)).await;
+                drop(attempt);
+            }
+        };
+        let (kind, ()) = join!(waiting, async {
+            tokio::select! {
+                () = making => {}
+                () = timer::sleep(Duration::from_secs(6)) => {}
+            }
+        });
+        assert_eq!(kind, Kind::ConnectionTimeout);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     });
 }

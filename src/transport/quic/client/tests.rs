@@ -59,13 +59,23 @@ impl Origin {
         self.endpoint.accept().await.unwrap()
     }
 
+    /// The way there for who comes from one of `sources`.
+    fn way<'a>(
+        &self,
+        tls: &'a ClientTls,
+        name: &'a ServerName<'static>,
+        options: &'a UpstreamQuic,
+        sources: &'a Sources,
+    ) -> Way<'a> {
+        Way { address: self.address(), tls, name, alpn: H3, options, sources, on_trial: false }
+    }
+
     /// What comes of connecting while this does `met` with the first who asks.
     async fn met<F: Future>(&self, tls: &ClientTls, name: &str, met: impl FnOnce(Incoming) -> F) -> Result<(), Error> {
         let name = tls.server_name(name).unwrap();
         let (sources, options) = (Sources::default(), options());
-        let (answer, _) = tokio::join!(connect(self.address(), tls, &name, H3, &options, &sources), async {
-            met(self.next().await).await
-        });
+        let way = self.way(tls, &name, &options, &sources);
+        let (answer, _) = tokio::join!(way.connect(), async { met(self.next().await).await });
         answer.map(drop)
     }
 }
@@ -85,9 +95,8 @@ fn connections_of_a_worker_share_one_socket() {
         let mut kept = Vec::new();
         for _ in 0..3 {
             let options = options();
-            let (ours, theirs) = tokio::join!(connect(origin.address(), &tls, &name, H3, &options, &sources), async {
-                accept(origin.next().await).await
-            });
+            let way = origin.way(&tls, &name, &options, &sources);
+            let (ours, theirs) = tokio::join!(way.connect(), async { accept(origin.next().await).await });
             let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
             ports.push(theirs.remote_address().port());
             let mut stream = ours.open_uni().await.unwrap();
@@ -112,15 +121,14 @@ fn connects_from_each_source_in_turn_and_past_one_that_is_not_ours() {
         let mut from = Vec::new();
         for _ in 0..4 {
             let options = options();
-            let (ours, theirs) = tokio::join!(connect(origin.address(), &tls, &name, H3, &options, &sources), async {
-                accept(origin.next().await).await
-            });
+            let way = origin.way(&tls, &name, &options, &sources);
+            let (ours, theirs) = tokio::join!(way.connect(), async { accept(origin.next().await).await });
             ours.unwrap();
             from.push(theirs.unwrap().remote_address().ip().to_string());
         }
         assert_eq!(from, ["127.0.0.7", "127.0.0.8", "127.0.0.8", "127.0.0.7"]);
         let foreign = Sources::new(&["192.0.2.1".parse().unwrap()], 0);
-        let error = connect(origin.address(), &tls, &name, H3, &options(), &foreign).await.unwrap_err();
+        let error = origin.way(&tls, &name, &options(), &foreign).connect().await.unwrap_err();
         assert_eq!(error.reason(), "an address of `source` is none of this machine");
     });
 }
@@ -152,12 +160,13 @@ fn says_why_a_handshake_failed() {
         assert_eq!(said(answer), (Kind::TlsAlertReceived, no_protocol));
         let (tls, sources) = (origin.tls(), Sources::default());
         let (name, options) = (tls.server_name("origin.test").unwrap(), options());
-        let nowhere = connect("127.0.0.1:0".parse().unwrap(), &tls, &name, H3, &options, &sources);
-        assert_eq!(said(nowhere.await.map(drop)).0, Kind::DestinationUnavailable);
+        let way = |address| Way { address, ..origin.way(&tls, &name, &options, &sources) };
+        let nowhere = way("127.0.0.1:0".parse().unwrap());
+        assert_eq!(said(nowhere.connect().await.map(drop)).0, Kind::DestinationUnavailable);
         for any in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(closed) = std::net::UdpSocket::bind(any).and_then(|socket| socket.local_addr()) else { continue };
-            let nobody = connect(closed, &tls, &name, H3, &options, &sources);
-            assert_eq!(said(nobody.await.map(drop)), (Kind::ConnectionRefused, "the endpoint refused the connection"));
+            let nobody = way(closed).connect().await.map(drop);
+            assert_eq!(said(nobody), (Kind::ConnectionRefused, "the endpoint refused the connection"));
         }
     });
 }
