@@ -196,19 +196,7 @@ async fn attempts(
         // A copy is kept only where the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, multiplexed);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
-        let mut request = request_for(order, rule, fields, multiplexed, &pick.endpoint().authority, source)?;
-        if let Some(interim) = &order.interim {
-            // RFC 9110 §10.1.1: the endpoint says whether it wants the body, where we hear it.
-            let asked = source.filter(|source| source.is_expecting());
-            match asked {
-                Some(_) if session.hears_interim() => {
-                    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-                }
-                Some(source) => source.go_on(),
-                None => {}
-            }
-            interim.accompany(&mut request, multiplexed, asked);
-        }
+        let request = prepared(order, rule, fields, &session, &pick, source)?;
         let trial = Trial::begin(pick.endpoint());
         let sent = send(&order.scene.exchange, session, request, response_timeout).await;
         if let Some(source) = source {
@@ -229,16 +217,13 @@ async fn attempts(
                 None
             }
             Err(failure) => {
-                // Nothing of it was sent: it comes back whole, and no copy was needed.
                 if let Some(request) = failure.request
                     && !kept
                 {
-                    order.fields = request.into_parts().0.headers;
-                    order.fields.remove(EXPECT);
+                    take_back(order, *request);
                     kept = true;
                 }
-                let error = source.and_then(|source| source.take_failure()).unwrap_or(failure.error);
-                Some((error, trial))
+                Some((source.and_then(|source| source.take_failure()).unwrap_or(failure.error), trial))
             }
         };
         let decision = match &failed {
@@ -264,6 +249,38 @@ async fn attempts(
             (Decision::GiveUp, None) => return Err(Error::internal("a request could not be sent again")),
         }
     }
+}
+
+/// The request as it goes on this session; where it asks for interim answers, with who hears them.
+fn prepared(
+    order: &Order,
+    rule: &ForwardRule,
+    fields: HeaderMap,
+    session: &Session,
+    pick: &Pick,
+    source: Option<&Rc<Source>>,
+) -> Result<Request<Body>, Error> {
+    let multiplexed = session.is_multiplexed();
+    let mut request = request_for(order, rule, fields, multiplexed, &pick.endpoint().authority, source)?;
+    if let Some(interim) = &order.interim {
+        // RFC 9110 §10.1.1: the endpoint says whether it wants the body, where we hear it.
+        let asked = source.filter(|source| source.is_expecting());
+        match asked {
+            Some(_) if session.hears_interim() => {
+                request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
+            }
+            Some(source) => source.go_on(),
+            None => {}
+        }
+        interim.accompany(&mut request, multiplexed, asked);
+    }
+    Ok(request)
+}
+
+/// Nothing of a request was sent: it comes back whole, and no copy was needed.
+fn take_back(order: &mut Order, request: Request<Body>) {
+    order.fields = request.into_parts().0.headers;
+    order.fields.remove(EXPECT);
 }
 
 /// Another endpoint for the next attempt.

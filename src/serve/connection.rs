@@ -54,24 +54,7 @@ pub async fn serve(
     if let Mode::Tcp { upstream, .. } = profile.spec.config.mode {
         return tunnel::serve(&worker, &listener, socket, upstream, (client, remote, ends), permit).await;
     }
-    let (channel, tls) = match &profile.spec.tls {
-        None => (Channel::Plain(socket), None),
-        // Boxed for the same reason.
-        Some(_) => match Box::pin(handshake(&worker, &profile, socket)).await {
-            Ok((channel, accepted)) => (channel, Some(accepted)),
-            Err(error) => {
-                worker.counters().handshakes_failed.add(1);
-                tracing::debug!(
-                    client.addr = client.map(tracing::field::display),
-                    kind = error.kind().as_str(),
-                    reason = error.reason(),
-                    source = std::error::Error::source(&error).map(tracing::field::display),
-                    "TLS handshake failed"
-                );
-                return;
-            }
-        },
-    };
+    let Some((channel, tls)) = secured(&worker, &profile, socket, client).await else { return };
     let settled = match &tls {
         None => Settled::Nothing,
         Some(accepted) if accepted.alpn == Alpn::Http2 => Settled::Http2,
@@ -128,6 +111,33 @@ async fn introduced(
     let told = told.unwrap_or_default();
     let local = if told.client.is_some() { told.local } else { socket.local_address() };
     Some((told.client.or(peer), Ends { peer, local, tlvs: told.tlvs }))
+}
+
+/// What carries the connection: TLS where the listener speaks it. `None`: that failed, which was told.
+async fn secured(
+    worker: &Worker,
+    profile: &Profile,
+    socket: Socket,
+    client: Option<SocketAddr>,
+) -> Option<(Channel, Option<Accepted>)> {
+    if profile.spec.tls.is_none() {
+        return Some((Channel::Plain(socket), None));
+    }
+    // Boxed, so that an open connection does not hold the room that this took.
+    match Box::pin(handshake(worker, profile, socket)).await {
+        Ok((channel, accepted)) => Some((channel, Some(accepted))),
+        Err(error) => {
+            worker.counters().handshakes_failed.add(1);
+            tracing::debug!(
+                client.addr = client.map(tracing::field::display),
+                kind = error.kind().as_str(),
+                reason = error.reason(),
+                source = std::error::Error::source(&error).map(tracing::field::display),
+                "TLS handshake failed"
+            );
+            None
+        }
+    }
 }
 
 /// The handshake under its deadline.
