@@ -140,8 +140,8 @@ fn a_client_has_as_many_streams_as_the_listener_allows() {
 #[test]
 fn an_endpoint_that_is_down_is_passed_over_and_the_last_failure_is_told() {
     let echo = Served::echo();
-    let proxy = start(&edge(&[nobody(), echo.named()], "", ""));
-    let dead = start(&edge(&[nobody(), nobody()], "", ""));
+    let proxy = start(&edge(&[nobody().to_string(), echo.named()], "", ""));
+    let dead = start(&edge(&[nobody().to_string(), nobody().to_string()], "", ""));
     run(async {
         let client = Client::new(proxy.address("edge")).await;
         for _ in 0..4 {
@@ -156,7 +156,7 @@ fn an_endpoint_that_is_down_is_passed_over_and_the_last_failure_is_told() {
 #[test]
 fn a_proxy_behind_says_what_it_met_and_another_is_tried() {
     let echo = Served::echo();
-    let (dead, alive) = (start(&edge(&[nobody()], "", "")), start(&edge(&[echo.named()], "", "")));
+    let (dead, alive) = (start(&edge(&[nobody().to_string()], "", "")), start(&edge(&[echo.named()], "", "")));
     let addresses = [&dead, &alive].map(|far| far.address("edge").to_string());
     let near = start(&edge(&addresses, "", OVER_QUIC));
     let near_dead = start(&edge(&addresses[..1], "", OVER_QUIC));

@@ -1,14 +1,13 @@
-//! Proxies from the text of a configuration, clients that speak QUIC, and endpoints that do as they are told. Everything has a
-//! deadline: a test that hangs fails.
+//! Configurations of raw QUIC, and clients and endpoints that speak it. Everything has a deadline: a test that hangs fails.
+
+#[path = "../support/sessions.rs"]
+mod sessions;
 
 use std::future::Future;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ReadError, ServerConfig, VarInt};
@@ -16,15 +15,13 @@ use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
-use tidegate::app::{self, Options, Running};
-use tidegate::base::addr::Address;
 use tidegate::base::stream_code::StreamCode;
 use tidegate::config::{self, Config};
-use tidegate::telemetry::counters::Totals;
 use tidegate::transport::tls::development::{Authority, Leaf, make_authority, make_leaf};
 
-/// How long anything may take before the test has failed.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+use self::sessions::send_back;
+pub use self::sessions::{PATIENCE, Proxy, Served, echoes, nobody, patient, reset};
+
 /// The name in every certificate.
 pub const EDGE: &str = "edge.test";
 /// What listeners and endpoints of tests agree on.
@@ -71,31 +68,7 @@ pub fn parse(text: &str) -> Config {
 
 /// A proxy that serves what `text` says.
 pub fn start(text: &str) -> Proxy {
-    Proxy(app::start(parse(text), Options::default()).unwrap_or_else(|refused| panic!("{refused}")))
-}
-
-pub struct Proxy(pub Running);
-
-impl Proxy {
-    pub fn address(&self, listener: &str) -> SocketAddr {
-        match self.0.address_of(listener) {
-            Some(Address::Socket(address)) => address,
-            other => panic!("{listener}: {other:?}"),
-        }
-    }
-
-    pub fn connect(&self, listener: &str) -> TcpStream {
-        patient(TcpStream::connect(self.address(listener)).unwrap())
-    }
-
-    pub fn reload(&self, text: &str) {
-        self.0.reload(parse(text)).unwrap_or_else(|refused| panic!("{refused}"));
-    }
-
-    /// Waits until what was counted is as it should be.
-    pub fn counts(&self, what: &str, holds: impl Fn(&Totals) -> bool) {
-        assert!(eventually(|| holds(&self.0.counters())), "{what}: {:?}", self.0.counters());
-    }
+    Proxy::start(text, parse)
 }
 
 /// One `quic` listener called `edge` for the protocol `echo/1`, whose upstream `to` has these endpoints.
@@ -110,18 +83,6 @@ pub fn edge(endpoints: &[String], listener: &str, upstream: &str) -> String {
 
 /// What an upstream is whose endpoints speak raw QUIC.
 pub const OVER_QUIC: &str = "protocol = \"quic\"\nalpn = \"echo/1\"\nTRUST";
-
-/// Whether something becomes true in time.
-pub fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    false
-}
 
 /// A code of Tidegate's own, as it is received.
 pub fn code(code: StreamCode) -> VarInt {
@@ -209,67 +170,13 @@ pub fn quic_endpoint() -> Endpoint {
     Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap()
 }
 
-/// A stream that fails instead of waiting for ever.
-pub fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
-/// Resets a connection instead of closing it.
-pub fn reset(stream: TcpStream) {
-    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
-}
-
-/// Sends `bytes` and expects them back.
-pub fn echoes(stream: &mut TcpStream, bytes: &[u8]) {
-    stream.write_all(bytes).unwrap();
-    let mut back = vec![0; bytes.len()];
-    stream.read_exact(&mut back).unwrap();
-    assert!(back == bytes, "other bytes came back");
-}
-
-/// An endpoint that runs `serve` on a thread of its own for each connection.
-pub struct Served {
-    pub address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
-}
-
 impl Served {
-    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, accepted) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
-        let (counted, serve) = (Arc::clone(&accepted), Arc::new(serve));
-        // The thread ends with the process of the test.
-        std::thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                counted.fetch_add(1, Ordering::SeqCst);
-                let serve = Arc::clone(&serve);
-                std::thread::spawn(move || serve(patient(stream)));
-            }
-        });
-        Self { address, accepted }
-    }
-
-    /// Sends back what comes, and passes the end on.
-    pub fn echo() -> Self {
-        Self::new(|stream| {
-            let mut back = stream.try_clone().unwrap();
-            send_back(stream, &mut back);
-            let _ = back.shutdown(Shutdown::Write);
-        })
-    }
-
     pub fn named(&self) -> String {
         self.address.to_string()
     }
-
-    pub fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
-    }
 }
 
-/// The same on a Unix socket.
+/// An endpoint on a Unix socket that sends back what comes, and passes the end on.
 pub fn echo_at(path: &Path) {
     let listener = UnixListener::bind(path).unwrap();
     std::thread::spawn(move || {
@@ -281,25 +188,6 @@ pub fn echo_at(path: &Path) {
             });
         }
     });
-}
-
-fn send_back(mut from: impl Read, to: &mut impl Write) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..read]).is_err() {
-            return;
-        }
-    }
-}
-
-/// An address where nobody listens, and nobody will while the tests run: the port is taken.
-pub fn nobody() -> String {
-    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
-    let taken = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    bind(&taken, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let address = SocketAddr::try_from(getsockname(&taken).unwrap()).unwrap();
-    std::mem::forget(taken);
-    address.to_string()
 }
 
 /// Bytes of a length that nobody guesses.
