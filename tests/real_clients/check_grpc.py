@@ -16,8 +16,8 @@ import h2.connection
 import h2.events
 
 from browser import Browser
-from check_layer4 import Gate, until
-from world import HERE, Checks, expect, free_ports, wait_for_port
+from check_layer4 import Gate
+from world import HERE, Checks, expect, free_ports, until, wait_for_port
 
 check = Checks()
 

@@ -14,9 +14,9 @@ import sys
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, FrameType, StreamType
 from browser import Browser
-from check_layer4 import Gate, until
+from check_layer4 import Gate
 from quic import SECONDS, Line, configuration, conversation, dial, frame
-from world import BIG_BYTES, SMALL, Checks, Failed, expect, free_ports, tool, wait_for_port
+from world import BIG_BYTES, SMALL, Checks, Failed, expect, free_ports, tool, until, wait_for_port
 
 check = Checks()
 

@@ -7,10 +7,10 @@ import re
 import sys
 
 from check_http3 import any_of, envoy, envoy_cluster, envoy_router, log_lines, socket_address
-from check_layer4 import Gate, until
+from check_layer4 import Gate
 from check_udp import caddy_server
 from quic import configuration, conversation, dial
-from world import BIG_BYTES, HERE, SMALL, Checks, expect, free_ports, wait_for_port
+from world import BIG_BYTES, HERE, SMALL, Checks, expect, free_ports, until, wait_for_port
 
 check = Checks()
 

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 
-from world import HUGE_BYTES, Checks, Failed, Tidegate, expect, free_ports
+from world import HUGE_BYTES, Checks, Tidegate, expect, free_ports, until
 
 check = Checks()
 
@@ -87,17 +87,6 @@ access_log.format = "json"
 def some(found, count):
     expect(len(found) == count, f"{len(found)} of {count}: {found}")
     return found
-
-
-def until(seconds, look):
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return look()
-        except (Failed, OSError, ValueError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def relay(listen, endpoint, name="relay", listener="", upstream=""):

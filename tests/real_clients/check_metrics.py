@@ -4,10 +4,9 @@ import http.client
 import json
 import re
 import subprocess
-import time
 import urllib.parse
 
-from world import HERE, ROOT, Checks, Failed, Tidegate, expect, free_ports, wait_for_port
+from world import HERE, ROOT, Checks, Tidegate, expect, free_ports, until, wait_for_port
 
 check = Checks()
 
@@ -92,18 +91,6 @@ def scrape(gate):
     status, kind, body = ask(gate.observe, "/metrics")
     expect(status == 200 and kind == CONTENT_TYPE, f"{status} {kind}")
     return body
-
-
-def until(seconds, look):
-    """What `look` gives as soon as it gives something; the last it complained of otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return look()
-        except Failed:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def expressions(dashboard):

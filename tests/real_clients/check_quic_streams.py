@@ -10,9 +10,9 @@ import struct
 import threading
 
 from check_http3_upstream import aioquic_origin
-from check_layer4 import Gate, postgres_server, psql, redis_server, run, until
+from check_layer4 import Gate, postgres_server, psql, redis_server, run
 from quic import Line, configuration, conversation, dial
-from world import SMALL, Checks, expect, free_ports
+from world import SMALL, Checks, expect, free_ports, until
 
 check = Checks()
 

@@ -18,9 +18,8 @@ import websockets.sync.server
 import wsproto.events as ws
 from browser import Browser
 from check_http3 import Site, log_lines
-from check_layer4 import until
 from quic import configuration, conversation, dial
-from world import Checks, expect, free_ports
+from world import Checks, expect, free_ports, until
 from wsproto.connection import Connection, ConnectionType
 from wsproto.frame_protocol import CloseReason
 

@@ -8,10 +8,9 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
 
-from check_layer4 import Gate, iperf_server, once, relay, run, until
-from world import Checks, expect, free_ports
+from check_layer4 import Gate, iperf_server, once, relay, run
+from world import Checks, expect, free_ports, until
 
 check = Checks()
 

@@ -82,6 +82,18 @@ def wait_for_port(port, seconds=10, process=None):
     raise Failed(f"nothing listens on {port} after {seconds} s")
 
 
+def until(seconds, look):
+    """What `look` gives as soon as it fails no more; its last failure when the time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return look()
+        except (Failed, OSError, ValueError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 class Answer:
     """What curl came back with."""
 
