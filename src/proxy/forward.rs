@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::header::EXPECT;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::context::{Facts, RequestId};
+use super::framing;
 use super::grpc;
 use super::headers::hop_by_hop;
 use super::intake::source_of;
@@ -23,7 +24,7 @@ use super::retry::{self, Attempt, Decision};
 use super::stack::Scene;
 use super::trial::Trial;
 use super::upgrade::{self, Wanted};
-use crate::base::error::{Error, Kind, Retry};
+use crate::base::error::Error;
 use crate::base::id::RouteId;
 use crate::body::Body;
 use crate::body::ahead::Ahead;
@@ -353,11 +354,7 @@ fn finish(
     answer: Answer,
 ) -> Result<Response<Body>, Error> {
     let (mut head, incoming) = answer.response.into_parts();
-    // RFC 9112 §6.3: hyper has decoded the coding and leaves the length that contradicts it.
-    if !multiplexed && head.headers.contains_key(TRANSFER_ENCODING) {
-        check_coding(&head.headers)?;
-        head.headers.remove(CONTENT_LENGTH);
-    }
+    framing::settle(&mut head, multiplexed)?;
     hop_by_hop::strip(&mut head.headers);
     head.extensions.clear();
     let trailers: Option<fn(&mut HeaderMap)> = order.takes_trailers.then_some(hop_by_hop::filter_trailers);
@@ -380,15 +377,4 @@ fn finish(
     };
     let body = ResponseBody::new(incoming, Rc::clone(exchange), source, trailers, ending, held);
     Ok(Response::from_parts(head, Body::Response(body)))
-}
-
-/// hyper takes off `chunked` alone: with any other coding around it the client would get bytes it cannot name.
-fn check_coding(fields: &HeaderMap) -> Result<(), Error> {
-    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-    let exact = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if exact && codings.next().is_none() {
-        return Ok(());
-    }
-    let reason = "the answer has a Transfer-Encoding other than chunked";
-    Err(Error::upstream(Kind::HttpProtocolError, Retry::Never, reason))
 }

@@ -4,6 +4,7 @@ pub mod context;
 pub mod decision;
 pub mod egress;
 pub mod forward;
+mod framing;
 pub mod grpc;
 pub mod headers;
 pub mod intake;

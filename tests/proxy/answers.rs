@@ -22,6 +22,8 @@ downstreams! {
     a_chunked_answer_that_ends_early_never_ends_cleanly,
     an_answer_shorter_than_its_length_never_ends_cleanly,
     broken_chunks_never_end_cleanly,
+    lengths_that_say_the_same_are_one,
+    what_is_no_length_is_told_as_502,
 }
 
 tests! {
@@ -172,6 +174,30 @@ async fn differing_lengths_are_told_as_502() {
         RawOrigin::answering_once("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!").await;
     let (_proxy, mut client) = before(&origin, Pair::PLAIN).await;
     client.get("/").await.is_fault(502, "http_protocol_error");
+}
+
+/// RFC 9110 §8.6. Two of them on an answer to HEAD once ended the client's connection without a word.
+async fn lengths_that_say_the_same_are_one(pair: Pair) {
+    for fields in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2", "Content-Length: 2 ,2"] {
+        let origin = RawOrigin::answering(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nok")).await;
+        let (_proxy, mut client) = before(&origin, pair).await;
+        let reply = client.get("/").await;
+        assert_eq!((reply.text(), reply.field("content-length")), ("ok", Some("2")), "{fields}");
+        let reply = client.call(of(http::Method::HEAD, "/", Sent::empty())).await;
+        assert_eq!((reply.status(), reply.field("content-length")), (StatusCode::OK, Some("2")), "{fields}");
+    }
+}
+
+/// RFC 9112 §6.3: also where no body shows that it is wrong, so that the client is not told it.
+async fn what_is_no_length_is_told_as_502(pair: Pair) {
+    for length in ["2, 3", "2\r\nContent-Length: 3", "-2", "+2", "two", "", "99999999999999999999"] {
+        for status in ["200 OK", "304 Not Modified"] {
+            let origin =
+                RawOrigin::answering_once(format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n")).await;
+            let (_proxy, mut client) = before(&origin, pair).await;
+            client.call(of(http::Method::HEAD, "/", Sent::empty())).await.is_fault(502, "http_protocol_error");
+        }
+    }
 }
 
 /// What comes behind an answer must never be taken for the answer to somebody else's request.
