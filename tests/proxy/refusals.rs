@@ -29,6 +29,7 @@ tests! {
     connect_is_not_offered,
     userinfo_is_refused,
     broken_chunks_end_the_exchange,
+    a_line_feed_alone_in_trailers_hides_no_request,
     nothing_behind_a_refused_head_is_read,
     a_refused_head_waits_for_the_answer_before_it,
     trailers_that_would_frame_a_message_do_not_pass,
@@ -198,6 +199,21 @@ async fn broken_chunks_end_the_exchange() {
         let (rest, _) = raw.rest().await;
         let text = String::from_utf8_lossy(&rest);
         assert!(!text.contains("200 OK"), "{body:?}: {text}");
+    }
+    assert!(scene.origin.seen().iter().all(|seen| seen.uri.path() == "/"), "{:?}", scene.origin.seen());
+}
+
+/// One reader sees the end of the message and another request, another one a trailer section that goes on.
+async fn a_line_feed_alone_in_trailers_hides_no_request() {
+    let scene = Pair::PLAIN.scene(echo).await;
+    for trailers in ["X: 1\n\r\n", "\n", "X: 1\n\n", "X: 1\r\nY: 2\n\r\n"] {
+        let mut raw = scene.raw().await;
+        let head = "POST / HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n";
+        raw.send(format!("{head}{trailers}GET /smuggled HTTP/1.1\r\nHost: example.org\r\n\r\n")).await;
+        let answer = raw.response().await.unwrap();
+        assert_eq!(answer.status(), 400, "{trailers:?}");
+        let (rest, _) = raw.rest().await;
+        assert!(rest.is_empty(), "{trailers:?}: {}", String::from_utf8_lossy(&rest));
     }
     assert!(scene.origin.seen().iter().all(|seen| seen.uri.path() == "/"), "{:?}", scene.origin.seen());
 }

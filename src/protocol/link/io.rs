@@ -132,9 +132,13 @@ impl<T: Track + Unpin> Read for LinkIo<T> {
                 self.give_released(&mut cursor);
                 return Poll::Ready(Ok(()));
             }
-            // The driver looks at the refusal after each poll; hyper waits for bytes that never come.
-            if self.link.refusal.get().is_some() {
-                return Poll::Pending;
+            if let Some(refusal) = self.link.refusal.get() {
+                // The driver looks at the refusal after each poll; hyper waits for bytes that never come. Whoever reads
+                // the body that the refusal is about is told, and does not wait for the rest.
+                return match self.tracker.is_at_boundary() {
+                    true => Poll::Pending,
+                    false => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason))),
+                };
             }
             if self.held.is_empty() {
                 if ready!(self.poll_read_direct(cx, &mut cursor))? {

@@ -1,6 +1,7 @@
 //! Passes over a chunked body (sans-io, RFC 9112 §7.1). The steps are hyper's: where one fails here, hyper fails on the
-//! same byte, which is let through for that; what follows it is not. Sizes of extensions and trailers are hyper's to
-//! bound, nothing is kept of them here.
+//! same byte, which is let through for that; what follows it is not. A line feed alone in the trailers is what hyper
+//! would take: it reads on for CR LF CR LF, where another reader saw the end of the message and a request behind it.
+//! Sizes of extensions and trailers are hyper's to bound, nothing is kept of them here.
 
 /// Where in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub(super) fn skip(mut chunk: Chunk, bytes: &[u8]) -> (usize, Skipped) {
             (Chunk::DataLf, b'\n') => Some(Chunk::SizeFirst),
             (Chunk::TrailerFirst, b'\r') => Some(Chunk::EndLf),
             (Chunk::Trailer, b'\r') => Some(Chunk::TrailerLf),
-            (Chunk::TrailerFirst | Chunk::Trailer, _) => Some(Chunk::Trailer),
+            (Chunk::TrailerFirst | Chunk::Trailer, byte) if byte != b'\n' => Some(Chunk::Trailer),
             (Chunk::TrailerLf, b'\n') => Some(Chunk::TrailerFirst),
             (Chunk::EndLf, b'\n') => return (at, Skipped::Whole),
             _ => None,

@@ -158,6 +158,9 @@ fn lets_hyper_fail_on_the_byte_that_breaks_a_chunk() {
         ("5\r\nhellox0\r\n\r\n", 9),
         ("ffffffffffffffff1\r\n", 17),
         ("0\r\na: b\rxy", 9),
+        // These two only we fail on.
+        ("0\r\na: b\n\r\nGET ", 8),
+        ("0\r\n\nGET ", 4),
         ("-1\r\n", 1),
         ("5 5\r\nhello", 3),
     ] {
