@@ -13,7 +13,11 @@ use crate::support::{downstreams, pairs, tests, upstreams};
 
 pairs! { the_origin_is_told_of_the_client }
 
-downstreams! { what_a_stranger_tells_of_itself_is_replaced, what_a_trusted_proxy_tells_is_continued }
+downstreams! {
+    what_a_stranger_tells_of_itself_is_replaced,
+    what_a_trusted_proxy_tells_is_continued,
+    other_spellings_of_what_we_tell_do_not_reach_the_origin,
+}
 
 upstreams! {
     host_is_preserved_unless_the_route_says_otherwise,
@@ -57,6 +61,20 @@ async fn the_origin_is_told_of_the_client(pair: Pair) {
         })
     );
     assert_eq!(value(&fields, "forwarded"), None);
+}
+
+/// An origin that reads fields as CGI does makes `HTTP_X_FORWARDED_FOR` of each of these.
+async fn other_spellings_of_what_we_tell_do_not_reach_the_origin(pair: Pair) {
+    let mut scene = pair.scene(ok).await;
+    let mut request = with(with(get("/"), "x_forwarded_for", "192.0.2.7"), "x-forwarded_proto", "https");
+    request = with(with(request, "x_forwarded-host", "evil.test"), "x_normalized_path", "slashes");
+    request = with(with(request, "x_other", "kept"), "connection_id", "kept");
+    scene.client.call(request).await;
+    let fields = scene.origin.only().headers;
+    let mut left: Vec<_> = fields.keys().map(|name| name.as_str()).filter(|name| name.contains('_')).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["connection_id", "x_other"]);
+    assert_eq!(value(&fields, "x-forwarded-for"), Some("127.0.0.1"));
 }
 
 fn tells() -> Request<Sent> {

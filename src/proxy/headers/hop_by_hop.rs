@@ -18,7 +18,8 @@ pub struct Seen {
     pub keep_alive: bool,
 }
 
-/// Removes every hop-by-hop field. `Trailer` stays: it announces fields that are forwarded.
+/// Removes every hop-by-hop field, and other spellings of the fields by which we tell of a client. `Trailer` stays: it
+/// announces fields that are forwarded.
 pub fn strip(headers: &mut HeaderMap) -> Seen {
     let mut seen = Seen::default();
     let mut found: SmallVec<[HeaderName; 4]> = SmallVec::new();
@@ -35,6 +36,11 @@ pub fn strip(headers: &mut HeaderMap) -> Seen {
             | "proxy-authenticate"
             | "proxy-authorization"
             | "proxy-authentication-info" => found.push(name.clone()),
+            // Nobody sends these but to be taken for us: where an endpoint reads fields as CGI does (RFC 3875 §4.1.18),
+            // `_` is `-`, and a stranger's word would stand beside ours or in its place.
+            "x_forwarded_for" | "x-forwarded_for" | "x_forwarded-for" | "x_forwarded_proto" | "x-forwarded_proto"
+            | "x_forwarded-proto" | "x_forwarded_host" | "x-forwarded_host" | "x_forwarded-host"
+            | "x_normalized_path" | "x-normalized_path" | "x_normalized-path" => found.push(name.clone()),
             _ => {}
         }
     }
