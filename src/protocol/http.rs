@@ -76,6 +76,9 @@ const MAX_FRAME: u32 = 64 * 1024;
 const HEADER_LATE: Refusal =
     Refusal { kind: Kind::RequestHeaderTimeout, reason: "the head of the request did not arrive in time" };
 
+/// All that hyper may find fault with in a head that the wire let pass.
+const NO_URI: Refusal = Refusal { kind: Kind::HttpRequestError, reason: "the request target is no URI" };
+
 /// What became of hyper's connection.
 enum Ended {
     Closed,
@@ -209,9 +212,11 @@ where
                 service.clone().call(request)
             }),
         );
+    let mut is_unread = false;
     let verdict = poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                is_unread = ended.as_ref().is_err_and(hyper::Error::is_parse);
                 return Poll::Ready(ended.is_err_and(|error| error.is_user()).then_some(Verdict::Broken));
             }
             if link.due_refusal().is_some() {
@@ -256,6 +261,10 @@ where
             Ended::Closed
         }
         None => {
+            if is_unread {
+                // hyper has answered already; what it read is told of like any other head.
+                refuse(NO_URI);
+            }
             if let Some(refusal) = link.due_refusal() {
                 farewell(channel, refuse(refusal)).await;
             } else if !link.is_at_boundary() {

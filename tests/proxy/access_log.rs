@@ -223,12 +223,15 @@ async fn refused_heads_are_logged() {
         "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\n",
         "\x01\x02\x03\r\n\r\n",
+        // These hyper refuses by itself.
+        "GET /<script> HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
         let mut raw = Raw::connect(proxy.address()).await;
         raw.send(head).await;
         assert_eq!(raw.response().await.unwrap().status(), 400);
     }
-    for object in objects_of(&proxy, 3).await {
+    for object in objects_of(&proxy, 5).await {
         assert_eq!((number(&object, "status"), text(&object, "outcome")), (400.0, "http_request_error"), "{object:#}");
         assert!(!text(&object, "reason").is_empty());
     }
