@@ -47,6 +47,8 @@ fn help_and_version_go_to_stdout() {
     ] {
         assert!(out.contains(word), "{out}");
     }
+    let (code, out, _) = tidegate(&["help", "run"], Path::new("."));
+    assert!(code == 0 && out.contains("--config"), "{out}");
     let (code, out, _) = tidegate(&["--version"], Path::new("."));
     assert_eq!((code, out), (0, concat!("tidegate ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
 }

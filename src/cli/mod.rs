@@ -70,7 +70,7 @@ enum Exit {
 /// It stands in front of services and forwards what arrives: TLS in front, pooled connections behind, routes by host,
 /// path, method and header between, with limits and deadlines that are safe on the open internet by default.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, max_term_width = 100, disable_help_subcommand = true, after_help = START_HERE)]
+#[command(name = "tidegate", version, max_term_width = 100, after_help = START_HERE)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

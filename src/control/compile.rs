@@ -10,6 +10,7 @@ use super::admin::access::Access;
 use super::{access_log, egress, privileges};
 use crate::base::id::{Generation, ListenerId, UpstreamId};
 use crate::base::limit::{Limit, PerAddress};
+use crate::config::effective::Owner;
 use crate::config::model::{EndpointAddress, Mode, UdpRoute};
 use crate::config::{Config, Faults, Place, model};
 use crate::explain::expectations;
@@ -64,7 +65,7 @@ pub fn compile_untried(
     let listeners: Vec<_> =
         numbered(&config.listeners).filter_map(|(id, one)| listener(id, one, config, previous, &mut faults)).collect();
     let upstreams: Vec<_> = numbered(&config.upstreams)
-        .filter_map(|(id, config)| upstream(id, config, previous, registry, &mut faults))
+        .filter_map(|(id, one)| upstream(id, one, config, previous, registry, &mut faults))
         .collect();
     if let Some(log) = &config.server.access_log
         && let Err(error) = AccessLog::inspect(log)
@@ -191,6 +192,7 @@ fn listener(
 fn upstream(
     id: u32,
     config: &model::Upstream,
+    whole: &Config,
     previous: Option<&Snapshot>,
     registry: &Registry,
     faults: &mut Faults,
@@ -206,7 +208,10 @@ fn upstream(
                 Some(kept(client, previous.and_then(|snapshot| snapshot.upstream_named(&config.name))))
             }
             Err(fault) => {
-                tell(faults, fault, &config.place);
+                // Of several files the message names the one.
+                let key: &[&str] = if tls.client_identity.is_none() { &["tls", "ca"] } else { &["tls"] };
+                let place = whole.written.place(Owner::Upstream(&config.name), key);
+                tell(faults, fault, place.as_ref().unwrap_or(&config.place));
                 return None;
             }
         },
@@ -267,6 +272,6 @@ mod tests {
         let Err(faults) = next(&parse(text), None) else { panic!("it compiled") };
         assert!(faults.len() >= 3, "{faults}");
         let lines: Vec<_> = faults.iter().map(|fault| fault.excerpt.as_ref().unwrap().place.line).collect();
-        assert!(lines.contains(&3) && lines.iter().any(|line| *line >= 6), "{faults}");
+        assert!(lines.contains(&3) && lines.contains(&8), "{faults}");
     }
 }

@@ -59,9 +59,16 @@ impl From<Faults> for Refused {
 fn one_per_line(errors: &[BindError]) -> String {
     errors
         .iter()
-        .map(|error| match error.help() {
-            Some(help) => format!("{error} ({help})"),
-            None => error.to_string(),
+        .map(|error| {
+            let mut told = match error.help() {
+                Some(help) => format!("{error} ({help})"),
+                None => error.to_string(),
+            };
+            // What stands on the command line is in front of whoever reads this.
+            if let Some(place) = error.place.as_ref().filter(|place| !place.file.starts_with('<')) {
+                told.push_str(&format!("\n --> {}:{}:{}", place.file, place.line, place.column));
+            }
+            told
         })
         .collect::<Vec<_>>()
         .join("\n")

@@ -17,8 +17,9 @@ use tracing::warn;
 
 use crate::base::addr::Address;
 use crate::base::id::SocketId;
+use crate::config::effective::Owner;
 use crate::config::model::{Bind, Config, Listener};
-use crate::net::bind::{BindError, BoundSocket};
+use crate::net::bind::{self, BindError, BoundSocket};
 use crate::net::inherited::InheritedSocket;
 use crate::snapshot::{Listening, Snapshot};
 use crate::transport::quic::keys::Keys;
@@ -84,6 +85,10 @@ impl ListeningSockets {
     /// # Errors
     /// Every address that cannot be had.
     pub fn plan(&mut self, config: &Config, quic: &Keys) -> Result<Plan, Vec<BindError>> {
+        self.try_plan(config, quic).map_err(|errors| errors.into_iter().map(|error| placed(error, config)).collect())
+    }
+
+    fn try_plan(&mut self, config: &Config, quic: &Keys) -> Result<Plan, Vec<BindError>> {
         let wanted: Vec<(usize, &Listener, Key)> = (0..)
             .zip(&config.listeners)
             .flat_map(|(place, listener)| keys(listener).map(move |key| (place, listener, key)))
@@ -315,6 +320,16 @@ const PICKS: u32 = 16;
 /// How long a worker may take to empty the queue of an address that is wanted again.
 const LET_GO: Duration = Duration::from_millis(500);
 
+/// With the place where the address is written.
+fn placed(error: BindError, config: &Config) -> BindError {
+    let place = config.listeners.iter().enumerate().find_map(|(at, listener)| {
+        let nth = listener.binds.iter().position(|bind| bind::name(bind) == error.address)?;
+        let written = |path: &[&str]| config.written.place(Owner::Listener(at), path);
+        written(&["bind", &nth.to_string()]).or_else(|| written(&["bind"]))
+    });
+    BindError { place, ..error }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -436,7 +451,9 @@ mod tests {
         let taken = format!("127.0.0.1:{}", port(&first));
         let both = listener("taken", &taken, "") + &listener("foreign", "192.0.2.1:9", "");
         let Err(errors) = second.plan(&parse(&both), &Keys::random().unwrap()) else { panic!("both were had") };
-        assert_eq!(errors.len(), 2);
+        let line = |address: &str| 1 + both.lines().position(|line| line.contains(address)).unwrap() as u32;
+        let told: Vec<_> = errors.iter().map(|error| error.place.as_ref().unwrap().line).collect();
+        assert_eq!(told, [line(&taken), line("192.0.2.1:9")]);
     }
 
     #[test]

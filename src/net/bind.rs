@@ -16,7 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::accept::Listener;
 use super::socket::{self, Granted};
 use crate::base::addr::Address;
-use crate::config::model::{Bind, EndpointAddress, SocketOptions};
+use crate::config::model::{Bind, EndpointAddress, Place, SocketOptions};
 
 pub use datagram::{bind_datagram, ensure_datagram_free};
 
@@ -45,6 +45,8 @@ enum Inner {
 pub struct BindError {
     /// As the configuration writes it.
     pub address: String,
+    /// Where it is written, as far as whoever asked knows.
+    pub place: Option<Place>,
     /// What the kernel said.
     #[source]
     pub source: io::Error,
@@ -76,7 +78,7 @@ pub fn bind(bind: &Bind, options: &SocketOptions, members: usize) -> Result<Vec<
         Bind::Address(address) => bind_tcp(*address, true, options, members),
         Bind::Unix(path) => bind_unix(path, options, members),
     };
-    sockets.map_err(|source| BindError { address: name(bind), source })
+    sockets.map_err(|source| BindError { address: name(bind), source, place: None })
 }
 
 /// Opens one socket that shares its address with nobody. The file of a Unix socket lets in nobody but its owner, from the
@@ -100,7 +102,7 @@ pub fn bind_private(bind: &Bind) -> Result<BoundSocket, BindError> {
         Bind::Address(address) => tcp(*address, true),
         Bind::Unix(path) => bind_unix_private(path),
     };
-    bound.map_err(|source| BindError { address: name(bind), source })
+    bound.map_err(|source| BindError { address: name(bind), source, place: None })
 }
 
 /// Whether a connection to `address` would arrive at `bind` on this machine, whichever of its addresses that names.
@@ -134,7 +136,7 @@ pub fn ensure_free(bind: &Bind) -> Result<(), BindError> {
         Bind::Address(address) if address.port() == 0 => Ok(()),
         Bind::Address(address) => probe(*address, true),
     };
-    free.map_err(|source| BindError { address: name(bind), source })
+    free.map_err(|source| BindError { address: name(bind), source, place: None })
 }
 
 /// The address as the configuration writes it.

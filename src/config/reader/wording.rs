@@ -149,6 +149,8 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 fn string_help(shape: &Shape, number: &str) -> Option<String> {
     match shape {
+        // No unit makes sense of it.
+        Shape::Duration { .. } | Shape::Size { .. } if number.starts_with('-') => None,
         Shape::Duration { .. } => Some(format!("write \"{number}s\" for seconds, \"{number}ms\" for milliseconds")),
         Shape::Size { .. } => Some(format!("write \"{number}B\" for bytes, \"{number}KiB\" for 1024 of them")),
         Shape::Text("an address") => Some(format!("write \":{number}\"")),

@@ -154,6 +154,10 @@ fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
     if name.parse::<Ipv6Addr>().is_ok() {
         return Err(("no brackets", Some(format!("write `[{name}]`"))));
     }
+    if let Some((_, rest)) = name.split_once("://") {
+        let host = rest.split(['/', ':']).next().unwrap_or_default();
+        return Err(("a host, not a URL", (!host.is_empty()).then(|| format!("write `{host}`"))));
+    }
     if let Some((host, port)) = name.split_once(':') {
         let help = port.parse::<u16>().is_ok().then(|| format!("write `{host}`: the port is the listener's"));
         return Err(("a host has no port here", help));

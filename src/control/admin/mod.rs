@@ -109,7 +109,8 @@ fn plan(wanted: Option<&ControlListener>, there: Option<&OwnListener>) -> Result
     let socket = if there.is_some_and(|own| own.bind == wanted.bind) {
         None
     } else {
-        let socket = bind::bind_private(&wanted.bind).map_err(|error| Refused::Bind(vec![error]))?;
+        let socket = bind::bind_private(&wanted.bind)
+            .map_err(|error| Refused::Bind(vec![bind::BindError { place: Some(wanted.place.clone()), ..error }]))?;
         let file = match &wanted.bind {
             Bind::Unix(path) => SocketFile::of(path),
             _ => None,

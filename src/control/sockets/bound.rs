@@ -69,7 +69,7 @@ impl Bound {
     ) -> Result<Self, BindError> {
         let Purpose { listener, config, workers, keys } = *purpose;
         let options = options(config, &key);
-        let failed = |source| BindError { address: bind::name(&key.bind), source };
+        let failed = |source| BindError { address: bind::name(&key.bind), source, place: None };
         let to_give = match heir {
             Some(socket) => socket.members(&options, workers).map_err(failed)?,
             None if key.is_udp && config.takes_quic() => {
@@ -92,7 +92,7 @@ impl Bound {
 
     /// Descriptors for the workers of another plane; none where it is theirs already.
     pub(super) fn moved_to(&self, config: &Listener) -> Result<Vec<BoundSocket>, BindError> {
-        let failed = |source| BindError { address: bind::name(&self.key.bind), source };
+        let failed = |source| BindError { address: bind::name(&self.key.bind), source, place: None };
         if self.plane == Plane::of(config) {
             return Ok(Vec::new());
         }
@@ -112,7 +112,7 @@ impl Bound {
         let (members, to_give) = match (clones(&open.0), clones(&open.0)) {
             (Ok(members), Ok(to_give)) => (members, to_give),
             (Err(source), _) | (_, Err(source)) => {
-                return Some(Err(BindError { address: bind::name(&gone.key.bind), source }));
+                return Some(Err(BindError { address: bind::name(&gone.key.bind), source, place: None }));
             }
         };
         Some(Ok(Self {

@@ -27,7 +27,7 @@ pub fn bind_datagram(bind: &Bind, options: &SocketOptions, members: usize) -> Re
         Bind::Address(address) => open(*address, true, options, members),
         Bind::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "datagrams on a path")),
     };
-    sockets.map_err(|source| BindError { address: name(bind), source })
+    sockets.map_err(|source| BindError { address: name(bind), source, place: None })
 }
 
 /// Whether nobody takes datagrams at `bind`; [`ensure_free`](super::ensure_free) says why that is asked.
@@ -45,7 +45,7 @@ pub fn ensure_datagram_free(bind: &Bind) -> Result<(), BindError> {
         Bind::Address(address) if address.port() == 0 => Ok(()),
         Bind::Address(address) => probe(*address, true),
     };
-    free.map_err(|source| BindError { address: name(bind), source })
+    free.map_err(|source| BindError { address: name(bind), source, place: None })
 }
 
 fn open(

@@ -87,7 +87,7 @@ const PEM_HELP: &str = "a certificate file begins with `-----BEGIN CERTIFICATE--
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertFault> {
     std::fs::read(path).map_err(|error| {
         let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "paths are relative to the folder the program was started in",
+            std::io::ErrorKind::NotFound => "a path is relative to the folder of the file that names it; `tidegate cert` makes certificates for development",
             std::io::ErrorKind::PermissionDenied => "the user of the process must be able to read it",
             _ => "it must be a readable file",
         };
