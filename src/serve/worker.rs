@@ -21,7 +21,7 @@ use crate::base::drain::{Flag, Tally};
 use crate::base::id::SocketId;
 use crate::base::limit::Limit;
 use crate::net::handoff::Loads;
-use crate::net::timer;
+use crate::net::{sys, timer};
 use crate::snapshot::{ListenerSpec, Listening, Snapshot, WorkerSnapshot};
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::{AccessLog, Flushes, Logger};
@@ -310,12 +310,14 @@ async fn serve(setup: Setup, first: Apply) {
 }
 
 /// Shows once a second that the worker runs, and how late it came to it: whatever else was ready by then waited as long.
+/// What is to be done now and then is done then too.
 async fn beat(worker: Rc<Worker>) {
     let telemetry = worker.telemetry();
     telemetry.beat_first();
     loop {
         telemetry.beat(timer::lateness(BEAT).await);
         worker.quic.count_dropped();
+        sys::give_back_memory();
     }
 }
 
