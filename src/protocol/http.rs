@@ -62,6 +62,8 @@ pub type Refuse = Rc<dyn Fn(Refusal) -> Bytes>;
 /// Bytes that hyper buffers for one HTTP/1 connection in either direction at the most. Large enough that a body moves
 /// in few system calls, small enough to stay in the processor's second-level cache.
 const HTTP1_BUFFER: usize = 128 * 1024;
+/// Fields of a head that hyper reads without being asked, into room on the stack.
+const HYPER_MAX_HEADERS: usize = 100;
 /// Flow-control window of one HTTP/2 stream: what a client may send ahead of the endpoint.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one HTTP/2 connection: more than a stream's, so that one stalled upload leaves room for
@@ -200,18 +202,20 @@ where
     });
     let io = LinkIo::new(channel, Rc::clone(link), wire, first);
     let counters = Arc::clone(link.load().counters());
-    let mut connection = http1::Builder::new()
-        // The wire has counted before; hyper's own limits only must not be tighter.
-        .max_headers(settings.max_headers as usize)
-        .max_buf_size(HTTP1_BUFFER.max(settings.max_header_size as usize * 2))
-        .header_read_timeout(None)
-        .serve_connection(
-            io,
-            service_fn(move |request| {
-                counters.requests_http1.add(1);
-                service.clone().call(request)
-            }),
-        );
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HTTP1_BUFFER.max(settings.max_header_size as usize * 2)).header_read_timeout(None);
+    // The wire has counted before; hyper's own limit only must not be tighter. Asked for a number, it allocates twice for
+    // each request, or fills what it has on the stack.
+    if settings.max_headers as usize > HYPER_MAX_HEADERS {
+        builder.max_headers(settings.max_headers as usize);
+    }
+    let mut connection = builder.serve_connection(
+        io,
+        service_fn(move |request| {
+            counters.requests_http1.add(1);
+            service.clone().call(request)
+        }),
+    );
     let mut is_unread = false;
     let verdict = poll_fn(|cx| {
         loop {
