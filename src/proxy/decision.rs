@@ -56,7 +56,7 @@ pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witn
         Err(refusal) => return Err(Box::new((Error::downstream(refusal.kind, refusal.reason), head, id))),
     };
     record::named(&scene.exchange, &normalized);
-    if !is_forward && let Err(error) = belongs_here(&scene, normalized.host()) {
+    if !is_forward && let Err(error) = belongs_here(&scene, &normalized) {
         return Err(Box::new((error, head, id)));
     }
     if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
@@ -71,9 +71,10 @@ pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witn
 
 /// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
 /// here. The name of the handshake itself always is.
-fn belongs_here(scene: &Scene, host: &str) -> Result<(), Error> {
+fn belongs_here(scene: &Scene, asked: &Normalized) -> Result<(), Error> {
     let Some(sni) = scene.connection.sni() else { return Ok(()) };
     let Some(tls) = &scene.profile.spec.tls else { return Ok(()) };
+    let host = asked.host();
     if sni == host || tls.covers(Some(sni), host) {
         return Ok(());
     }

@@ -177,10 +177,19 @@ async fn attempts(
         let exchange = &order.scene.exchange;
         exchange.ledger().attempt(pick.label());
         let (fresh, clock, header) = (state.replays > 0, exchange.clock(), header.as_deref());
-        let made = match &order.wanted {
-            None => within_total(exchange, order.upstream.session(&pick, fresh, clock, header)).await,
-            // Boxed: hardly a request is one.
-            Some(_) => {
+        // Mostly there is one, and nothing is to be awaited.
+        let at_hand = match (&order.wanted, header) {
+            (None, None) => order.upstream.at_hand(&pick, fresh),
+            _ => None,
+        };
+        let made = match (at_hand, &order.wanted) {
+            (Some(session), _) => Ok(session),
+            // Boxed: what is awaited there would lie in the future of every request.
+            (None, None) => {
+                let made = Box::pin(order.upstream.session(&pick, fresh, clock, header));
+                within_total(exchange, made).await
+            }
+            (None, Some(_)) => {
                 let made = Box::pin(order.upstream.session_to_switch(&pick, fresh, clock, header));
                 within_total(exchange, made).await
             }

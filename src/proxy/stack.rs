@@ -1,8 +1,9 @@
-//! One HTTP exchange as a tower service: the only place that orders its layers. They are composed statically, without a
-//! box per request; each comment says why the layer stands where it does.
+//! One HTTP exchange as a tower service: the only place that orders its layers. They are composed statically; each
+//! comment says why the layer stands where it does.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::{ACCEPT, ALT_SVC, CONNECTION};
@@ -48,9 +49,8 @@ pub fn stack<B: Into<Incoming>>(
         }
         let informational = if is_stream { connection.link.take_informational() } else { None };
         let scene = Scene { connection: Rc::clone(&connection), exchange, generation, profile, informational };
-        // Everything up to the choice of an endpoint needs no waiting and is done here, so that the future that hyper
-        // moves about holds a box and what an answer is awaited with.
-        carried_out(planned(scene, request))
+        // Everything up to the choice of an endpoint needs no waiting and is done here.
+        carried_out(scene, request)
     })
 }
 
@@ -79,23 +79,20 @@ pub enum Decided {
     Answered(Response<Body>),
 }
 
-/// What is to be done for a request.
-enum Planned {
-    /// It is answered already.
-    Answered(Response<Body>),
-    /// An endpoint is to be asked.
-    Forward(Box<Order>, Incoming),
-    /// Whether a client may go where it wants to is to be found out.
-    Egress(Box<Asked>, Incoming),
-}
+/// An answer, as hyper and `http3` await it. Boxed: they and the runtime move a stream's future several times, and this
+/// one is large.
+type Awaited = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
-fn planned<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Planned {
+fn carried_out<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Awaited {
     let (head, body) = request.into_parts();
     let version = head.version;
     match decided(scene, head, &mut ()) {
-        Decided::Forward(order) => Planned::Forward(order, body.into().of(version)),
-        Decided::Egress(asked) => Planned::Egress(asked, body.into().of(version)),
-        Decided::Answered(response) => Planned::Answered(response),
+        Decided::Forward(order) => Box::pin(to_and_fro(order, body.into().of(version))),
+        Decided::Egress(asked) => {
+            let body = body.into().of(version);
+            Box::pin(async move { Ok(egress::serve(asked, body).await) })
+        }
+        Decided::Answered(response) => Box::pin(ready(Ok(response))),
     }
 }
 
@@ -126,20 +123,11 @@ pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided
     Decided::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
 }
 
-async fn carried_out(planned: Planned) -> Result<Response<Body>, Infallible> {
-    match planned {
-        Planned::Answered(response) => Ok(response),
-        // Boxed: hyper and the runtime move a stream's future several times, and this one is two kilobytes.
-        Planned::Forward(order, body) => Ok(Box::pin(to_and_fro(order, body)).await),
-        Planned::Egress(asked, body) => Ok(Box::pin(egress::serve(asked, body)).await),
-    }
-}
-
 /// Asks an endpoint and finishes its answer.
-async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Response<Body> {
+async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Result<Response<Body>, Infallible> {
     let response = answer_of(&mut order, body).await;
     let Scene { connection, exchange, profile, .. } = &order.scene;
-    concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version)
+    Ok(concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version))
 }
 
 /// The answer of an endpoint, or why there is none.

@@ -151,6 +151,11 @@ impl WorkerUpstream {
         }
     }
 
+    /// A session that needs no waiting, where there is one; `fresh` as for [`session`](Self::session).
+    pub fn at_hand(&self, pick: &Pick, fresh: bool) -> Option<Session> {
+        self.pooled(&pick.endpoint, fresh)
+    }
+
     /// A new connection, or a pooled one where one comes back while it is waited for.
     async fn made(&self, endpoint: &Rc<WorkerEndpoint>, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
         let connecting = &endpoint.pool.connecting;
