@@ -1,5 +1,6 @@
-"""gRPC between grpcio on both sides, node's http2 and raw frames; gRPC-Web from curl and from Chromium."""
+"""gRPC between grpcio on both sides, node's http2, raw frames and aioquic; gRPC-Web from curl and from Chromium."""
 
+import asyncio
 import base64
 import concurrent.futures
 import json
@@ -17,6 +18,7 @@ import h2.events
 
 from browser import Browser
 from check_layer4 import Gate
+from quic import configuration, conversation, dial
 from world import HERE, Checks, expect, free_ports, until, wait_for_port
 
 check = Checks()
@@ -67,7 +69,7 @@ class Service(grpc.GenericRpcHandler):
 class Site(Gate):
     """grpcio behind a Tidegate, in cleartext and over TLS, and a route for browsers."""
 
-    def __init__(self, world, name, endpoint, route="", upstream=""):
+    def __init__(self, world, name, endpoint, route="", upstream="", secure=""):
         self.plain, self.secure = free_ports(2)
         f = world.folder
         super().__init__(world, name, f"""
@@ -79,6 +81,7 @@ bind = "127.0.0.1:{self.plain}"
 name = "secure"
 bind = "127.0.0.1:{self.secure}"
 tls.certificates = [{{ cert = "{f}/localhost.pem", key = "{f}/localhost.key" }}]
+{secure}
 
 [[route]]
 upstream = "calls"
@@ -275,3 +278,75 @@ def raw_frames_cancel_the_endpoint(world):
             trailers = [dict(event.headers) for event in seen if isinstance(event, h2.events.TrailersReceived)]
             expect(trailers and trailers[0][b"grpc-status"] == b"0", f"{seen}")
     return "CANCEL reaches grpcio; the next stream is answered"
+
+
+class Call:
+    """One call over HTTP/3, in frames of our own: grpcio speaks HTTP/2 alone."""
+
+    def __init__(self, line, name, *fields, kind="application/grpc"):
+        self.line = line
+        self.answer = line.begin("POST", f"/t.T/{name}", ("content-type", kind), ("te", "trailers"), *fields, end=False)
+
+    def say(self, *messages, end=True):
+        self.line.send(self.answer, b"".join(map(framed, messages)), end)
+        return self
+
+    def heard(self):
+        """The messages that came so far."""
+        found, rest = [], bytes(self.answer.body)
+        while len(rest) >= 5 and len(rest) >= 5 + struct.unpack(">I", rest[1:5])[0]:
+            length = struct.unpack(">I", rest[1:5])[0]
+            found.append(rest[5:5 + length])
+            rest = rest[5 + length:]
+        return found
+
+    async def hears(self, *messages):
+        await self.line.until(lambda: len(self.heard()) >= len(messages) or self.answer.has_ended(), f"{messages}")
+        expect(self.heard() == list(messages), f"{self.heard()}: {self.answer}")
+
+    async def ended(self):
+        """The status that it ends with, in trailers or in a head alone."""
+        answer = await self.answer.whole()
+        told = dict(answer.trailers or answer.heads[-1])
+        return int(told["grpc-status"]), told.get("grpc-message", "")
+
+
+@check
+@conversation
+async def calls_over_http3_reach_grpcio(world):
+    with Origin() as origin:
+        site = Site(world, "grpc-http3", origin.port, secure='protocols = ["http3"]')
+        async with dial(site.secure, configuration(world)) as line:
+            large = bytes(range(256)) * 4096
+            for message in (b"hello", large):
+                call = Call(line, "Unary").say(message)
+                expect(await call.ended() == (0, ""), f"{call.answer}")
+                expect(call.heard() == [message], f"{call.answer}")
+            call = Call(line, "Collect").say(b"a", b"b", end=False).say(b"c")
+            expect(await call.ended() == (0, "") and call.heard() == [b"a+b+c"], f"{call.answer}")
+            call = Call(line, "Count").say(b"50")
+            expect(await call.ended() == (0, "") and call.heard() == [b"%d" % n for n in range(50)], f"{call.answer}")
+            talk = Call(line, "Talk")
+            heard = []
+            for word in (b"one", b"two", b"three"):
+                talk.say(word, end=False)
+                heard.append(b"<" + word + b">")
+                await talk.hears(*heard)
+            talk.say()
+            expect(await talk.ended() == (0, ""), f"{talk.answer}")
+            expect(await Call(line, "Refuse").say(b"").ended() == (5, "not h%C3%A9re"), "not refused")
+            # Whoever leaves: the endpoint hears of it, and the connection goes on.
+            wait = Call(line, "Wait").say(b"")
+            await wait.hears(b"begun")
+            wait.answer.stream.stop(0x10C)
+            wait.answer.stream.abort(0x10C)
+            expect(await asyncio.to_thread(origin.service.left.wait, 10), "the endpoint was not told that the client left")
+            origin.service.left.clear()
+            late = Call(line, "Wait", ("grpc-timeout", "1S")).say(b"")
+            expect((await late.ended())[0] == 4, f"{late.answer}: {late.answer.trailers}")
+            expect(await asyncio.to_thread(origin.service.left.wait, 10), "the endpoint was not told that time was up")
+            web = Call(line, "Unary", kind="application/grpc-web+proto").say(b"hello")
+            await web.answer.whole()
+            expect(bytes(web.answer.body).startswith(framed(b"hello") + b"\x80"), f"{bytes(web.answer.body)}")
+            expect(b"grpc-status: 0\r\n" in web.answer.body, f"{bytes(web.answer.body)}")
+    return "unary, both streams, both ways, 1 MiB, trailers alone, a client that leaves, a deadline, gRPC-Web; aioquic to grpcio"
