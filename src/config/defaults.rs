@@ -16,8 +16,8 @@ pub const METRICS_MAX_ROUTES: u32 = 1000;
 
 /// `listener.limits.max_header_size`, bytes. Cookies and tokens of real sites stay below 16 KiB; twice that.
 pub const MAX_HEADER_SIZE: u32 = 32 << 10;
-/// `listener.limits.max_headers`. Browsers send about 20; Envoy and Apache allow as many. Past it, every head costs allocations.
-pub const MAX_HEADERS: u32 = 100;
+/// `listener.limits.max_headers`. Browsers send about 20; every field costs a slot in the header map.
+pub const MAX_HEADERS: u32 = 128;
 /// `listener.limits.max_concurrent_streams`. RFC 9113 §6.5.2 advises against less than 100; more only helps an abuser.
 pub const MAX_CONCURRENT_STREAMS: u32 = 128;
 
