@@ -78,7 +78,7 @@ async fn drive(connection: Rc<Connection>) -> Closed {
     let error = connection.cause(error);
     connection.fail(error);
     drop(closing);
-    connection.unsettled.take().into_iter().for_each(Waker::wake);
+    connection.settled.raise();
     error.into()
 }
 
@@ -142,16 +142,10 @@ impl Sender {
 
     /// Whether the peer takes extended CONNECT, once its SETTINGS came; false where the connection ends before. Cancel-safe.
     pub async fn connect_protocol_allowed(&self) -> bool {
-        let connection = &self.shared.connection;
-        poll_fn(|cx| match self.peer_allows_connect_protocol() {
-            Some(allowed) => Poll::Ready(allowed),
-            None if !self.is_open() => Poll::Ready(false),
-            None => {
-                connection.unsettled.borrow_mut().push(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
+        if self.is_open() {
+            self.shared.connection.settled.raised().await;
+        }
+        self.peer_allows_connect_protocol().unwrap_or(false)
     }
 
     async fn open_stream(&self) -> Result<(quinn::SendStream, quinn::RecvStream), Error> {

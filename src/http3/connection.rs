@@ -17,6 +17,7 @@ use super::outgoing::{Lane, Outgoing};
 use super::priority::Priority;
 use super::qpack::{Decoder, Encoder};
 use super::settings::Settings;
+use crate::base::drain::Flag;
 
 /// One connection.
 pub(super) struct Connection {
@@ -29,8 +30,8 @@ pub(super) struct Connection {
     pub(super) outgoing: Outgoing,
     /// The peer's SETTINGS.
     pub(super) settings: RefCell<Option<Settings>>,
-    /// Who waits for them.
-    pub(super) unsettled: RefCell<Vec<Waker>>,
+    /// They came, or never will.
+    pub(super) settled: Flag,
     /// The peer's GOAWAY: a server's says from which stream on nothing is processed.
     pub(super) goaway: Cell<Option<u64>>,
     /// Requests of ours that wait for an answer.
@@ -59,7 +60,7 @@ impl Connection {
             decoder: RefCell::new(decoder),
             outgoing: Outgoing::new(),
             settings: RefCell::default(),
-            unsettled: RefCell::default(),
+            settled: Flag::default(),
             goaway: Cell::new(None),
             awaiting: RefCell::default(),
             useless: Allowance::new(USELESS, USELESS_PER_SECOND),
@@ -217,7 +218,7 @@ impl Connection {
         let limits = (settings.qpack_max_table_capacity, settings.qpack_blocked_streams);
         self.encoder.borrow_mut().set_limits(limits.0, capacity, limits.1);
         *self.settings.borrow_mut() = Some(settings);
-        self.unsettled.take().into_iter().for_each(Waker::wake);
+        self.settled.raise();
         Ok(())
     }
 
