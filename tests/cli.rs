@@ -483,8 +483,10 @@ fn proxy_adds_https_with_a_certificate_of_its_own() {
     let ca = proxy.wait_for("--cacert").split_whitespace().nth(2).unwrap().to_owned();
     let directory = Path::new(&ca).parent().unwrap();
     verify(directory, "localhost.pem", "localhost").unwrap();
-    assert!(!directory.join("localhost.key").exists() && !directory.join("ca.key").exists());
+    assert!(directory.join("localhost.key").exists(), "certificates are looked after: a key that is gone is a fault");
+    assert!(!directory.join("ca.key").exists());
     assert_eq!(proxy.end(Signal::TERM), 0);
+    assert!(!directory.exists(), "the key is left behind");
 }
 
 /// [`SMALL`] to an origin of its own, with these keys of `[server]`.

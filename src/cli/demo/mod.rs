@@ -103,8 +103,6 @@ impl Stage {
         let names = Way::ALL.map(|way| config.listeners.iter().find(|listener| way.leads_through(listener)));
         let names = names.map(|listener| listener.map(|listener| listener.name.clone()));
         let running = serving::start(config, None)?;
-        // It is in memory now, and nothing reads it again.
-        let _ = std::fs::remove_file(&certificate.key);
         let [cleartext, secure, relayed, streams] =
             names.map(|name| name.and_then(|name| serving::address(&running, &name)));
         let dashboard = match running.own_address("observe") {

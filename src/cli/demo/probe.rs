@@ -107,7 +107,11 @@ impl Probe {
             let tls = trusting(ca, UpstreamProtocol::Quic)?;
             let connection = connect_quic(address, &tls, &name, ALPN).await?;
             let (send, receive) = connection.open_bi().await.map_err(|error| ProbeError::Stream(error.to_string()))?;
-            return self.ask(tokio::io::join(receive, send), address, None).await;
+            let answer = self.ask(tokio::io::join(receive, send), address, None).await;
+            quic::close(&connection, 0u64);
+            // The connection's own task says so: without its turn the demo would show a connection until that is found idle.
+            tokio::task::yield_now().await;
+            return answer;
         }
         let stream = TcpStream::connect(address).await.map_err(ProbeError::Connect)?;
         stream.set_nodelay(true).map_err(ProbeError::Connect)?;

@@ -128,8 +128,6 @@ impl Proxy {
             Err(exit) => return exit.into(),
         };
         if let Some((files, host)) = certificate.zip(self.tls.first()) {
-            // It is in memory now, and nothing reads it again.
-            let _ = std::fs::remove_file(&files.key);
             let port = serving::address(&running, TLS_LISTENER).map_or(DEFAULT_TLS_PORT, |address| address.port());
             terminal::print(&format!(
                 "HTTPS and HTTP/3 with a development certificate; try\n  {}\n",
