@@ -153,11 +153,6 @@ impl Exchange {
         self.limits.set(Limits { stream_idle, ..self.limits.get() });
     }
 
-    /// Whether the client's taking is judged by stream.
-    pub fn judges_client(&self) -> bool {
-        self.limits.get().judge_client
-    }
-
     /// How long the client may stall.
     pub fn client_stall(&self) -> Duration {
         self.limits.get().client_stall

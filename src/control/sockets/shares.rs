@@ -36,9 +36,4 @@ impl Shares {
             Plane::Layer4 => &mut self.layer4,
         }
     }
-
-    /// Whether there is anything for layer 4.
-    pub fn needs_layer4(&self) -> bool {
-        self.layer4.iter().any(|share| !share.is_empty())
-    }
 }
