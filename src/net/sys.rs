@@ -25,11 +25,11 @@ pub fn dropped_datagrams(socket: impl AsFd) -> io::Result<u32> {
     let mut length = size_of_val(&numbers) as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `length` bytes, the size of
     // `numbers`, and every bit pattern of a `u32` is valid.
-    let answer = unsafe {
+    answered(unsafe {
         let to = (&raw mut numbers).cast();
         libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, to, &raw mut length)
-    };
-    if answer == 0 { Ok(numbers[8]) } else { Err(io::Error::last_os_error()) }
+    })?;
+    Ok(numbers[8])
 }
 
 /// Has the kernel ask `program` which member of the SO_REUSEPORT group that `socket` belongs to gets a datagram or a
@@ -42,33 +42,34 @@ pub fn attach_reuseport_program(socket: impl AsFd, program: &[libc::sock_filter]
     // The kernel only reads the instructions.
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     let size = size_of_val(&program) as libc::socklen_t;
-    let option = libc::SO_ATTACH_REUSEPORT_CBPF;
     // SAFETY: the descriptor is open while it is borrowed; the pointer and the size are those of `program`, which names as
     // many instructions as there are behind its pointer; all of it outlives the call, and the kernel copies it.
-    let answer = unsafe {
+    answered(unsafe {
         let from = (&raw const program).cast();
-        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, from, size)
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, from, size)
+    })
 }
 
 pub(super) fn set(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the descriptor is open while it is borrowed; the pointer and the length are those of `value`, which
     // outlives the call.
-    let answer =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    answered(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) })
 }
 
 pub(super) fn read(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0_i32;
     let mut length = size_of::<i32>() as libc::socklen_t;
+    let to = (&raw mut value).cast();
     // SAFETY: the descriptor is open while it is borrowed; the kernel writes at most `length` bytes, the size of
     // `value`, and every bit pattern of an `i32` is valid.
-    let answer =
-        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
-    if answer == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    answered(unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, to, &raw mut length) })?;
+    Ok(value)
+}
+
+/// What a call that gives 0 or sets errno says.
+fn answered(answer: libc::c_int) -> io::Result<()> {
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What [`send_batch`] sends: one datagram, or several of one size to one address.
@@ -137,21 +138,15 @@ pub fn send_batch(socket: impl AsFd, batch: &[Outgoing<'_>]) -> io::Result<usize
         // SAFETY: the first `count` headers are initialised above; what they point to (parts, names, controls and the bytes of
         // the batch) lives and is not touched until the call is over, and each length is that of what is pointed to.
         let sent = unsafe {
-            libc::sendmmsg(
-                socket.as_fd().as_raw_fd(),
-                headers.as_mut_ptr().cast(),
-                count as u32,
-                libc::MSG_DONTWAIT as _,
-            )
+            let (descriptor, from) = (socket.as_fd().as_raw_fd(), headers.as_mut_ptr().cast());
+            libc::sendmmsg(descriptor, from, count as u32, libc::MSG_DONTWAIT as _)
         };
-        match usize::try_from(sent) {
-            Ok(sent) => return Ok(sent),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+        if let Ok(sent) = usize::try_from(sent) {
+            return Ok(sent);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }
@@ -211,9 +206,8 @@ unsafe fn write_control(header: &libc::msghdr, message: &Outgoing<'_>) -> usize 
     }
     match message.from {
         Some(IpAddr::V4(ip)) => {
-            let nowhere = libc::in_addr { s_addr: 0 };
             let ours = libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) };
-            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: ours, ipi_addr: nowhere };
+            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: ours, ipi_addr: libc::in_addr { s_addr: 0 } };
             // SAFETY: as above.
             push(libc::IPPROTO_IP, libc::IP_PKTINFO, size_of_val(&info) as u32, &|data| unsafe {
                 data.cast::<libc::in_pktinfo>().write_unaligned(info);
@@ -312,7 +306,7 @@ fn found<E, T>(
 ) -> io::Result<Option<T>> {
     let mut buffer = vec![0; 1024];
     loop {
-        let mut entry = std::mem::MaybeUninit::<E>::uninit();
+        let mut entry = MaybeUninit::<E>::uninit();
         let mut result = std::ptr::null_mut();
         match ask(entry.as_mut_ptr(), &mut buffer, &raw mut result) {
             0 if result.is_null() => return Ok(None),
@@ -333,7 +327,6 @@ fn found<E, T>(
 /// # Errors
 /// What the kernel refused. The process may then be half-way and must not go on.
 pub fn become_user(uid: u32, gid: u32, name: Option<&CStr>) -> io::Result<()> {
-    let answered = |answer: i32| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // The groups first: who is no longer root may not change them.
     match name {
         // SAFETY: the name is a string that lives through the call. Like the calls below, the C library's wrapper does it on
