@@ -128,6 +128,16 @@ pub fn may_connect(rules: &Outbound, reach: Reach, address: IpAddr, port: u16) -
     }
 }
 
+/// The entry of `allow` that lets a host be asked for: of a name one that has it, of an address one that it may be connected to by.
+pub fn allowing<'a>(rules: &'a Outbound, host: &Host, port: u16) -> Option<&'a Destination> {
+    let has = |entry: &&Destination| match (host, &entry.hosts) {
+        (Host::Name(name), _) => entry.names(name),
+        (Host::Address(address), Hosts::Network(network)) => network.contains(address),
+        (Host::Address(address), hosts) => *hosts == Hosts::Any && is_public(*address),
+    };
+    rules.allow.iter().filter(|entry| entry.covers(port)).find(has)
+}
+
 const NOT_ALLOWED: Prohibited<'_> = Prohibited {
     kind: Kind::HttpRequestDenied,
     reason: "no entry of the listener's `allow` has the destination",

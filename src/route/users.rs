@@ -32,8 +32,8 @@ pub struct LineFault {
 /// A password file.
 pub struct Users {
     hashes: HashMap<Box<str>, Box<str>>,
-    /// What an unknown name is tried against, so that it takes as long as a known one.
-    decoy: Box<str>,
+    /// What unknown names are tried against: every hash of the file, so that they take as long as known ones.
+    decoys: Box<[Box<str>]>,
     key: hmac::Key,
     verdicts: Mutex<[Verdicts; 2]>,
 }
@@ -95,8 +95,8 @@ impl Users {
         let mut secret = [0; DIGEST];
         // Without randomness the process has no TLS either; a digest without a secret still tells nobody anything.
         let _ = aws_lc_rs::rand::fill(&mut secret);
-        let decoy = hashes.values().next().cloned().unwrap_or_default();
-        Ok(Self { hashes, decoy, key: hmac::Key::new(hmac::HMAC_SHA256, &secret), verdicts: Mutex::default() })
+        let decoys = hashes.values().cloned().collect();
+        Ok(Self { hashes, decoys, key: hmac::Key::new(hmac::HMAC_SHA256, &secret), verdicts: Mutex::default() })
     }
 
     /// How many there are.
@@ -107,6 +107,11 @@ impl Users {
     /// Whether there is none; a file without any is refused.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
+    }
+
+    /// Whether there is a user of this name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.hashes.contains_key(name)
     }
 
     /// What was found of this password before; else what is to be tried.
@@ -129,7 +134,17 @@ impl Users {
         drop(verdicts);
         let hash = self.hashes.get(name);
         let is_known = hash.is_some();
-        Err(Trial { hash: hash.unwrap_or(&self.decoy).clone(), password: password.into(), is_known, digest })
+        let hash = hash.cloned().unwrap_or_else(|| self.decoy(name).into());
+        Err(Trial { hash, password: password.into(), is_known, digest })
+    }
+
+    /// The hash that an unknown name is tried against. One name always meets the same, as a known one does: were it the same for
+    /// all, or another each time, a file of several costs would tell known names by how long they take.
+    fn decoy(&self, name: &str) -> &str {
+        let mut number = [0; 8];
+        number.copy_from_slice(&hmac::sign(&self.key, name.as_bytes()).as_ref()[..8]);
+        // A file without any is refused.
+        &self.decoys[(u64::from_be_bytes(number) % self.decoys.len().max(1) as u64) as usize]
     }
 
     /// Remembers how a trial went.
@@ -243,6 +258,27 @@ mod tests {
                 (verdict, false)
             }
         }
+    }
+
+    #[test]
+    fn an_unknown_name_takes_as_long_as_some_known_one_and_always_the_same() {
+        let users = Users::parse(&format!("ann:{}\nben:{}\n", bcrypt_of("secret"), argon2_of("geheim"))).unwrap();
+        let tried = |name: &str, password: &[u8]| {
+            let Err(trial) = users.verdict(name, password, Instant::now()) else { panic!("nobody tried {name}") };
+            assert!(!trial.is_known);
+            trial.hash
+        };
+        let names: Vec<String> = (0..64).map(|number| format!("nobody{number}")).collect();
+        let hashes: Vec<_> = names.iter().map(|name| tried(name, b"a")).collect();
+        for known in users.hashes.values() {
+            assert!(hashes.contains(known), "nobody is like {known}");
+        }
+        for (name, hash) in names.iter().zip(&hashes) {
+            assert_eq!(tried(name, b"b"), *hash, "{name}");
+        }
+        // That it is somebody's hash opens nothing.
+        let Err(trial) = users.verdict("nobody0", b"secret", Instant::now()) else { panic!("nobody tried it") };
+        assert!(!trial.carry_out());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::worker::WorkerUpstream;
 use crate::base::addr::Address;
 use crate::base::error::Error;
 use crate::base::id::{Generation, ListenerId, UpstreamId};
+use crate::body::ledger::Measured;
 use crate::config::model::{self, Balance};
 use crate::net::io::Socket;
 use crate::transport::tls::client::{ClientTls, ServerName};
@@ -103,6 +104,11 @@ impl Origins {
         let upstream = self.pools.attach(&upstream(&named, terms, dial()));
         known.insert(named, Known { upstream: Rc::clone(&upstream), asked });
         upstream
+    }
+
+    /// What this worker measures of everything that goes out under this name.
+    pub fn measured(&self, name: &Arc<str>) -> Rc<Measured> {
+        self.pools.measured(name)
     }
 
     /// How many are known.

@@ -8,8 +8,11 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tidegate::base::addr::Address;
 use tidegate::body::incoming::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::task::spawn_local;
 
 use crate::support::body::{Feed, Sent};
 use crate::support::client::{Client, Reply, of};
@@ -40,6 +43,11 @@ tests! {
     a_dead_address_is_passed_over,
     who_asks_has_to_say_who_it_is,
     a_password_file_that_changes_is_in_use,
+    who_guesses_passwords_leaves_room_for_others,
+    a_proxy_that_is_its_own_destination_is_a_circle,
+    a_request_that_passed_too_often_goes_no_further,
+    an_https_url_is_sent_over_tls_or_not_at_all,
+    what_goes_out_is_counted_under_one_name,
 }
 
 const NEAR: &str = "forward.allow = \"127.0.0.0/8:*\"";
@@ -442,8 +450,9 @@ fn basic(words: &str) -> String {
 
 async fn who_asks_has_to_say_who_it_is() {
     let origin = origin().await;
-    let proxy = plan(&format!("{NEAR}\nforward.users = \"@/users\"")).start();
-    for speaks in [Downstream::H1, Downstream::H2] {
+    let members = format!("{NEAR}\nforward.users = \"@/users\"");
+    for speaks in [Downstream::H1, Downstream::H2Tls, Downstream::H3] {
+        let proxy = plan_for(speaks, &members).start();
         let mut client = client(&proxy, speaks).await;
         let ask = |words: Option<&str>| {
             let mut request = at(speaks, origin.address(), "/");
@@ -459,9 +468,13 @@ async fn who_asks_has_to_say_who_it_is() {
         }
         for words in ["ann:secret", "ann:secret", "ben:geheim"] {
             assert_eq!(client.call(ask(Some(words))).await.status(), 200, "{words}");
-            assert!(!last(&origin).headers.contains_key("proxy-authorization"));
+            let seen = last(&origin).headers;
+            let ours =
+                ["proxy-authorization", "proxy-authenticate", "proxy-connection", "x-forwarded-for", "forwarded"];
+            assert!(ours.iter().all(|name| !seen.contains_key(*name)), "{speaks:?}: {seen:?}");
         }
     }
+    let proxy = plan(&members).start();
     let mut raw = Raw::connect(proxy.address()).await;
     raw.send(connect("10.0.0.1:443")).await;
     assert_eq!(raw.response().await.unwrap().status(), 407, "a stranger learns nothing of the rules");
@@ -487,4 +500,150 @@ async fn a_password_file_that_changes_is_in_use() {
     std::fs::write(&path, users.lines().next().unwrap()).unwrap();
     assert!(proxy.reload(&text));
     assert_eq!((ask("ann:secret").await, ask("ben:geheim").await), (200, 407));
+}
+
+/// A client at another address of this machine.
+async fn from(source: &str, proxy: &Proxy, http2: bool) -> Client {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    Client::over(socket.connect(proxy.address()).await.unwrap(), http2, Scheme::HTTP).await
+}
+
+async fn who_guesses_passwords_leaves_room_for_others() {
+    let origin = origin().await;
+    let proxy = plan(&format!("{NEAR}\nforward.users = \"@/users\"")).start();
+    let ask = |speaks, words: &str| {
+        let mut request = at(speaks, origin.address(), "/");
+        request.headers_mut().insert("proxy-authorization", basic(words).parse().unwrap());
+        request
+    };
+    let guesser = from("127.0.0.2", &proxy, true).await;
+    // More than may wait altogether.
+    let guesses: Vec<_> = (0..100)
+        .map(|number| {
+            let mut sender = guesser.another();
+            let mut request = ask(Downstream::H2, &format!("ann:guess{number}"));
+            *request.uri_mut() = format!("http://{}/", origin.address()).parse().unwrap();
+            request.headers_mut().remove("host");
+            spawn_local(async move {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await.unwrap().status().as_u16()
+            })
+        })
+        .collect();
+    let mut other = from("127.0.0.4", &proxy, false).await;
+    assert_eq!(other.call(ask(Downstream::H1, "ann:secret")).await.status(), 200);
+    for guess in guesses {
+        let status = guess.await.unwrap();
+        assert!(matches!(status, 407 | 503), "{status}");
+    }
+    assert_eq!(origin.seen().len(), 1, "nothing else was let through");
+}
+
+async fn a_proxy_that_is_its_own_destination_is_a_circle() {
+    let names = Names::start().await;
+    names.says("circle.test", &["127.0.0.77"]);
+    // Addresses that have to be written: nobody else binds to this one.
+    let [one, two] = ["127.0.0.77:0"; 2].map(|any| std::net::TcpListener::bind(any).unwrap());
+    let [one, two] = [one, two].map(|held| held.local_addr().unwrap());
+    let listener = |name: &str, bind: SocketAddr| {
+        let rules = "forward.allow = [\"127.0.0.0/8:*\", \"*.test:*\"]";
+        format!("[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\nmode = \"forward\"\n{rules}\n{}\n", names.key())
+    };
+    let proxy = Proxy::start(&format!("[server]\nworkers = 1\n{}{}", listener("main", one), listener("second", two)));
+    let mut client = client(&proxy, Downstream::H1).await;
+    for to in [
+        one.to_string(),
+        two.to_string(),
+        format!("circle.test:{}", two.port()),
+        format!("[::ffff:127.0.0.77]:{}", one.port()),
+    ] {
+        client.call(at(Downstream::H1, &to, "/")).await.is_fault(502, "proxy_loop_detected");
+        let mut raw = Raw::connect(proxy.address()).await;
+        raw.send(connect(&to)).await;
+        let answer = raw.response().await.unwrap();
+        let told = answer.field("proxy-status").unwrap();
+        assert!(answer.status() == 502 && told.contains("error=proxy_loop_detected;"), "{to}: {told}");
+    }
+    // Another process does not know us. What comes to it has no whole URL any more, and goes no further.
+    let far = plan(NEAR).start();
+    let far = client.call(at(Downstream::H1, far.address(), "/")).await;
+    assert_eq!(far.status(), 400, "{far:?}");
+}
+
+async fn a_request_that_passed_too_often_goes_no_further() {
+    let origin = origin().await;
+    for speaks in [Downstream::H1, Downstream::H2] {
+        let proxy = plan(NEAR).start();
+        let mut client = client(&proxy, speaks).await;
+        let mut request = at(speaks, origin.address(), "/");
+        let passed = ["1.1 tidegate"; 9].join(", ");
+        request.headers_mut().insert("via", passed.parse().unwrap());
+        client.call(request).await.is_fault(502, "proxy_loop_detected");
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+async fn an_https_url_is_sent_over_tls_or_not_at_all() {
+    // Its authority is none of the system's.
+    let origin = Origin::start(Upstream::Http2Tls, async |_| Response::new(Sent::empty())).await;
+    for speaks in [Downstream::H1Tls, Downstream::H2Tls, Downstream::H3] {
+        let proxy = plan_for(speaks, NEAR).start();
+        let mut client = Client::connect(proxy.address(), speaks).await.asking_for(Scheme::HTTPS);
+        let mut request = at(speaks, origin.address(), "/");
+        if speaks == Downstream::H1Tls {
+            *request.uri_mut() = format!("https://{}/", origin.address()).parse().unwrap();
+        }
+        let reply = client.call(request).await;
+        // Where the system has no authorities, nothing can be verified, and that is said at start.
+        let told = reply.field("proxy-status").unwrap_or_default();
+        let is_unverified = reply.status() == 502 && told.contains("error=tls_certificate_error;");
+        assert!(is_unverified || reply.status() == 400, "{speaks:?}: {reply:?}");
+    }
+    let proxy = plan(NEAR).start();
+    for speaks in [Downstream::H1, Downstream::H2] {
+        let mut client = Client::connect(proxy.address(), speaks).await.asking_for(Scheme::HTTPS);
+        let mut request = at(speaks, origin.address(), "/");
+        if speaks == Downstream::H1 {
+            *request.uri_mut() = format!("https://{}/", origin.address()).parse().unwrap();
+        }
+        client.call(request).await.is_fault(400, "http_request_error");
+    }
+    assert!(origin.seen().is_empty());
+}
+
+async fn what_goes_out_is_counted_under_one_name() {
+    let (origin, echo) = (origin().await, echo().await);
+    let proxy = plan(NEAR).more("[server.observe]\nbind = \"127.0.0.1:0\"").start();
+    let mut client = client(&proxy, Downstream::H1).await;
+    assert_eq!(client.call(at(Downstream::H1, origin.address(), "/")).await.status(), 200);
+    client.call(at(Downstream::H1, "10.0.0.1:80", "/")).await.is_fault(403, "destination_ip_prohibited");
+    let mut raw = Raw::connect(proxy.address()).await;
+    raw.send(connect(echo.address()) + "ping").await;
+    assert_eq!(raw.head().await.unwrap().status(), 200);
+    raw.finish().await;
+    assert_eq!(raw.rest().await.0, b"<ping>bye");
+    let wanted = [
+        "tidegate_requests_total{listener=\"main\"} 3",
+        "tidegate_outcomes_total{listener=\"main\",kind=\"destination_ip_prohibited\"} 1",
+        "tidegate_upstream_requests_total{upstream=\"forward:main\"} 2",
+        "tidegate_upstream_response_body_bytes_total{upstream=\"forward:main\"} 14",
+    ];
+    let Some(Address::Socket(observe)) = proxy.running().own_address("observe") else { panic!("nobody to ask") };
+    // An exchange is counted when it has ended, on both sides.
+    let mut text = String::new();
+    for _ in 0..1000 {
+        let mut raw = Raw::connect(observe).await;
+        raw.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        text = raw.response().await.unwrap().text().to_owned();
+        if wanted.iter().all(|line| text.lines().any(|own| own == *line)) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let told: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("main") && !line.contains("bucket") && !line.ends_with(" 0"))
+        .collect();
+    panic!("{told:#?}");
 }

@@ -4,6 +4,8 @@ import base64
 import crypt
 import hashlib
 import json
+import socket
+import ssl
 import subprocess
 import time
 
@@ -57,7 +59,7 @@ respond = {{ body = '''{PAGE}''', content_type = "text/html" }}
 [[route]]
 path = "/script.js"
 respond = {{ body = "var loaded = location.protocol", content_type = "text/javascript" }}
-""", ports)
+""", ports, {"SSL_CERT_FILE": str(world.folder / "ca.pem")})
         world.extra.append(self.gate)
         self.log_path = world.folder / f"{name}.log"
 
@@ -91,6 +93,24 @@ def curl_goes_through_a_proxy(world):
     expect(("CONNECT", f"localhost:{world.nginx_tls}", "ok") in seen, f"{seen}")
     expect(("CONNECT", "denied.test:443", "http_request_denied") in seen, f"{seen}")
     return f"{len(seen)} exchanges"
+
+
+@check
+def a_whole_https_url_is_sent_over_tls(world):
+    """No client of ours asks so by itself: what has its own TLS asks for a tunnel."""
+    out = Outbound(world, "forward-https")
+    context = ssl.create_default_context(cafile=str(world.folder / "ca.pem"))
+    head = f"GET https://localhost:{world.nginx_tls}/small HTTP/1.1\r\nHost: localhost:{world.nginx_tls}\r\nConnection: close\r\n\r\n".encode()
+    answers = []
+    for port, wrap in ((out.secure, True), (out.clear, False)):
+        with socket.create_connection(("127.0.0.1", port), 10) as plain:
+            connection = context.wrap_socket(plain, server_hostname="localhost") if wrap else plain
+            connection.sendall(head)
+            answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))
+    sent, refused = answers
+    small = (world.folder / "documents/small").read_bytes()
+    expect(sent.startswith(b"HTTP/1.1 200 ") and sent.endswith(small), f"{sent[:300]}")
+    expect(refused.startswith(b"HTTP/1.1 400 ") and b"CONNECT" in refused, f"{refused[:300]}")
 
 
 @check

@@ -121,7 +121,7 @@ class Answer:
 class Tidegate:
     """One running Tidegate with a configuration of its own."""
 
-    def __init__(self, world, name, config, ports):
+    def __init__(self, world, name, config, ports, environment=None):
         self.world, self.name = world, name
         self.folder = world.folder / name
         self.folder.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ class Tidegate:
         self.log_path = self.folder / "log"
         log = open(self.log_path, "ab")
         command = [world.binary, "--log-level", os.environ.get("TIDEGATE_LOG", "info"), "run", "--config", str(self.path)]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
         for port in ports:
             wait_for_port(port, process=self.process)
 

@@ -1,57 +1,79 @@
 //! Who a client of a forward listener is: Basic authentication (RFC 7617) in Proxy-Authorization. A password that was not seen
 //! lately is tried on a thread of its own, a few at once, and nobody waits in a long line.
 
-use std::sync::Arc;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::base::error::{Error, Kind};
+use crate::base::limit::{Limit, PerAddress};
 use crate::net::timer;
-use crate::route::users::Users;
+use crate::route::users::{Trial, Users};
 
 /// Passwords that are tried at once, in the whole process: half of its processors, so that the rest can serve.
 static TURNS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2))));
 /// Passwords that are tried or wait for it.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
-const MOST_WAITING: usize = 64;
+static WAITING: LazyLock<Arc<Limit>> = LazyLock::new(|| Arc::new(Limit::new(MOST_WAITING)));
+const MOST_WAITING: u32 = 64;
+/// The same of one client, so that whoever guesses leaves room for others.
+static WAITING_OF_ONE: LazyLock<Arc<PerAddress>> = LazyLock::new(|| Arc::new(PerAddress::new(MOST_WAITING_OF_ONE)));
+const MOST_WAITING_OF_ONE: u32 = 16;
 /// How long one waits for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of a field that is looked at.
 const LONGEST_FIELD: usize = 4096;
 
-/// Who sends these fields.
+/// Who sends these fields; `client`: from where, if that is known.
 ///
 /// # Errors
 /// They do not say, or not rightly: 407. 503 where too many are being tried.
-pub async fn identify(users: &Arc<Users>, fields: &HeaderMap) -> Result<Box<str>, Error> {
+pub async fn identify(users: &Arc<Users>, fields: &HeaderMap, client: Option<IpAddr>) -> Result<Box<str>, Error> {
     let unknown = |reason| Error::downstream(Kind::ProxyAuthenticationRequired, reason);
     let (name, password) = given(fields).map_err(unknown)?;
     let is_right = match users.verdict(&name, &password, Instant::now()) {
         Ok(verdict) => verdict,
         Err(trial) => {
-            let _waiting = Waiting::begin()?;
+            let _own = client.map(|client| WAITING_OF_ONE.acquire(client).ok_or_else(crowded)).transpose()?;
+            let _waiting = WAITING.acquire().ok_or_else(crowded)?;
             let Ok(Ok(turn)) = timer::timeout(LONGEST_WAIT, TURNS.acquire()).await else { return Err(crowded()) };
-            let digest = trial.digest();
-            // Who goes away meanwhile does not stop it; the turn is over when it is.
-            let tried = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                trial.carry_out()
-            });
-            let verdict =
-                tried.await.map_err(|error| Error::internal("a password could not be tried").because(error))?;
-            users.learn(digest, verdict, Instant::now());
-            verdict
+            // A browser opens several connections at once: what one of them learned is known to the others.
+            match users.verdict(&name, &password, Instant::now()) {
+                Ok(verdict) => verdict,
+                Err(_) => try_out(users, trial, turn).await?,
+            }
         }
     };
-    if is_right { Ok(name) } else { Err(unknown("wrong name or password")) }
+    if is_right { Ok(name) } else { Err(unknown(WRONG)) }
+}
+
+/// Tries a password on another thread.
+async fn try_out(users: &Users, trial: Trial, turn: SemaphorePermit<'static>) -> Result<bool, Error> {
+    let digest = trial.digest();
+    // Who goes away meanwhile does not stop it; the turn is over when it is.
+    let tried = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        trial.carry_out()
+    });
+    let verdict = tried.await.map_err(|error| Error::internal("a password could not be tried").because(error))?;
+    users.learn(digest, verdict, Instant::now());
+    Ok(verdict)
+}
+
+/// The name that these fields give, where it is a user's. The password is not tried.
+///
+/// # Errors
+/// As [`identify`] would answer.
+pub fn named(users: &Users, fields: &HeaderMap) -> Result<Box<str>, Error> {
+    let unknown = |reason| Error::downstream(Kind::ProxyAuthenticationRequired, reason);
+    let (name, _) = given(fields).map_err(unknown)?;
+    if users.knows(&name) { Ok(name) } else { Err(unknown(WRONG)) }
 }
 
 /// Name and password of the one field that there is to be.
@@ -72,29 +94,11 @@ fn given(fields: &HeaderMap) -> Result<(Box<str>, Vec<u8>), &'static str> {
     Ok((name.into(), decoded[colon + 1..].to_vec()))
 }
 
-/// One of those who wait.
-struct Waiting;
-
-impl Waiting {
-    fn begin() -> Result<Self, Error> {
-        if WAITING.fetch_add(1, Ordering::Relaxed) >= MOST_WAITING {
-            WAITING.fetch_sub(1, Ordering::Relaxed);
-            return Err(crowded());
-        }
-        Ok(Self)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn crowded() -> Error {
     Error::downstream(Kind::ConnectionLimitReached, "too many passwords are being tried")
 }
 
+const WRONG: &str = "wrong name or password";
 const NOT_BASIC: &str = "Proxy-Authorization is not Basic";
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 mod dial;
 mod identity;
-mod target;
+pub mod target;
 mod tunnel;
 
 use std::rc::Rc;
@@ -25,6 +25,7 @@ use super::normalize::Normalized;
 use super::own::{Audience, apologise};
 use super::record::Stamps;
 use super::stack::{self, Scene};
+use super::witness::Witness;
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
@@ -32,6 +33,7 @@ use crate::config::model::Stamp;
 use crate::route::action::Action;
 use crate::route::destination::{self, Host};
 use crate::route::egress::Egress;
+use crate::route::user_file::UserFile;
 use crate::upstream::origin::{Named, Terms};
 
 /// A request on a forward listener that is one unambiguous message.
@@ -74,7 +76,7 @@ async fn carry_out(asked: Asked, body: Incoming) -> Result<(Response<Body>, Meth
     };
     match target.ask {
         Ask::Request { .. } => {
-            let mut order = order(scene, &egress, target, head, normalized, id)?;
+            let mut order = order(Asked { scene, head, normalized, id }, &egress, target, &mut ())?;
             let method = order.method.clone();
             Ok((stack::answer_of(&mut order, body).await, method))
         }
@@ -93,12 +95,21 @@ async fn admitted(scene: &Scene, egress: &Egress, head: &Parts, normalized: &Nor
         record.destination = Some(format!("{host}:{port}").into());
     }
     if let Some(users) = &egress.users {
-        let user = identity::identify(&users.users(), &head.headers).await?;
+        let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;
+        let user = identity::identify(&users.users(), &head.headers, client).await?;
         if let Some((_, record)) = &mut scene.exchange.ledger().record {
             record.user = Some(user);
         }
     }
     // After who asks: a stranger learns nothing about the rules.
+    permitted(egress, host, port, ask)
+}
+
+/// Whether somebody may go there, as far as that is known before a name is resolved.
+///
+/// # Errors
+/// The rules forbid it.
+pub fn permitted(egress: &Egress, host: Host, port: u16, ask: Ask) -> Result<Target, Error> {
     let reach = destination::may_ask(&egress.outbound, &host, port)?;
     // An address is judged at once, not only when it is connected to.
     if let Host::Address(address) = host {
@@ -107,15 +118,25 @@ async fn admitted(scene: &Scene, egress: &Egress, head: &Parts, normalized: &Nor
     Ok(Target { ask, host, port, reach })
 }
 
+/// Whether a user may be who they say in these fields. The password is not tried.
+///
+/// # Errors
+/// They do not say, not rightly, or name nobody: 407.
+pub fn names_a_user(users: &UserFile, head: &Parts) -> Result<Box<str>, Error> {
+    identity::named(&users.users(), &head.headers)
+}
+
 /// The request as it goes to its origin.
-fn order(
-    scene: Scene,
+///
+/// # Errors
+/// It cannot be made.
+pub fn order(
+    asked: Asked,
     egress: &Arc<Egress>,
     target: Target,
-    head: Parts,
-    normalized: Normalized,
-    id: RequestId,
+    witness: &mut impl Witness,
 ) -> Result<Box<Order>, Refused> {
+    let Asked { scene, head, normalized, id } = asked;
     let is_secure = matches!(target.ask, Ask::Request { is_secure: true });
     let (config, tls) = match &egress.secure {
         Some((config, tls)) if is_secure => (config, Some(tls)),
@@ -142,7 +163,7 @@ fn order(
     match &egress.route.action {
         Action::Forward(rule) => {
             let route = (&egress.route, rule, stamps);
-            Ok(onward(scene, head, facts, id, upstream, route, &mut ()))
+            Ok(onward(scene, head, facts, id, upstream, route, witness))
         }
         _ => Err(Box::new((Error::internal("a listener that forwards nothing"), head, id))),
     }

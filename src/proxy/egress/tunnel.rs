@@ -33,6 +33,8 @@ pub async fn open(
         return Err(Error::downstream(Kind::HttpRequestError, "CONNECT that cannot become a tunnel"));
     };
     let exchange = &scene.exchange;
+    // As requests that go out are counted and logged.
+    exchange.ledger().upstream = Some(scene.generation.origins.measured(&egress.cleartext.name));
     exchange.ledger().attempt(Rc::new(Arc::from(target.label())));
     let counters = Arc::clone(scene.connection.link.load().counters());
     counters.upstream_connects.add(1);

@@ -73,13 +73,23 @@ impl Files {
     }
 }
 
-/// A password file with two users, whose hashes are made as cheaply as they can be.
+/// A password file with two users, bcrypt and Argon2id, whose hashes are made as cheaply as they can be.
 fn users() -> String {
     let hash = |password: &str| {
         let hash = bcrypt::hash_with_salt(password, 4, [7; 16]).unwrap();
         hash.format_for_version(bcrypt::Version::TwoY)
     };
-    format!("ann:{}\nben:{}\n", hash("secret"), hash("geheim"))
+    format!("ann:{}\nben:{}\n", hash("secret"), argon2id("geheim"))
+}
+
+fn argon2id(password: &str) -> String {
+    use argon2::{Algorithm, Argon2, Params, Version};
+    use base64::Engine as _;
+    let mut output = [0; 32];
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
+    argon2.hash_password_into(password.as_bytes(), b"saltsalt", &mut output).unwrap();
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes);
+    format!("$argon2id$v=19$m=8,t=1,p=1${}${}", base64(b"saltsalt"), base64(&output))
 }
 
 /// The leaf that a listener shows for `name`: `site`, `other` or `wildcard`.

@@ -118,7 +118,16 @@ impl Facts {
             let series = taken(Scope::Upstream, &upstream.name).unwrap_or_default();
             UpstreamFacts::of(upstream, series, taken(Scope::UpstreamSessions, &upstream.name))
         });
-        let upstreams = upstreams.collect();
+        let upstreams: Vec<_> = upstreams.collect();
+        // What clients name goes out under one name for each listener, whatever they name.
+        let outbound = snapshot.listeners.iter().filter_map(|listener| listener.egress.as_ref());
+        let outbound = outbound.map(|egress| {
+            let name = Arc::clone(&egress.cleartext.name);
+            let series = taken(Scope::Upstream, &name).unwrap_or_default();
+            UpstreamFacts { name, series, sessions: None, endpoints: Vec::new() }
+        });
+        let outbound: Vec<_> = outbound.collect();
+        let upstreams = upstreams.into_iter().chain(outbound).collect();
         // Routes past `max_routes` share a name: the first of them takes what all have.
         let routes = snapshot.routes.routes().iter().filter_map(|route| {
             let name = snapshot.series_of(route);
