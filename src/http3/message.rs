@@ -119,7 +119,8 @@ impl RequestHead {
             Pseudo::Path => put(&mut self.path, path(value)?),
             Pseudo::Protocol => {
                 let protocol = str::from_utf8(value.as_bytes()).map_err(|_| "an invalid :protocol")?;
-                if protocol.is_empty() || !protocol.bytes().all(is_token) {
+                // RFC 9110 §7.8: a name, with a version or without.
+                if protocol.is_empty() || !protocol.bytes().all(|byte| is_token(byte) || byte == b'/') {
                     return Err("an invalid :protocol");
                 }
                 put(&mut self.protocol, Protocol::from(protocol))
