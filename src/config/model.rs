@@ -22,7 +22,7 @@ use super::effective::Effective;
 pub use access_log::{AccessLog, LinePart, LogFormat, LogOutput, LogValue, ProcessLog, ProcessLogFormat, Stamp};
 pub use condition::{Condition, Order, Pattern, Test};
 pub use control::{ControlListener, TokenFile};
-pub use expectation::{Asked, BadRequest, Expectation, Sent};
+pub use expectation::{Asked, BadRequest, Expectation, Sent, is_protocol};
 pub use listener::{
     Bind, CertificateFiles, ClientAuth, Forwarding, HelloRoutes, Listener, ListenerLimits, ListenerTimeouts,
     ListenerTls, Mode, Protocols, ProxyProtocol, TlsVersion, UdpRoute,

@@ -79,7 +79,7 @@ fn unfit(listener: &Listener, asked: &Asked) -> Option<(String, Option<At>)> {
         (Mode::Http, "http" | "ws") => !tls,
         (Mode::Http, "https" | "wss") => tls,
         // Whoever is pointed at a proxy names it, and not the address.
-        (Mode::Forward(_), "http" | "https" | "tcp") => asked.listener.is_some(),
+        (Mode::Forward(_), _) => is_for_proxies(asked) && asked.listener.is_some(),
         (Mode::Tcp { .. }, "tcp") => true,
         // What is relayed unread may be TLS, whoever ends it.
         (Mode::Tcp { .. } | Mode::TlsPassthrough(_), "tls" | "https") => true,
@@ -90,12 +90,21 @@ fn unfit(listener: &Listener, asked: &Asked) -> Option<(String, Option<At>)> {
     if fits {
         return None;
     }
+    if is_for_proxies(asked) && matches!(listener.mode, Mode::Forward(_)) {
+        let reason = "is for clients that are pointed at it (--listener names it)".to_owned();
+        return Some((reason, Some(At::from(&listener.place))));
+    }
     let speaks = match (&listener.mode, tls) {
         (Mode::Http, true) => "speaks HTTP over TLS".to_owned(),
         (Mode::Http, false) => "speaks HTTP in cleartext".to_owned(),
         (mode, _) => format!("has mode `{}`", mode.as_str()),
     };
     Some((format!("{speaks}, not {}", asked.scheme()), Some(At::from(&listener.place))))
+}
+
+/// Whether a client may ask a proxy for it.
+fn is_for_proxies(asked: &Asked) -> bool {
+    matches!(asked.scheme(), "http" | "https" | "ws" | "wss" | "tcp" | "tls")
 }
 
 fn accepts(listener: &Listener, port: u16, host: Option<IpAddr>) -> bool {
@@ -171,7 +180,8 @@ pub fn what(listener: &Listener) -> String {
 }
 
 /// The certificate for a name.
-pub fn certificate(listener: &ListenerSpec, tls: &ServerTls, sni: Option<&str>, host: &str) -> Certificate {
+/// `host`: what the client looks for in it, where that is known.
+pub fn certificate(listener: &ListenerSpec, tls: &ServerTls, sni: Option<&str>, host: Option<&str>) -> Certificate {
     let store = tls.certificates();
     let (index, certificate) = store.chosen(sni);
     let why = match sni {
@@ -185,7 +195,7 @@ pub fn certificate(listener: &ListenerSpec, tls: &ServerTls, sni: Option<&str>, 
         file: certificate.file.display().to_string(),
         names: certificate.names.iter().cloned().chain(certificate.addresses.iter().map(ToString::to_string)).collect(),
         why,
-        covers_host: certificate.is_for(host),
+        covers_host: host.is_none_or(|host| certificate.is_for(host)),
         at: at.map(|files| At::from(&files.place)),
     }
 }

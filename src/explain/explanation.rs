@@ -35,6 +35,8 @@ pub struct Explanation {
     pub other_routes: Vec<Loser>,
     /// Whether this client may use the route.
     pub access: Option<Verdict>,
+    /// Whether it may switch to the protocol that it names; `None`: it names none.
+    pub upgrade: Option<Verdict>,
     /// Why it goes no further.
     pub refusal: Option<Refusal>,
     /// An answer of the proxy's own.
@@ -203,6 +205,8 @@ pub struct Upstream {
     pub balance_at: Option<At>,
     /// What hash policies hash of this very request; `None`: the policy does not ask.
     pub hashed: Option<String>,
+    /// Where that leads, of the endpoints that may be picked; `None`: the policy does not hash, or a name is not resolved.
+    pub picked: Option<String>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
     /// What it would get; `None`: no request is read here.
@@ -231,6 +235,8 @@ pub struct Endpoint {
 pub struct Sent {
     /// The method.
     pub method: String,
+    /// `:protocol` of an extended CONNECT.
+    pub protocol: Option<String>,
     /// The path with its query.
     pub target: String,
     /// What rewrote it; `None`: it goes on as it came.

@@ -1,7 +1,7 @@
 //! A connection or flow that no request is read of: where it goes by its listener alone, or by its ClientHello.
 
-use super::Explainer;
 use super::explanation::{At, Explanation, Refusal};
+use super::{Explainer, SOMEBODY};
 use crate::base::id::UpstreamId;
 use crate::config::effective::Owner;
 use crate::config::model::{Asked, HelloRoutes, HostPattern, Mode, UdpRoute};
@@ -32,7 +32,8 @@ impl Explainer<'_> {
         };
         let path: Vec<&str> = key.iter().map(String::as_str).collect();
         let at = self.config.written.place(Owner::Listener(index), &path).map(At::from);
-        let Some(entry) = upstream.and_then(|id| self.only(id)) else {
+        let client = asked.client.unwrap_or(SOMEBODY);
+        let Some(entry) = upstream.and_then(|id| self.only(id, sni.as_deref(), client)) else {
             let (outcome, reason) = match mode {
                 Mode::Quic(_) => ("tls_alert", "the client offers no ALPN protocol of the listener's (--alpn)"),
                 _ => (

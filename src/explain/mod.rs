@@ -103,13 +103,16 @@ impl<'a> Explainer<'a> {
         if whole {
             told.other_listeners = entrance::others(self.snapshot, Some(&listener), asked);
         }
-        if let Some(tls) = &listener.tls {
-            let host = asked.url.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-            told.certificate = Some(entrance::certificate(&listener, tls, asked.server_name().as_deref(), &host));
+        let is_forward = matches!(listener.config.mode, Mode::Forward(_));
+        if is_forward {
+            // The address is where it goes; the proxy has another name.
+            told.request.sni = asked.sni.as_deref().filter(|_| listener.tls.is_some()).map(str::to_ascii_lowercase);
         }
-        if let Mode::Forward(rules) = &listener.config.mode {
-            self.outbound(asked, &listener, rules, &mut told);
-            return told;
+        if let Some(tls) = &listener.tls {
+            let host = if is_forward { told.request.sni.as_deref() } else { asked.url.host() };
+            let host = host.map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+            let sni = told.request.sni.as_deref();
+            told.certificate = Some(entrance::certificate(&listener, tls, sni, host.as_deref()));
         }
         if listener.config.mode.relays() {
             self.relayed(asked, &listener, &mut told);

@@ -3,6 +3,7 @@
 
 use http::HeaderValue;
 use http::header::{COOKIE, FORWARDED, HOST, HeaderName, TE, UPGRADE};
+use hyper::ext::Protocol;
 
 use super::explanation::{At, Field, Sent};
 use super::recorder::Recorder;
@@ -13,6 +14,7 @@ use crate::config::model::{HostHeader, PathRewrite};
 use crate::proxy::forward::Order;
 use crate::proxy::outbound::request_for;
 use crate::proxy::rescue::X_REQUEST_ID;
+use crate::proxy::websocket::SEC_WEBSOCKET_KEY;
 use crate::proxy::witness::Step;
 use crate::route::action::ForwardRule;
 
@@ -96,6 +98,7 @@ pub fn sent(
     let removed = removed.map(|(name, value, step)| taken(name, value, step, lines, recorder)).collect();
     Ok(Sent {
         method: request.method().to_string(),
+        protocol: request.extensions().get::<Protocol>().map(|protocol| protocol.as_str().to_owned()),
         target,
         target_by: rewritten.map(str::to_owned),
         target_at,
@@ -136,7 +139,11 @@ pub fn field(
         }
         text = parts.join("-");
     }
-    Field { name: name.to_string(), value: text, by, at, varies: is_made || is_trace }
+    let is_key = step == Some(Step::Session) && *name == SEC_WEBSOCKET_KEY;
+    if is_key {
+        text = "{websocket_key}".to_owned();
+    }
+    Field { name: name.to_string(), value: text, by, at, varies: is_made || is_trace || is_key }
 }
 
 fn taken(name: &HeaderName, value: &HeaderValue, step: Option<Step>, lines: &Lines<'_>, recorder: &Recorder) -> Field {
@@ -146,6 +153,7 @@ fn taken(name: &HeaderName, value: &HeaderValue, step: Option<Step>, lines: &Lin
         Some(Step::Forwarded) => ("the client is no trusted proxy".to_owned(), lines.of_listener(&["trusted_proxies"])),
         Some(Step::Edits) => lines.of_edit(name),
         Some(step @ Step::GrpcWeb) => author(step, name, lines),
+        Some(Step::Session) => ("extended CONNECT has none (RFC 8441 §5.1)".to_owned(), None),
         _ => ("hop-by-hop (RFC 9110 §7.6.1)".to_owned(), None),
     };
     field
@@ -166,7 +174,9 @@ fn author(step: Step, name: &HeaderName, lines: &Lines<'_>) -> (String, Option<A
         Step::NormalPath => ("normalize_path".to_owned(), lines.of_route(&["normalize_path"])),
         Step::Session if *name == COOKIE => ("one field for HTTP/1.1 (RFC 9113 §8.2.3)".to_owned(), None),
         Step::Session if *name == TE => ("asked for anew (RFC 9110 §10.1.4)".to_owned(), None),
-        Step::Session if *name == UPGRADE => ("upgrade".to_owned(), lines.of_route(&["upgrade"])),
+        Step::Session if *name == UPGRADE || *name == SEC_WEBSOCKET_KEY => {
+            ("upgrade".to_owned(), lines.of_route(&["upgrade"]))
+        }
         Step::Session | Step::HopByHop | Step::Expect => ("for this connection".to_owned(), None),
         Step::Answer => ("the proxy".to_owned(), None),
     }

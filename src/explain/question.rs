@@ -1,9 +1,11 @@
 //! A question about a request in words: what `tidegate explain` is told, and what it asks a running process with.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::{Asked, BadRequest};
+use crate::config::model::{Asked, BadRequest, is_protocol};
 
 /// The body of `POST /explain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct Question {
     /// `1.0`, `1.1`, `2` or `3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
+    /// A protocol to switch to: by Upgrade, or by extended CONNECT where there are streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
     /// The name of the handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
@@ -46,6 +51,9 @@ pub enum BadQuestion {
     /// The client.
     #[error("`{0}` is no IP address")]
     Client(String),
+    /// The protocol to switch to.
+    #[error("`{0}` is no name of a protocol: write websocket")]
+    Upgrade(String),
     /// The version.
     #[error("`{0}` is no version of HTTP: 1.0, 1.1, 2 or 3")]
     Version(String),
@@ -68,11 +76,16 @@ impl Question {
             client: client.transpose()?,
             listener: self.listener.as_deref().map(Into::into),
             version: self.http.as_deref().map(version).transpose()?,
+            upgrade: self.upgrade.as_deref().map(upgrade).transpose()?,
             sni: self.sni.as_deref().map(Into::into),
             alpn: self.alpn.iter().map(|alpn| alpn.as_str().into()).collect(),
             ..asked
         })
     }
+}
+
+fn upgrade(text: &str) -> Result<Arc<str>, BadQuestion> {
+    if is_protocol(text) { Ok(text.into()) } else { Err(BadQuestion::Upgrade(text.to_owned())) }
 }
 
 /// As people write it: `2`, `HTTP/2`, `http2`, `h2`.
@@ -110,5 +123,7 @@ mod tests {
         assert_eq!(bad.asked().unwrap_err(), BadQuestion::Client("me".into()));
         let bad = Question { headers: vec![("a b".into(), "c".into())], ..question("http://a/") };
         assert!(bad.asked().is_err());
+        let bad = Question { upgrade: Some("a b".into()), ..question("http://a/") };
+        assert_eq!(bad.asked().unwrap_err(), BadQuestion::Upgrade("a b".into()));
     }
 }

@@ -6,7 +6,7 @@ use super::explanation::{At, Refusal, Verdict};
 use crate::base::error::Kind;
 use crate::config::Config;
 use crate::config::effective::Owner;
-use crate::config::model::Route;
+use crate::config::model::{Route, RouteAction};
 use crate::proxy::rescue::status_of;
 use crate::route::access::Networks;
 
@@ -29,11 +29,18 @@ pub fn refusal(
             .and_then(|(at, _)| config.written.place(Owner::Route(at), &["max_body"]).map(At::from))
             .or_else(|| own(&["limits", "max_body"])),
         Kind::HttpRequestDenied => route.and_then(|(at, route)| access(config, at, route, client).at),
-        Kind::RequestNotImplemented => own(&["mode"]),
+        Kind::RequestNotImplemented => match route {
+            Some((at, route)) => {
+                let key = if matches!(route.action, RouteAction::Forward(_)) { "upgrade" } else { "respond" };
+                config.written.place(Owner::Route(at), &[key]).map(At::from)
+            }
+            None => own(&["mode"]),
+        },
         _ => None,
     };
     let reason = match (kind, at.is_some()) {
         (Kind::RequestHeaderTooLarge, false) => format!("{reason} by default"),
+        (Kind::RequestNotImplemented, false) if route.is_some() => format!("{reason} by default"),
         _ => reason.to_owned(),
     };
     Refusal { outcome: kind.as_str().to_owned(), status: Some(status_of(kind).as_u16()), reason, at }

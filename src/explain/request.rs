@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::request::Parts;
 use http::{Response, Version};
 
-use super::explanation::{Answer, At, Explanation, Matched};
+use super::explanation::{Answer, At, Explanation, Matched, Verdict};
 use super::outgoing::{Lines, field};
 use super::recorder::Recorder;
 use super::refusal::{access, refusal};
@@ -13,12 +13,15 @@ use super::rehearsal::Cast;
 use super::routes::Routes;
 use super::settings::Settings;
 use super::{Explainer, SOMEBODY, head};
-use crate::base::error::Kind;
+use crate::base::error::{Error, Kind};
 use crate::base::id::RouteId;
 use crate::body::Body;
+use crate::config::effective::Owner;
 use crate::config::model::{self, Asked};
+use crate::proxy::egress::target::Ask;
 use crate::proxy::rescue;
 use crate::proxy::stack::Decided;
+use crate::proxy::upgrade::{asked_for, is_extended_connect, routed_method};
 use crate::proxy::witness::Step;
 use crate::route::action::{Action, ForwardRule, Route};
 use crate::route::table::RequestHead;
@@ -40,11 +43,9 @@ impl Explainer<'_> {
         if whole {
             settings.of_listener(index, &listener.config, version);
         }
-        if asked.scheme().starts_with("ws") && version >= Version::HTTP_2 {
-            let note = "over HTTP/2 and HTTP/3 a WebSocket begins with an extended CONNECT: what is told here is what a GET meets";
-            told.notes.push(note.to_owned());
-        }
-        let parts = match head::head(asked, version) {
+        let egress = listener.egress.as_ref();
+        let head = if egress.is_some() { head::for_proxy } else { head::head };
+        let parts = match head(asked, version) {
             Ok(parts) => parts,
             Err(error) => {
                 let refused = (Kind::HttpRequestError, "it cannot be written as a request");
@@ -53,14 +54,11 @@ impl Explainer<'_> {
                 return;
             }
         };
+        // Clients of a proxy ask for tunnels, and streams switch by CONNECT.
+        told.request.method = parts.method.to_string();
         if let Some(refused) = head::refused(&parts, &listener.config.limits) {
-            let error = crate::base::error::Error::downstream(refused.kind, refused.reason);
-            told.refusal = Some(refusal(self.config, (refused.kind, refused.reason), index, None, None));
-            let (head, body) = rescue::answer(&error, None, REQUEST_ID).into_parts();
-            let mut recorder = Recorder::default();
-            recorder.note(Step::Answer, &head.headers);
-            let lines = Lines { config: self.config, listener: index, route: None, edits: "response_headers" };
-            told.answer = Some(answer((head.status.as_u16(), &body), &recorder, &lines, None, false));
+            let error = Error::downstream(refused.kind, refused.reason);
+            self.tell_refused(&error, index, None, told);
             told.settings = settings.into_list();
             return;
         }
@@ -74,23 +72,25 @@ impl Explainer<'_> {
                 Version::HTTP_2 => Alpn::Http2,
                 _ => Alpn::Http1,
             },
-            port: asked.port(),
+            port: asked.port().filter(|_| egress.is_none()),
         };
         let mut recorder = Recorder::new(&parts.headers, 0);
         let decided = self.rehearsal.decide(&cast, parts.clone(), &mut recorder);
         let route = recorder.found.and_then(|id| self.snapshot.routes.route(id));
         self.tell_match(&parts, listener, &recorder, whole, told);
         if let Some((at, configured)) = route.and_then(|route| self.configured(route)) {
-            settings.of_body((index, &listener.config), (at, configured));
+            settings.of_body((index, &listener.config), Some((at, configured)));
         }
         match decided {
             Decided::Forward(order) => {
                 let Some((route, rule)) = route.and_then(|route| Some((route, rule_of(route)?))) else { return };
-                self.tell_body(&parts, index, route, order.max_body, told);
+                self.tell_body(&parts, index, Some(route), order.max_body, told);
                 if told.refusal.is_none() {
                     told.action = "forward".to_owned();
                     told.served = true;
                 }
+                let switches = order.wanted.is_some() && head::body(&parts.headers).is_none();
+                told.upgrade = self.upgrade(&parts, route, rule, switches);
                 self.tell_upstreams(&cast, &parts, (route, rule), told);
                 if whole
                     && let Some((at, configured)) = self.configured(route)
@@ -98,12 +98,29 @@ impl Explainer<'_> {
                 {
                     for upstream in rule.split.upstreams().filter_map(|id| self.config.upstreams.get(id.0 as usize)) {
                         settings.of_forward(at, forward, upstream);
+                        if switches {
+                            settings.of_tunnel(at, forward, upstream);
+                        }
                     }
                 }
             }
-            // Asked otherwise: by `outbound`.
-            Decided::Egress(_) => {}
-            Decided::Answered(response) => self.tell_answer(response, index, recorder, route, &settings, told),
+            Decided::Egress(asked) => {
+                let Some((egress, rules)) = egress.zip(listener.config.mode.outbound()) else { return };
+                match self.outbound(*asked, (listener, egress), &mut recorder, told) {
+                    Ok(Ask::Connect) => settings.of_outbound(index, rules, true),
+                    Ok(Ask::Request { .. }) => {
+                        settings.of_body((index, &listener.config), None);
+                        settings.of_outbound(index, rules, false);
+                        self.tell_body(&parts, index, None, listener.config.limits.max_body, told);
+                    }
+                    Err((error, at)) => self.tell_refused(&error, index, at, told),
+                }
+            }
+            Decided::Answered(response) => {
+                let rule = route.and_then(|route| Some((route, rule_of(route)?)));
+                told.upgrade = rule.and_then(|(route, rule)| self.upgrade(&parts, route, rule, false));
+                self.tell_answer(response, index, recorder, route, &settings, told);
+            }
         }
         if whole {
             told.settings = settings.into_list();
@@ -131,7 +148,7 @@ impl Explainer<'_> {
         }
         let head = RequestHead {
             listener: listener.id,
-            method: &parts.method,
+            method: routed_method(parts),
             host,
             path,
             query: parts.uri.query(),
@@ -144,13 +161,57 @@ impl Explainer<'_> {
         told.route = routes.taken(&told.other_routes);
     }
 
+    /// Whether it may switch to the protocol that it names, where it names one; `switches`: it does.
+    fn upgrade(&self, parts: &Parts, route: &Route, rule: &ForwardRule, switches: bool) -> Option<Verdict> {
+        let protocol = asked_for(parts)?;
+        let name = String::from_utf8_lossy(protocol.as_bytes()).to_ascii_lowercase();
+        let why = match (switches, rule.may_upgrade_to(protocol.as_bytes()), is_extended_connect(parts)) {
+            (true, ..) => format!("it may switch to {name}"),
+            (_, false, true) => format!("no switch to {name}: the route does not allow it"),
+            (_, false, false) => {
+                format!("no switch to {name}: the route does not allow it, and the request goes on without")
+            }
+            (_, true, _) if head::body(&parts.headers).is_some() => {
+                format!("no switch to {name}: the request has a body (RFC 9110 §7.8), and goes on without")
+            }
+            (_, true, _) => {
+                format!(
+                    "no switch to {name}: that takes GET over HTTP/1.1 and a Connection that names Upgrade, or extended CONNECT"
+                )
+            }
+        };
+        let at = self.config.written.place(Owner::Route(route.id.0 as usize), &["upgrade"]).map(At::from);
+        Some(Verdict { allowed: switches, why, at })
+    }
+
     /// A body that is announced too large is refused before an endpoint is asked.
-    fn tell_body(&self, parts: &Parts, listener: usize, route: &Route, max: Option<u64>, told: &mut Explanation) {
+    fn tell_body(
+        &self,
+        parts: &Parts,
+        listener: usize,
+        route: Option<&Route>,
+        max: Option<u64>,
+        told: &mut Explanation,
+    ) {
         let announced = head::body(&parts.headers).flatten();
         if announced.zip(max).is_some_and(|(announced, max)| announced > max) {
             let refused = (Kind::RequestBodyTooLarge, "the request's body is larger than allowed");
-            told.refusal = Some(refusal(self.config, refused, listener, self.configured(route), None));
+            let route = route.and_then(|route| self.configured(route));
+            told.refusal = Some(refusal(self.config, refused, listener, route, None));
+            (told.served, told.action) = (false, "refuse".to_owned());
         }
+    }
+
+    /// What is refused before a route is asked for; `at`: the line, where that is not known by the outcome.
+    fn tell_refused(&self, error: &Error, listener: usize, at: Option<At>, told: &mut Explanation) {
+        let mut refused = refusal(self.config, (error.kind(), error.reason()), listener, None, None);
+        refused.at = at.or(refused.at);
+        told.refusal = Some(refused);
+        let (head, body) = rescue::answer(error, None, REQUEST_ID).into_parts();
+        let mut recorder = Recorder::default();
+        recorder.note(Step::Answer, &head.headers);
+        let lines = Lines { config: self.config, listener, route: None, edits: "response_headers" };
+        told.answer = Some(answer((head.status.as_u16(), &body), &recorder, &lines, None, false));
     }
 
     fn tell_answer(

@@ -74,8 +74,8 @@ impl<'c> Settings<'c> {
         }
     }
 
-    /// What a forward listener sets on the way out.
-    pub fn of_outbound(&mut self, index: usize, rules: &Outbound) {
+    /// What a forward listener sets on the way out; `is_tunnel`: for a tunnel.
+    pub fn of_outbound(&mut self, index: usize, rules: &Outbound, is_tunnel: bool) {
         let timeouts = rules.timeouts;
         for (key, value, what) in [
             ("connect", timeouts.connect, "resolving, connecting and TLS together"),
@@ -83,23 +83,26 @@ impl<'c> Settings<'c> {
             ("stream_idle", timeouts.stream_idle, "silence inside the answer's body"),
             ("tunnel_idle", timeouts.tunnel_idle, "silence of both sides of a tunnel"),
         ] {
+            if matches!(key, "response" | "stream_idle") && is_tunnel || key == "tunnel_idle" && !is_tunnel {
+                continue;
+            }
             let path = ["forward", "timeouts", key];
             self.push("deadline", Owner::Listener(index), &path, format_duration(value), what);
         }
     }
 
-    /// How large a body may be.
-    pub fn of_body(&mut self, listener: (usize, &Listener), route: (usize, &Route)) -> Option<At> {
+    /// How large a body may be; `route`: the one that takes it.
+    pub fn of_body(&mut self, listener: (usize, &Listener), route: Option<(usize, &Route)>) {
         let text = |max: Option<u64>| match max {
             None | Some(u64::MAX) => "unlimited".to_owned(),
             Some(bytes) => format_size(bytes),
         };
-        let (owner, path, max): (_, &[&str], _) = match route.1.max_body {
-            Some(max) => (Owner::Route(route.0), &["max_body"], Some(max)),
+        let own = route.and_then(|(index, route)| Some((index, route.max_body?)));
+        let (owner, path, max): (_, &[&str], _) = match own {
+            Some((index, max)) => (Owner::Route(index), &["max_body"], Some(max)),
             None => (Owner::Listener(listener.0), &["limits", "max_body"], listener.1.limits.max_body),
         };
         self.push("limit", owner, path, text(max), "of a body, else 413");
-        self.at(owner, path)
     }
 
     /// What the route and its upstream set on the way out.
@@ -126,8 +129,22 @@ impl<'c> Settings<'c> {
         let on = if on.is_empty() { "nothing".to_owned() } else { on.join(", ") };
         self.push("retry", route, &["retry", "on"], on, "what is tried again");
         self.push("retry", route, &["retry", "replay"], format_size(retry.replay), "of a body kept to send again");
+        let ahead = |bytes: Option<u64>| bytes.map_or_else(|| "nothing".to_owned(), format_size);
+        let (asked, answered) = (ahead(forward.buffer.request), ahead(forward.buffer.response));
+        self.push("limit", route, &["buffer", "request"], asked, "of a body, read ahead");
+        self.push("limit", route, &["buffer", "response"], answered, "of an answer, read ahead");
         let upgrade = if forward.upgrade.is_empty() { "nothing".to_owned() } else { forward.upgrade.join(", ") };
         self.push("limit", route, &["upgrade"], upgrade, "may be switched to");
+    }
+
+    /// What of the route and its upstream holds for what comes after a switch.
+    pub fn of_tunnel(&mut self, index: usize, forward: &Forward, upstream: &Upstream) {
+        let (owner, idle) = match forward.tunnel_idle {
+            Some(idle) => (Owner::Route(index), idle),
+            None => (Owner::Upstream(&upstream.name), upstream.timeouts.tunnel_idle),
+        };
+        let what = "silence of both sides after a switch";
+        self.push("deadline", owner, &["timeouts", "tunnel_idle"], format_duration(idle), what);
     }
 
     /// What the route's own action is, for its line.

@@ -1,5 +1,6 @@
 //! Where a request may go: each upstream that chance may choose, its endpoints, and what it would get.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -21,6 +22,7 @@ use crate::proxy::rescue::status_of;
 use crate::proxy::stack::Decided;
 use crate::route::action::{ForwardRule, Route};
 use crate::upstream::Upstream;
+use crate::upstream::balance::hash::key_of_connection;
 use crate::upstream::endpoint::Spoken;
 use crate::upstream::registry::authority_of;
 
@@ -49,6 +51,10 @@ impl Explainer<'_> {
             let mut entry = self.told(upstream, share);
             entry.hashed =
                 hashed(upstream, told.matched.as_ref().and_then(|matched| matched.client.as_deref()), cast, parts);
+            entry.picked = self.picked(upstream, order.key);
+            if order.wanted.is_some() {
+                self.tell_switch(upstream, &mut entry, &mut told.notes);
+            }
             let multiplexed = entry.protocol.starts_with("http2") || entry.protocol.starts_with("http3");
             let own = upstream.endpoints.load().all().first().map(|endpoint| endpoint.authority.clone());
             let own = own.or_else(|| Some(authority_of(&upstream.config, &upstream.config.endpoints.first()?.address)));
@@ -56,7 +62,7 @@ impl Explainer<'_> {
             match sent(order, rule, &mut recorder, &lines, (multiplexed, &own)) {
                 Ok(sent) => entry.sent = Some(sent),
                 Err(error) => {
-                    told.served = false;
+                    (told.served, told.action) = (false, "refuse".to_owned());
                     told.refusal = Some(refusal(self.config, (error.kind(), error.reason()), listener, None, None));
                 }
             }
@@ -97,9 +103,38 @@ impl Explainer<'_> {
             balance: config.balance.as_str().to_owned(),
             balance_at: self.config.written.place(owner, &["balance"]).map(At::from),
             hashed: None,
+            picked: None,
             endpoints: self.endpoints(upstream),
             sent: None,
         }
+    }
+
+    /// What of a switch is up to the endpoint.
+    fn tell_switch(&self, upstream: &Upstream, entry: &mut Told, notes: &mut Vec<String>) {
+        let note = match upstream.config.protocol {
+            UpstreamProtocol::Auto if upstream.tls.is_some() => {
+                // See `WorkerUpstream::session_to_switch`.
+                entry.protocol = "http1 or http2".to_owned();
+                "switches by Upgrade over HTTP/1.1, unless a connection of HTTP/2 is open that takes extended CONNECT"
+            }
+            UpstreamProtocol::Http2 | UpstreamProtocol::Http3 => {
+                "has to offer extended CONNECT: without it there is a 502, http_upgrade_failed"
+            }
+            _ => return,
+        };
+        notes.push(format!("an endpoint of `{}` {note}", upstream.name));
+    }
+
+    /// Where a policy that hashes leads with this key, if every endpoint is known.
+    fn picked(&self, upstream: &Upstream, key: Option<u64>) -> Option<String> {
+        let set = upstream.endpoints.load();
+        let mut addresses = upstream.config.endpoints.iter().map(|endpoint| &endpoint.address);
+        let is_name = |address: &EndpointAddress| matches!(address, EndpointAddress::Dns { .. });
+        if !set.asks_for_key() || (!self.is_live && addresses.any(is_name)) {
+            return None;
+        }
+        let index = set.pick(Some(key?), &mut 0, &[])?;
+        set.endpoints().get(index.0 as usize).map(|endpoint| endpoint.label.to_string())
     }
 
     fn spoken(&self, upstream: &Upstream) -> &'static str {
@@ -150,9 +185,20 @@ impl Explainer<'_> {
         endpoints
     }
 
-    /// The upstream of this number, alone.
-    pub(super) fn only(&self, id: UpstreamId) -> Option<Told> {
-        self.snapshot.upstream(id).map(|upstream| self.told(upstream, 100.0))
+    /// The upstream of this number, alone, for a connection that no request is read of.
+    pub(super) fn only(&self, id: UpstreamId, sni: Option<&str>, client: IpAddr) -> Option<Told> {
+        let upstream = self.snapshot.upstream(id)?;
+        let mut told = self.told(upstream, 100.0);
+        let hash_on = &upstream.config.hash_on;
+        if upstream.endpoints.load().asks_for_key() {
+            told.picked = self.picked(upstream, key_of_connection(hash_on, sni, Some(client)));
+            told.hashed = Some(match (hash_on, sni) {
+                (HashOn::Sni, Some(sni)) => format!("sni {sni}"),
+                (HashOn::Sni, None) => format!("client-ip {client}, as there is no sni"),
+                _ => format!("client-ip {client}"),
+            });
+        }
+        Some(told)
     }
 }
 

@@ -11,13 +11,13 @@ use super::timer::Tick;
 use super::upstreams::{L4Upstream, Pick};
 use crate::base::error::{Error, Kind};
 use crate::base::limit::{AddressPermit, Permit};
-use crate::config::model::{self, HashOn};
+use crate::config::model;
 use crate::telemetry::WorkerTelemetry;
 use crate::telemetry::access_log::SessionRecord;
 use crate::telemetry::recent::Place;
 use crate::telemetry::series::{Ended, Phases};
 use crate::upstream::balance::EndpointIndex;
-use crate::upstream::balance::hash::{key_of, key_of_address};
+use crate::upstream::balance::hash::key_of_connection;
 use crate::upstream::endpoint::Endpoint;
 
 /// What a session took from the limits, given back when it is dropped.
@@ -154,10 +154,7 @@ impl Life {
     /// The hash of what is to stay with its endpoint.
     pub fn key(&self, upstream: &L4Upstream) -> Option<u64> {
         let sni = self.told.as_ref().and_then(|told| told.sni.as_deref());
-        match (&upstream.config().hash_on, sni) {
-            (HashOn::Sni, Some(sni)) => Some(key_of(sni.as_bytes())),
-            _ => Some(key_of_address(self.client()?.ip())),
-        }
+        key_of_connection(&upstream.config().hash_on, sni, self.client().map(|client| client.ip()))
     }
 
     /// The connection that was begun at `attempt` stands.

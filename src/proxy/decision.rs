@@ -19,7 +19,7 @@ use super::normalize::{self, Checks, Normalized};
 use super::own::own;
 use super::record::{self, Stamps};
 use super::stack::Scene;
-use super::upgrade::{Wanted, is_extended_connect, may_switch};
+use super::upgrade::{Wanted, may_switch, routed_method};
 use super::witness::{Step, Witness};
 use crate::base::error::{Error, Kind};
 use crate::body::Body;
@@ -97,8 +97,7 @@ fn routed(
     witness.understood(&normalized, path, client);
     let asked = RequestHead {
         listener: scene.profile.spec.id,
-        // It is what GET with Upgrade is on HTTP/1.1, and is routed as that.
-        method: if is_extended_connect(&head) { &Method::GET } else { &head.method },
+        method: routed_method(&head),
         host: normalized.host(),
         path,
         query: target.query(),

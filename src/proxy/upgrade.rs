@@ -55,6 +55,16 @@ pub fn may_switch(head: &request::Parts, rule: &ForwardRule) -> Result<(), Error
     Ok(())
 }
 
+/// The method that routes are asked with: an extended CONNECT is what GET with Upgrade is on HTTP/1.1, and is routed as that.
+pub fn routed_method(head: &request::Parts) -> &Method {
+    if is_extended_connect(head) { &Method::GET } else { &head.method }
+}
+
+/// The protocol that a request asks to switch to, whether or not it may.
+pub fn asked_for(head: &request::Parts) -> Option<HeaderValue> {
+    if is_extended_connect(head) { protocol_of(&head.extensions) } else { head.headers.get(UPGRADE).cloned() }
+}
+
 fn protocol_of(extensions: &Extensions) -> Option<HeaderValue> {
     HeaderValue::from_str(extensions.get::<Protocol>()?.as_str()).ok()
 }

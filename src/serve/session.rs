@@ -21,7 +21,7 @@ use crate::base::error::{Error, Kind, Retry};
 use crate::base::id::UpstreamId;
 use crate::base::stream_code::StreamCode;
 use crate::body::phase_clock::{Phase, PhaseClock};
-use crate::config::model::{HashOn, SendProxyProtocol, UpstreamProtocol};
+use crate::config::model::{SendProxyProtocol, UpstreamProtocol};
 use crate::net::proxy_protocol::{self, Transport};
 use crate::net::timer::{self, Instant};
 use crate::protocol::quic_stream::end::{End, Stream};
@@ -32,7 +32,7 @@ use crate::telemetry::access_log::SessionRecord;
 use crate::telemetry::recent::Place;
 use crate::telemetry::series::Ended;
 use crate::upstream::balance::EndpointIndex;
-use crate::upstream::balance::hash::{key_of, key_of_address};
+use crate::upstream::balance::hash::key_of_connection;
 use crate::upstream::quic::StreamPlace;
 use crate::upstream::worker::{Pick, WorkerUpstream};
 
@@ -121,10 +121,12 @@ impl Ground {
         client: &Client,
         tried: &[EndpointIndex],
     ) -> Result<Pick, Error> {
-        let key = match (&upstream.upstream().config.hash_on, &client.sni) {
-            _ if !upstream.asks_for_key() => None,
-            (HashOn::Sni, Some(sni)) => Some(key_of(sni.as_bytes())),
-            _ => client.address.map(|client| key_of_address(client.ip())),
+        let key = match upstream.asks_for_key() {
+            false => None,
+            true => {
+                let address = client.address.map(|client| client.ip());
+                key_of_connection(&upstream.upstream().config.hash_on, client.sni.as_deref(), address)
+            }
         };
         upstream.pick(key, tried)
     }

@@ -176,6 +176,7 @@ const ROWS: &[Row] = &[
     Row("expect.client", SAYS, "client = \"10.0.0.7\""),
     Row("expect.listener", SAYS, "listener = \"base\""),
     Row("expect.protocol", SAYS, "protocol = \"http2\""),
+    Row("expect.upgrade", SAYS, "upgrade = \"websocket\""),
     Row("expect.sni", SAYS, "sni = \"a.example\""),
     Row("expect.alpn", SAYS, "alpn = \"x\""),
     Row("expect.route", SAYS, "route = \"*/*\""),

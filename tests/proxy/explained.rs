@@ -2,11 +2,12 @@
 //! protocol, against the whole program. The seed of a failure is in its message.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use tidegate::base::id::Generation;
 use tidegate::config::{self, Config};
 use tidegate::control::compile::compile_untried;
@@ -23,10 +24,17 @@ use crate::support::pair::{Downstream, Upstream};
 use crate::support::proxy::Proxy;
 use crate::support::tests;
 
+mod expectations;
+mod modes;
+mod switches;
+
 tests! { what_is_explained_is_what_happens, a_refusal_names_its_line }
 
 const CONFIGURATIONS: u64 = 20;
 const REQUESTS: usize = 5;
+/// What becomes of some of them.
+const EVERY: [&str; 6] =
+    ["forward", "redirect", "respond", "http_request_denied", "destination_not_found", "http_request_error"];
 
 const HEAD: &str = "[server]\nworkers = 1\n[server.access_log]\noutput = \"@/access.log\"\n\
     [[listener]]\nname = \"main\"\nbind = \"127.0.0.1:0\"\nprotocols = [\"http1\", \"http2\", \"http3\"]\n\
@@ -83,6 +91,7 @@ fn a_route(rng: &mut Rng, number: usize) -> String {
                 &["", "", "request_headers.set = { x-client = \"{client_ip} {host}{path}\", x-debug = \"0\" }"],
             ));
             line(one(rng, &["", "", "request_headers.add = { x-debug = \"added\" }"]));
+            line(one(rng, &["", "", "grpc_web = true"]));
         }
     }
     text
@@ -129,6 +138,7 @@ fn a_request(rng: &mut Rng) -> Asked {
         ("cookie", "a=1"),
         ("cookie", "b=2"),
         ("te", "trailers"),
+        ("content-type", "application/grpc-web+proto"),
         ("proxy-authorization", "Basic eDp5"),
         ("x-request-id", "given-1"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
@@ -145,8 +155,20 @@ fn a_request(rng: &mut Rng) -> Asked {
     }
 }
 
+/// Two endpoints under a policy.
+fn an_upstream(rng: &mut Rng, name: &str, origins: &[Origin], keys: &str) -> String {
+    let endpoints: Vec<_> = origins.iter().map(|origin| format!("\"{}\"", origin.address())).collect();
+    let balance = one(rng, &["round-robin", "random", "least-requests", "p2c-ewma", "ring-hash", "maglev", "maglev"]);
+    let hash_on = one(rng, &["client-ip", "sni", "header:x-debug", "cookie:a", "path"]);
+    let hash_on = match balance {
+        "ring-hash" | "maglev" => format!("hash_on = \"{hash_on}\"\n"),
+        _ => String::new(),
+    };
+    let endpoints = endpoints.join(", ");
+    format!("[upstream.{name}]\nendpoints = [{endpoints}]\nbalance = \"{balance}\"\n{hash_on}{keys}")
+}
+
 fn explained(text: &str, proxy: &Proxy, asked: &Asked, http: &str) -> Explanation {
-    let (config, snapshot) = compiled(text, proxy);
     let headers = asked.fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let question = Question {
         method: Some(asked.method.to_string()),
@@ -158,11 +180,16 @@ fn explained(text: &str, proxy: &Proxy, asked: &Asked, http: &str) -> Explanatio
         sni: Some(SITE.into()),
         ..Question::default()
     };
+    told(text, &proxy.file(""), &question)
+}
+
+/// What is told of a request; `@` in the text stands for this folder.
+fn told(text: &str, folder: &Path, question: &Question) -> Explanation {
+    let (config, snapshot) = compiled(text, folder);
     Explainer::new(&snapshot, &config, false).explain(&question.asked().unwrap())
 }
 
-fn compiled(text: &str, proxy: &Proxy) -> (Config, Arc<tidegate::snapshot::Snapshot>) {
-    let folder = proxy.file("");
+fn compiled(text: &str, folder: &Path) -> (Config, Arc<tidegate::snapshot::Snapshot>) {
     let text = text.replace("@/", &format!("{}/", folder.to_str().unwrap().trim_end_matches('/')));
     let config = config::parse("test.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
     let snapshot = compile_untried(&config, None, &Registry::new(), Generation(1));
@@ -171,41 +198,56 @@ fn compiled(text: &str, proxy: &Proxy) -> (Config, Arc<tidegate::snapshot::Snaps
 }
 
 async fn what_is_explained_is_what_happens() {
-    let (one, two) = (Origin::start(Upstream::Http1, ok).await, Origin::start(Upstream::Http2Tls, ok).await);
-    let upstreams = format!(
-        "[upstream.one]\nendpoints = [\"{}\"]\n[upstream.two]\nendpoints = [\"{}\"]\nprotocol = \"http2\"\n\
-         tls = {{ server_name = \"{ORIGIN}\", ca = \"@/ca.pem\" }}\n",
-        one.address(),
-        two.address()
-    );
-    let first = a_configuration(&mut Rng::with_seed(0), &upstreams);
-    let proxy = Proxy::start(&first);
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        one.push(Origin::start(Upstream::Http1, ok).await);
+        two.push(Origin::start(Upstream::Http2Tls, ok).await);
+    }
+    let tls = format!("protocol = \"http2\"\ntls = {{ server_name = \"{ORIGIN}\", ca = \"@/ca.pem\" }}\n");
+    let upstreams = |rng: &mut Rng| an_upstream(rng, "one", &one, "") + &an_upstream(rng, "two", &two, &tls);
+    let named = [("one", &one), ("two", &two)];
+    let origins: Vec<(&str, &Origin)> =
+        named.iter().flat_map(|(name, origins)| origins.iter().map(move |origin| (*name, origin))).collect();
+    let mut rng = Rng::with_seed(0);
+    let keys = upstreams(&mut rng);
+    let proxy = Proxy::start(&a_configuration(&mut rng, &keys));
+    let mut hashed = 0;
     let speaks = [(Downstream::H1Tls, "1.1"), (Downstream::H2Tls, "2"), (Downstream::H3, "3")];
     let mut actions = BTreeMap::<String, usize>::new();
-    for seed in 1..=CONFIGURATIONS {
+    // What is never met proves nothing: it goes on until everything was.
+    let met = |actions: &BTreeMap<String, usize>, hashed| {
+        hashed > 5 && EVERY.iter().all(|action| actions.contains_key(*action))
+    };
+    for seed in 1.. {
+        if seed > CONFIGURATIONS && met(&actions, hashed) {
+            break;
+        }
+        assert!(seed < 10 * CONFIGURATIONS, "{hashed} by a hash, {actions:?}");
         let mut rng = Rng::with_seed(seed);
-        let text = a_configuration(&mut rng, &upstreams);
+        let keys = upstreams(&mut rng);
+        let text = a_configuration(&mut rng, &keys);
         assert!(proxy.reload(&text), "seed {seed}\n{text}");
         for _ in 0..REQUESTS {
             let asked = a_request(&mut rng);
             let (down, http) = speaks[rng.usize(..3)];
             let told = explained(&text, &proxy, &asked, http);
-            let before = [one.seen().len(), two.seen().len()];
+            let before: Vec<usize> = origins.iter().map(|(_, origin)| origin.seen().len()).collect();
             // A refusal may close a connection of HTTP/1.
             let mut client = Client::connect(proxy.address(), down).await;
             let reply = client.call(request(&asked)).await;
-            let seen = [one.seen().split_off(before[0]), two.seen().split_off(before[1])];
+            let seen: Vec<Observed<'_>> = origins
+                .iter()
+                .zip(before)
+                .flat_map(|((name, origin), before)| {
+                    let seen = origin.seen().split_off(before).into_iter();
+                    seen.map(|seen| Observed { upstream: name, endpoint: origin.address().to_string(), seen })
+                })
+                .collect();
             let case =
                 format!("seed {seed}, {http} {} {}{}\n{text}\n{told:#?}", asked.method, asked.host, asked.target);
-            agrees(&told, &reply, &seen, &case);
+            hashed += usize::from(agrees(&told, &reply, &seen, &case));
             *actions.entry(told.refusal.map_or(told.action, |refusal| refusal.outcome)).or_default() += 1;
         }
-    }
-    // What is never met proves nothing.
-    for action in
-        ["forward", "redirect", "respond", "http_request_denied", "destination_not_found", "http_request_error"]
-    {
-        assert!(actions.contains_key(action), "{actions:?}");
     }
 }
 
@@ -218,18 +260,28 @@ fn request(asked: &Asked) -> http::Request<Sent> {
     request
 }
 
-fn agrees(told: &Explanation, reply: &Reply, seen: &[Vec<Seen>; 2], case: &str) {
-    let observed: Vec<(&str, &Seen)> = [("one", &seen[0]), ("two", &seen[1])]
-        .iter()
-        .flat_map(|(name, seen)| seen.iter().map(move |seen| (*name, seen)))
-        .collect();
+/// A request as it came to an endpoint.
+struct Observed<'a> {
+    upstream: &'a str,
+    endpoint: String,
+    seen: Seen,
+}
+
+/// Whether it went where a hash said.
+fn agrees(told: &Explanation, reply: &Reply, observed: &[Observed<'_>], case: &str) -> bool {
     assert_eq!(reply.field("x-route"), told.route.as_ref().map(|route| &*route.name).filter(|_| told.served), "{case}");
     let Some(answer) = &told.answer else {
         assert_eq!(observed.len(), 1, "{case}");
-        let (name, seen) = observed[0];
-        let upstream = told.upstreams.iter().find(|upstream| upstream.name == name);
-        let sent = upstream.and_then(|upstream| upstream.sent.as_ref());
-        return is_sent(sent.unwrap_or_else(|| panic!("{name}: {case}")), seen, case);
+        let Observed { upstream: name, endpoint, seen } = &observed[0];
+        let upstream = told.upstreams.iter().find(|upstream| upstream.name == *name);
+        let upstream = upstream.unwrap_or_else(|| panic!("{name}: {case}"));
+        let endpoints: Vec<_> = upstream.endpoints.iter().map(|one| &one.address).collect();
+        assert!(endpoints.contains(&endpoint), "{endpoint}: {case}");
+        let hashes = matches!(&*upstream.balance, "ring-hash" | "maglev");
+        assert_eq!((upstream.picked.is_some(), upstream.hashed.is_some()), (hashes, hashes), "{case}");
+        assert_eq!(upstream.picked.as_ref().unwrap_or(endpoint), endpoint, "{case}");
+        is_sent(upstream.sent.as_ref().unwrap_or_else(|| panic!("{name}: {case}")), seen, case);
+        return hashes;
     };
     assert!(observed.is_empty(), "{case}");
     assert_eq!(reply.status().as_u16(), answer.status, "{case}");
@@ -241,6 +293,7 @@ fn agrees(told: &Explanation, reply: &Reply, seen: &[Vec<Seen>; 2], case: &str) 
         let status = reply.field("proxy-status").unwrap_or_default();
         assert!(status.contains(&format!("error={};", refusal.outcome)), "{status}: {case}");
     }
+    false
 }
 
 fn is_sent(sent: &SentOn, seen: &Seen, case: &str) {
@@ -248,12 +301,16 @@ fn is_sent(sent: &SentOn, seen: &Seen, case: &str) {
     let host = seen.headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority = seen.uri.authority().map(|authority| authority.as_str()).or(host);
     assert_eq!(authority, Some(&*sent.authority), "{case}");
+    has_fields(sent, &seen.headers, case);
+}
+
+/// Every field that was told of, and no other.
+fn has_fields(sent: &SentOn, seen: &HeaderMap, case: &str) {
     let framing = ["host", "content-length", "transfer-encoding"];
     let varies = |name: &str| sent.headers.iter().any(|field| field.name == name && field.varies);
     let shown =
         |name: &str, value: &str| (name.to_owned(), if varies(name) { String::new() } else { value.to_owned() });
     let mut observed: Vec<_> = seen
-        .headers
         .iter()
         .filter(|(name, _)| !framing.contains(&name.as_str()))
         .map(|(name, value)| shown(name.as_str(), value.to_str().unwrap()))

@@ -42,6 +42,10 @@ pub struct Explain {
     #[arg(long, value_name = "VERSION")]
     http: Option<String>,
 
+    /// A protocol that it would switch to: by Upgrade, or by extended CONNECT over 2 and 3 [default: websocket for ws:// and wss://]
+    #[arg(long, value_name = "PROTOCOL")]
+    upgrade: Option<String>,
+
     /// The listener that it comes to [default: by the port of the address]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
@@ -123,6 +127,7 @@ impl Explain {
             client: self.client.clone(),
             listener: self.listener.clone(),
             http: self.http.clone(),
+            upgrade: self.upgrade.clone(),
             sni: self.sni.clone(),
             alpn: self.alpn.clone(),
         })

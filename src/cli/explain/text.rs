@@ -45,7 +45,12 @@ fn headline(told: &Explanation, colours: Palette) -> String {
             let line = refusal.at.as_ref().map_or_else(String::new, |at| format!("  {}", colours.dim(&line_of(at))));
             colours.bad(&format!("{how}, {}: {}", refusal.outcome, refusal.reason)) + &line
         }
-        (None, "forward", _) if names.is_empty() => colours.good("forwarded to where it says"),
+        (None, "forward" | "tunnel", _) if told.route.is_none() => {
+            let to = told.upstreams.iter().flat_map(|upstream| &upstream.endpoints).map(|endpoint| &*endpoint.address);
+            let to = to.collect::<Vec<_>>().join(" ");
+            let how = if told.action == "tunnel" { "a tunnel" } else { "sent on" };
+            colours.good(&format!("{how} to {to}"))
+        }
         (None, "forward", _) => colours.good(&format!("forwarded to {to}{route}")),
         (None, "relay", _) => colours.good(&format!("relayed to {to}")),
         (None, word, Some(answer)) => colours.good(&format!("{word}: answered with {} here{route}", answer.status)),
@@ -144,6 +149,9 @@ impl Page {
                 );
             }
         }
+        if let (Some(_), Some(upgrade)) = (&told.route, &told.upgrade) {
+            self.lines(2, vec![(vec![upgrade.why.clone()], place(upgrade.at.as_ref()))]);
+        }
         if let (None, Some(access)) = (&told.route, &told.access) {
             self.title("may it go there");
             self.lines(2, vec![(vec![access.why.clone()], place(access.at.as_ref()))]);
@@ -182,8 +190,15 @@ impl Page {
         };
         let facts = vec![upstream.name.clone(), format!("{}{tls}{share}", upstream.protocol)];
         let hashed = upstream.hashed.as_ref().map_or_else(String::new, |hashed| format!(" on {hashed}"));
-        let balance = vec![format!("balance {}{hashed}", upstream.balance)];
-        self.lines(2, vec![(facts, place(upstream.at.as_ref())), (balance, place(upstream.balance_at.as_ref()))]);
+        let mut lines = vec![(facts, place(upstream.at.as_ref()))];
+        if !upstream.balance.is_empty() {
+            let balance = vec![format!("balance {}{hashed}", upstream.balance)];
+            lines.push((balance, place(upstream.balance_at.as_ref())));
+        }
+        self.lines(2, lines);
+        if let Some(picked) = &upstream.picked {
+            self.lines(2, vec![(vec![format!("which leads to {picked}")], None)]);
+        }
         let endpoints = upstream.endpoints.iter().map(|one| (self.endpoint(one), place(one.at.as_ref())));
         let endpoints = endpoints.collect();
         self.lines(4, endpoints);
@@ -217,6 +232,9 @@ impl Page {
             ),
             (vec![format!("{host}: {}", sent.authority), authority_by], decided(sent.authority_at.as_ref(), true)),
         ];
+        if let Some(protocol) = &sent.protocol {
+            lines.push((vec![format!(":protocol: {protocol}"), "extended CONNECT".to_owned()], None));
+        }
         let line = |field: &Field| {
             (
                 vec![format!("{}: {}", field.name, field.value), field.by.clone()],

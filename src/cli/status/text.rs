@@ -34,6 +34,9 @@ pub fn render(status: &Status, colours: Palette) -> String {
     if status.routes.len() > MOST_ROUTES {
         out += &format!("  and {} more; `--json` has all of them\n", status.routes.len() - MOST_ROUTES);
     }
+    if !status.routes.is_empty() {
+        out += &format!("  {}\n", colours.dim("which one takes a request, and why: tidegate explain --live URL"));
+    }
     upstreams(&mut out, &status.upstreams, &ago, colours);
     let certificates = status.certificates.iter().map(|one| certificate(one, colours)).collect();
     section(&mut out, "certificates", colours, certificates);
@@ -131,8 +134,13 @@ fn last_reload(reload: &Reload, ago: &impl Fn(&str) -> String, colours: Palette)
 
 fn listener(listener: &Listener) -> Vec<String> {
     let (spoken, security, counted) = match &listener.sessions {
-        None if listener.tls => (listener.protocols.join(" "), "TLS", traffic(&listener.traffic)),
-        None => (listener.protocols.join(" "), "cleartext", traffic(&listener.traffic)),
+        None => {
+            // Requests are read by two modes, of which one is what people expect.
+            let mode = Some(&*listener.mode).filter(|mode| *mode != "http");
+            let spoken =
+                mode.into_iter().chain(listener.protocols.iter().map(|own| &**own)).collect::<Vec<_>>().join(" ");
+            (spoken, if listener.tls { "TLS" } else { "cleartext" }, traffic(&listener.traffic))
+        }
         Some(sessions) => {
             let what = if listener.mode == "udp" { "flow" } else { "session" };
             (listener.mode.to_string(), "relayed", relayed(sessions, what))

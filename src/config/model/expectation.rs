@@ -22,6 +22,8 @@ pub struct Asked {
     pub listener: Option<Arc<str>>,
     /// What it is spoken in; `None`: what a browser would choose.
     pub version: Option<Version>,
+    /// The protocol that it would switch to, beside that of `ws://` and `wss://`.
+    pub upgrade: Option<Arc<str>>,
     /// The name of the handshake; `None`: the host of the address.
     pub sni: Option<Arc<str>>,
     /// Protocols that the client offers in its handshake, where `quic` and `tls` listeners choose by them.
@@ -118,6 +120,7 @@ impl Asked {
             client: None,
             listener: None,
             version: None,
+            upgrade: None,
             sni: None,
             alpn: Vec::new(),
         })
@@ -126,6 +129,11 @@ impl Asked {
     /// What its address says that is spoken.
     pub fn scheme(&self) -> &str {
         self.url.scheme_str().unwrap_or("http")
+    }
+
+    /// The protocol that it wants to switch to.
+    pub fn switches_to(&self) -> Option<&str> {
+        self.upgrade.as_deref().or_else(|| matches!(self.scheme(), "ws" | "wss").then_some("websocket"))
     }
 
     /// Whether the client speaks TLS.
@@ -170,6 +178,12 @@ impl ValuePattern {
             Self::Regex(regex) => str::from_utf8(value).is_ok_and(|value| regex.is_match(value)),
         }
     }
+}
+
+/// Whether a text is the name of a protocol that may be switched to: a token, with a version or not (RFC 9110 §7.8).
+pub fn is_protocol(text: &str) -> bool {
+    // The name of a field is a token as well.
+    !text.is_empty() && text.bytes().all(|byte| byte == b'/' || HeaderName::from_bytes(&[byte]).is_ok())
 }
 
 /// What addresses may begin with.

@@ -40,6 +40,13 @@ pub(super) static EXPECTATION: &[Key] = &[
     )
     .example("\"http1\""),
     Key::new(
+        "upgrade",
+        Shape::Text("a protocol"),
+        Fallback::Told("websocket with ws:// and wss://, else none"),
+        "The protocol that it would switch to, by Upgrade on http1, by extended CONNECT on http2 and http3.",
+    )
+    .example("\"websocket\""),
+    Key::new(
         "sni",
         Shape::Text("a name"),
         Fallback::Told("the host of the address"),

@@ -73,6 +73,7 @@ impl Check<'_> {
                     "http2" => Version::HTTP_2,
                     _ => Version::HTTP_11,
                 }),
+                upgrade: section.text("upgrade").and_then(|written| self.protocol_name(written)).map(Into::into),
                 sni: section.text("sni").map(|written| written.value.into()),
                 alpn: section.texts("alpn").map(|written| written.value.into()).collect(),
                 ..asked

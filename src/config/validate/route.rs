@@ -6,14 +6,13 @@ use http::{HeaderValue, StatusCode};
 
 use super::address::host_name;
 use super::edits::Scope;
-use super::listener::is_token;
 use super::overlap::{Names, Overlap};
 use super::{ANSWERS, Check, FORWARDING_ONLY};
 use crate::base::template::{Placeholder, Template};
 use crate::config::defaults;
 use crate::config::findings::Finding;
 use crate::config::model::{
-    BodyBuffers, Forward, HostHeader, PathPattern, PathRewrite, RetryRules, Route, RouteAction,
+    BodyBuffers, Forward, HostHeader, PathPattern, PathRewrite, RetryRules, Route, RouteAction, is_protocol,
 };
 use crate::config::section::{Data, Entry, Section, Written};
 use crate::config::source::Spot;
@@ -364,13 +363,23 @@ impl Check<'_> {
         for written in section.texts("upgrade") {
             let name = written.value.to_ascii_lowercase();
             // RFC 9113 §3.1 took h2c out; through a proxy it only serves to smuggle requests past the routes.
-            if name == "h2c" || name.is_empty() || !name.bytes().all(|byte| is_token(byte) || byte == b'/') {
-                let label = if name == "h2c" { "requests in it would meet no route" } else { "not a protocol" };
-                self.fault(written.spot, format!("bad protocol `{}`", written.value), label);
+            if name == "h2c" {
+                self.fault(written.spot, format!("bad protocol `{name}`"), "requests in it would meet no route");
+            } else {
+                self.protocol_name(written);
             }
             protocols.push(name);
         }
         protocols
+    }
+
+    /// The name of a protocol to switch to.
+    pub(super) fn protocol_name<'w>(&mut self, written: Written<'w>) -> Option<&'w str> {
+        let name = is_protocol(written.value).then_some(written.value);
+        if name.is_none() {
+            self.fault(written.spot, format!("bad protocol `{}`", written.value), "not a protocol");
+        }
+        name
     }
 }
 

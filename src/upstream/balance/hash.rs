@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use twox_hash::XxHash3_64;
 
+use crate::config::model::HashOn;
+
 /// The hash of what is to stay with its endpoint.
 pub fn key_of(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
@@ -27,6 +29,15 @@ pub fn key_of_name(name: &str) -> u64 {
     key_of(name.as_bytes())
 }
 
+/// The hash of what keeps a connection with its endpoint that no request is read of: the name of its handshake, where that is
+/// asked for and there is one, else the client's address; `None` where that is unknown too, as on a Unix socket.
+pub fn key_of_connection(hash_on: &HashOn, sni: Option<&str>, client: Option<IpAddr>) -> Option<u64> {
+    match (hash_on, sni) {
+        (HashOn::Sni, Some(sni)) => Some(key_of_name(sni)),
+        _ => client.map(key_of_address),
+    }
+}
+
 /// As [`key_of`], another hash of the same bytes.
 pub(super) fn second_of(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(SECOND, bytes)
@@ -44,6 +55,16 @@ mod tests {
         // From the reference implementation: what stands here may never change.
         assert_eq!(key_of(b""), 0x2d06_8005_38d3_94c2);
         assert_eq!(key_of_address("10.0.0.1".parse().unwrap()), key_of(&[10, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_connection_is_known_by_its_name_or_its_client() {
+        let client = Some([192, 0, 2, 7].into());
+        assert_eq!(key_of_connection(&HashOn::Sni, Some("A.example"), client), Some(key_of(b"a.example")));
+        for (hash_on, sni) in [(HashOn::Sni, None), (HashOn::ClientIp, Some("a.example"))] {
+            assert_eq!(key_of_connection(&hash_on, sni, client), Some(key_of(&[192, 0, 2, 7])));
+        }
+        assert_eq!(key_of_connection(&HashOn::Sni, None, None), None);
     }
 
     #[test]
