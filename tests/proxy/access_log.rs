@@ -476,7 +476,7 @@ async fn a_request_is_logged_by_the_generation_that_it_began_with() {
     let (feed, body) = Sent::fed();
     let sending = scene.client.call(post("/upload", body));
     let reloading = async {
-        eventually(|| scene.origin.seen().len() == 1).await;
+        eventually(|| scene.origin.count() == 1).await;
         assert!(scene.proxy.reload(&again.text().replace("{path}", "{path} {status}")));
         drop(feed);
     };

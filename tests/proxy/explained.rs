@@ -231,7 +231,7 @@ async fn what_is_explained_is_what_happens() {
             let asked = a_request(&mut rng);
             let (down, http) = speaks[rng.usize(..3)];
             let told = explained(&text, &proxy, &asked, http);
-            let before: Vec<usize> = origins.iter().map(|(_, origin)| origin.seen().len()).collect();
+            let before: Vec<usize> = origins.iter().map(|(_, origin)| origin.count()).collect();
             // A refusal may close a connection of HTTP/1.
             let mut client = Client::connect(proxy.address(), down).await;
             let reply = client.call(request(&asked)).await;

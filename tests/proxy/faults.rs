@@ -31,7 +31,7 @@ pairs! {
 }
 
 /// How long a request may take before it hangs.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How far an exchange gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

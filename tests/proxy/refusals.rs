@@ -234,7 +234,7 @@ async fn a_refused_head_waits_for_the_answer_before_it() {
     assert!(first.text().starts_with("GET /first\n"));
     assert_eq!(raw.response().await.unwrap().status(), 400);
     raw.closed().await;
-    assert_eq!(scene.origin.seen().len(), 1);
+    assert_eq!(scene.origin.count(), 1);
 }
 
 /// PITFALLS 6.

@@ -83,7 +83,7 @@ async fn a_host_of_another_certificate_is_misdirected() {
                 false => reply.is_fault(421, "misdirected_request"),
             }
         }
-        assert_eq!(origin.seen().len(), 2);
+        assert_eq!(origin.count(), 2);
     }
 }
 

@@ -83,8 +83,8 @@ def wait_for_port(port, seconds=10, process=None):
 
 
 def until(seconds, look):
-    """What `look` gives as soon as it fails no more; its last failure when the time is up."""
-    deadline = time.monotonic() + seconds
+    """What `look` gives as soon as it fails no more; its last failure when the time is up, of which a slow machine gets more."""
+    deadline = time.monotonic() + 3 * seconds
     while True:
         try:
             return look()

@@ -13,7 +13,7 @@ use tidegate::config::model::{self, *};
 use tidegate::control::reload::Refused;
 
 /// How long anything may take before the test has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn try_start(site: &Site) -> Result<Running, Refused> {
     app::start(site.config(), Options::default())

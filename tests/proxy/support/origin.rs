@@ -111,6 +111,11 @@ impl Origin {
         self.seen.borrow().clone()
     }
 
+    /// How many requests there were.
+    pub fn count(&self) -> usize {
+        self.seen.borrow().len()
+    }
+
     /// The one request there was.
     pub fn only(&self) -> Seen {
         let seen = self.seen();
