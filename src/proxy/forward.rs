@@ -348,8 +348,13 @@ fn send(
     limit: Duration,
 ) -> impl Future<Output = Result<Answer, SendFailure>> {
     exchange.await_answer();
+    let pulse = session.pulse();
     let overdue = move |cx: &mut Context<'_>| {
-        exchange.poll_answer_overdue(limit, cx).map(|error| SendFailure { error, request: None })
+        let overdue = exchange.poll_answer_overdue(limit, cx);
+        overdue.map(|error| {
+            pulse.overdue();
+            SendFailure { error, request: None }
+        })
     };
     Unless { future: session.send(request), overdue }
 }

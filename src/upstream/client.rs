@@ -28,6 +28,18 @@ pub enum Session {
     Http3(Http3),
 }
 
+/// Whether the endpoint of a shared connection shows any sign of life.
+pub struct Pulse(Option<http2::Pulse>);
+
+impl Pulse {
+    /// The deadline of an answer has passed. A connection on which nothing at all came meanwhile takes no more requests.
+    pub fn overdue(&self) {
+        if let Some(pulse) = &self.0 {
+            pulse.overdue();
+        }
+    }
+}
+
 pin_project_lite::pin_project! {
     /// One of two futures with the same outcome.
     #[project = EitherProjection]
@@ -98,6 +110,15 @@ impl Session {
             Session::Http1(session) => session.is_reused(),
             Session::Http2(session) => session.is_reused(),
             Session::Http3(session) => session.is_reused(),
+        }
+    }
+
+    /// To be asked right before the request is sent. A connection that carries one request alone closes with it, and QUIC
+    /// notices by itself that nobody acknowledges.
+    pub fn pulse(&self) -> Pulse {
+        match self {
+            Session::Http2(session) => Pulse(Some(session.pulse())),
+            Session::Http1(_) | Session::Http3(_) => Pulse(None),
         }
     }
 

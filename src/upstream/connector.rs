@@ -214,17 +214,17 @@ pub(super) async fn channel(
     }
 }
 
-/// A channel whose bytes are counted, and which remembers whether any came.
+/// A channel whose bytes are counted, and which remembers how often some came.
 pub(super) struct Metered {
     channel: Channel,
     counters: Arc<Counters>,
-    received: Rc<Cell<bool>>,
+    received: Rc<Cell<u32>>,
     waiting: Rc<RefCell<Vec<Waker>>>,
 }
 
 impl Metered {
-    /// Set as soon as the endpoint sends a byte; whoever sends a request takes it back first.
-    pub(super) fn received(&self) -> Rc<Cell<bool>> {
+    /// Goes on with each read that brings bytes of the endpoint.
+    pub(super) fn received(&self) -> Rc<Cell<u32>> {
         Rc::clone(&self.received)
     }
 
@@ -247,7 +247,7 @@ impl AsyncRead for Metered {
         ready!(Pin::new(&mut this.channel).poll_read(cx, buf))?;
         let read = buf.filled().len() - before;
         if read > 0 {
-            this.received.set(true);
+            this.received.set(this.received.get().wrapping_add(1));
             // Hardly ever somebody: who asks what the endpoint takes before its first word is here.
             if !this.waiting.borrow().is_empty() {
                 this.waiting.take().into_iter().for_each(Waker::wake);

@@ -38,7 +38,7 @@ pub(super) struct Slot {
     /// Here while the connection is idle or on its way to be; with the user in between. Dropping it closes the
     /// connection.
     sender: RefCell<Option<SendRequest<Body>>>,
-    received: Rc<Cell<bool>>,
+    received: Rc<Cell<u32>>,
     idle: Cell<bool>,
     idle_since: Cell<Instant>,
     expires: Instant,
@@ -202,7 +202,7 @@ impl Http1 {
     /// request.
     pub(super) fn send(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         *request.version_mut() = Version::HTTP_11;
-        self.slot.received.set(false);
+        self.slot.received.set(0);
         // Handed to hyper at once: a request is large, and each future that held it would copy it.
         let sent = match self.sender.take() {
             Some(mut sender) => {
@@ -239,7 +239,7 @@ impl Http1 {
             Err(mut failed) => Err(match failed.take_message() {
                 Some(request) => SendFailure::new(failure::not_sent(failed.into_error()), Some(request)),
                 None => {
-                    let progress = Progress { reused: self.reused, received: self.slot.received.get() };
+                    let progress = Progress { reused: self.reused, received: self.slot.received.get() > 0 };
                     SendFailure::new(failure::http1(failed.into_error(), progress), None)
                 }
             }),

@@ -3,7 +3,7 @@
 
 mod tasks;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -59,6 +59,14 @@ pub(super) struct Shared {
     connection: RefCell<Option<Driven>>,
     /// Who is to look again when the endpoint has sent something, or never will.
     waiting: Rc<RefCell<Vec<Waker>>>,
+    /// Goes on with each read that brings something of the endpoint.
+    received: Rc<Cell<u32>>,
+}
+
+/// A connection, and how far its endpoint was when a request was sent on it.
+pub(super) struct Pulse {
+    session: Rc<Shared>,
+    received: u32,
 }
 
 /// A stream in the hands of one request.
@@ -71,7 +79,7 @@ pub struct StreamGuard {
 
 /// Starts HTTP/2 on a new connection and spawns the task that drives it.
 pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http2, Error> {
-    let (alone, waiting) = (connected.alone, connected.io.waiting());
+    let (alone, waiting, received) = (connected.alone, connected.io.waiting(), connected.io.received());
     let mut builder = Builder::new(LocalTasks);
     builder
         .timer(TokioTimer::new())
@@ -92,6 +100,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         sender: RefCell::new(Some(sender)),
         connection: RefCell::new(Some(connection)),
         waiting,
+        received,
     });
     shared.begin();
     tokio::task::spawn_local(drive(Rc::clone(&shared)));
@@ -156,7 +165,24 @@ impl From<Place<Shared>> for Http2 {
     }
 }
 
+impl Pulse {
+    /// Gives the connection up where nothing came from the endpoint since: that it is gone is told by nobody where packets
+    /// vanish, and each request to come would wait as long. PING would tell later than most deadlines. Streams that are
+    /// open have their own.
+    pub(super) fn overdue(&self) {
+        if self.session.received.get() == self.received {
+            self.session.retire();
+        }
+    }
+}
+
 impl Http2 {
+    /// To be asked right before the request is sent.
+    pub(super) fn pulse(&self) -> Pulse {
+        let session = self.0.session();
+        Pulse { session: Rc::clone(session), received: session.received.get() }
+    }
+
     pub(super) fn is_reused(&self) -> bool {
         self.0.is_reused()
     }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::support::body::Sent;
 use crate::support::client::Client;
+use crate::support::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS};
 use crate::support::origin::{Origin, RawOrigin, ok};
 use crate::support::pair::{Downstream, Pair, Upstream};
 use crate::support::proxy::Plan;
@@ -22,6 +23,7 @@ tests! {
     no_more_idle_connections_are_kept_than_allowed,
     a_connection_that_the_origin_closes_is_not_kept,
     upstreams_do_not_share_connections,
+    a_shared_connection_without_a_sign_of_life_is_given_up,
 }
 
 async fn clients_share_connections(pair: Pair) {
@@ -109,4 +111,33 @@ async fn upstreams_do_not_share_connections() {
     let mut client = Client::connect(proxy.address(), Downstream::H1).await;
     assert_eq!(client.get("/loose").await.text(), "ok");
     client.get("/strict").await.is_fault(502, "tls_certificate_error");
+}
+
+/// As where an endpoint is switched off, or something on the way forgets the connection: nobody says a word, and only
+/// another connection finds out whether there is somebody.
+async fn a_shared_connection_without_a_sign_of_life_is_given_up() {
+    let origin = RawOrigin::start(async |mut connection: Raw, which| {
+        connection.exactly(24).await.unwrap();
+        connection.send(frames::frame(SETTINGS, 0, 0, &[])).await;
+        while let Some(frame) = frames::next(&mut connection).await {
+            if frame.kind == HEADERS && which > 0 {
+                let head = frames::block(&[(":status", "200")]);
+                connection.send(frames::frame(HEADERS, END_HEADERS, frame.stream, &head)).await;
+                connection.send(frames::frame(DATA, END_STREAM, frame.stream, b"ok")).await;
+            }
+        }
+    })
+    .await;
+    let pair = Pair { down: Downstream::H1, up: Upstream::Http2 };
+    let proxy = pair.plan(&[origin.address()]).upstream("timeouts.response = \"200ms\"").start();
+    let mut client = Client::connect(proxy.address(), pair.down).await;
+    client.get("/").await.is_fault(504, "http_response_timeout");
+    // The first saw the endpoint's settings come.
+    for _ in 0..10 {
+        if client.get("/").await.text() == "ok" {
+            assert!(origin.connections() > 1);
+            return;
+        }
+    }
+    panic!("each request waits on a connection that is dead");
 }

@@ -276,6 +276,30 @@ fn a_connection_that_breaks_is_not_met_again() {
 }
 
 #[test]
+fn a_connection_is_given_up_only_where_nothing_came_since_the_request() {
+    on_worker(async {
+        let origin = Origin::bind().await;
+        let caller = Caller::new(origin.config());
+        origin.serve(100);
+        let waiting = caller.session(false).await.unwrap();
+        let pulse = waiting.pulse();
+        body_of(caller.get().await.ok().unwrap()).await;
+        pulse.overdue();
+        assert_eq!(caller.pools.resting().1, 1, "another was served");
+        // What the endpoint had on its way may still come.
+        for _ in 0..100 {
+            let pulse = waiting.pulse();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            pulse.overdue();
+            if caller.pools.resting().1 == 0 {
+                return;
+            }
+        }
+        panic!("nothing comes, and nobody minds");
+    });
+}
+
+#[test]
 fn dropping_an_unanswered_request_resets_its_stream_alone() {
     on_worker(async {
         let origin = Origin::bind().await;
