@@ -159,8 +159,11 @@ impl Inbound {
         let trailers: HeaderMap = ready!(self.connection.poll_trailers(self.stream, block, cx))?;
         self.trailed.set(true);
         self.judge_length()?;
-        if reader.is_ended(cx) {
-            self.finish()?;
+        // Many read no further than this. RFC 9114 §4.1: no frame that is known may follow.
+        match reader.poll_event(cx) {
+            Poll::Ready(None) => self.finish()?,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         Poll::Ready(Ok(Some(Frame::trailers(trailers))))
     }

@@ -1,6 +1,7 @@
 //! What a peer must not do, and the code that each of it ends the stream or the connection with.
 
 use http::Response;
+use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 
 use super::support::*;
@@ -245,6 +246,26 @@ fn request_frames_that_may_not_be() {
             assert_eq!(closed, Ok(*code), "{bytes:?}");
         };
         assert_eq!(server_says(misbehave), *code, "{bytes:?}");
+    }
+}
+
+/// An endpoint over HTTP/1.1 has all it needs with the trailers, and nobody reads on for it.
+#[test]
+fn what_follows_trailers_is_judged_with_them() {
+    for frame in [frame_of(kind::DATA, b"x"), headers(&[("x", "y")])] {
+        on_worker(async {
+            let link = link().await;
+            let _served = run(&link, Config::default(), async |request, _| {
+                let mut body = request.into_body();
+                while body.frame().await.unwrap().is_ok_and(|frame| frame.is_data()) {}
+                std::future::pending().await
+            });
+            let mut rude = Rude::new(&link.client);
+            rude.control(&[]).await;
+            rude.request(&[headers(&POST), headers(&[("x", "y")]), frame].concat()).await;
+            let closed = tokio::time::timeout(std::time::Duration::from_secs(5), rude.closed_with()).await;
+            assert_eq!(closed, Ok(Code::FRAME_UNEXPECTED));
+        });
     }
 }
 
