@@ -35,7 +35,7 @@ tests! {
     a_tunnel_over_http2_carries_bytes_both_ways,
     a_tunnel_over_http3_carries_bytes_both_ways,
     a_tunnel_that_cannot_be_is_answered_with_why,
-    a_refused_tunnel_leaves_the_connection_usable,
+    what_was_meant_for_a_refused_tunnel_is_no_request,
     a_name_is_resolved_and_its_addresses_are_judged,
     a_name_that_turns_elsewhere_is_judged_anew,
     a_name_that_is_nowhere_or_never_answered_is_told_apart,
@@ -374,15 +374,17 @@ async fn a_tunnel_that_cannot_be_is_answered_with_why() {
     }
 }
 
-async fn a_refused_tunnel_leaves_the_connection_usable() {
+/// What comes behind it may be the words of somebody whom the client carries.
+async fn what_was_meant_for_a_refused_tunnel_is_no_request() {
     let origin = origin().await;
     let proxy = plan(NEAR).start();
     let mut raw = Raw::connect(proxy.address()).await;
     let address = origin.address();
-    // What was sent behind it is a request like any other, as the protocol stays.
     raw.send(connect("10.0.0.1:443") + &format!("GET http://{address}/x HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
-    assert_eq!(raw.response().await.unwrap().status(), 403);
-    assert_eq!(raw.response().await.unwrap().text(), "GET /x");
+    let refused = raw.response().await.unwrap();
+    assert_eq!((refused.status(), refused.field("connection")), (403, Some("close")));
+    assert_eq!(raw.rest().await.0, b"");
+    assert_eq!(origin.connections(), 0);
 }
 
 async fn a_name_is_resolved_and_its_addresses_are_judged() {

@@ -10,10 +10,10 @@ mod tunnel;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::ACCEPT;
+use http::header::{ACCEPT, CONNECTION};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response, Version};
 
 use self::dial::Dialer;
 use self::target::{Ask, Target};
@@ -26,7 +26,7 @@ use super::own::{Audience, apologise};
 use super::record::Stamps;
 use super::stack::{self, Scene};
 use super::witness::Witness;
-use crate::base::error::Error;
+use crate::base::error::{Error, Kind};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
 use crate::config::model::Stamp;
@@ -59,7 +59,15 @@ pub async fn serve(asked: Box<Asked>, body: Incoming) -> Response<Body> {
             id.adopt(&head.headers);
             let form = grpc::Form::of(&head.method, &head.headers);
             let audience = Audience { accept: head.headers.get(ACCEPT), form, version };
-            (apologise(&exchange, &error, &audience, &id), head.method)
+            let mut response = apologise(&exchange, &error, &audience, &id);
+            // What comes behind a refused CONNECT may be meant for the other end of the tunnel, in words of somebody whom the
+            // client carries: it must not be read as the client's next request. Who is asked for a password says it again here,
+            // and such words know none.
+            let asks_again = error.kind() == Kind::ProxyAuthenticationRequired;
+            if head.method == Method::CONNECT && version < Version::HTTP_2 && !asks_again {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            (response, head.method)
         }
     };
     stack::concluded(&connection.link, &exchange, None, response, &method, version)
