@@ -14,7 +14,7 @@ use super::context::{Facts, RequestId, Values};
 use super::egress::Asked;
 use super::forward::Order;
 use super::grpc;
-use super::headers::hop_by_hop;
+use super::headers::{hop_by_hop, max_forwards};
 use super::normalize::{self, Checks, Normalized};
 use super::own::own;
 use super::record::{self, Stamps};
@@ -62,6 +62,10 @@ pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witn
     if scene.profile.via.as_ref().is_some_and(|via| via.is_loop(&head.headers)) {
         let error = Error::downstream(Kind::ProxyLoopDetected, "the request has passed this proxy too often");
         return Err(Box::new((error, head, id)));
+    }
+    if max_forwards::is_spent(&head.method, &head.headers) {
+        let reason = "Max-Forwards ends here, and nothing is said of this proxy itself";
+        return Err(Box::new((Error::downstream(Kind::RequestNotImplemented, reason), head, id)));
     }
     if is_forward {
         return Ok(Way::Egress(Box::new(Asked { scene, head, normalized, id })));
@@ -210,6 +214,7 @@ pub fn onward(
     }
     let translated = translated.map(|form| form.answered_in(accept.as_ref()));
     let seen = hop_by_hop::strip(&mut fields);
+    max_forwards::count_down(&head.method, &mut fields);
     let wanted = Wanted::of(&mut head, &fields, seen.upgrade, rule);
     witness.passed(Step::HopByHop, &fields);
     // RFC 9110 §10.1.1: the endpoint is asked for itself, where its word can be heard and a body follows.

@@ -17,6 +17,7 @@ downstreams! {
     what_a_stranger_tells_of_itself_is_replaced,
     what_a_trusted_proxy_tells_is_continued,
     other_spellings_of_what_we_tell_do_not_reach_the_origin,
+    who_counts_proxies_is_counted_for,
 }
 
 upstreams! {
@@ -61,6 +62,19 @@ async fn the_origin_is_told_of_the_client(pair: Pair) {
         })
     );
     assert_eq!(value(&fields, "forwarded"), None);
+}
+
+async fn who_counts_proxies_is_counted_for(pair: Pair) {
+    let mut scene = pair.scene(ok).await;
+    let options = |left| {
+        let mut request = with(get("/"), "max-forwards", left);
+        *request.method_mut() = http::Method::OPTIONS;
+        request
+    };
+    assert_eq!(scene.client.call(options("5")).await.status(), 200);
+    assert_eq!(value(&scene.origin.only().headers, "max-forwards"), Some("4"));
+    scene.client.call(options("0")).await.is_fault(501, "request_not_implemented");
+    assert_eq!(scene.origin.seen().len(), 1);
 }
 
 /// An origin that reads fields as CGI does makes `HTTP_X_FORWARDED_FOR` of each of these.
