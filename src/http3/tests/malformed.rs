@@ -117,6 +117,9 @@ fn our_streams_must_stay_open_too() {
         rude.control(&[]).await;
         let mut control = link.client.accept_uni().await.unwrap();
         control.stop(0u32.into()).unwrap();
+        // Who has an answer to what was sent later has told of it.
+        let mut answered = rude.request(&headers(&GET)).await;
+        answered.read_to_end(1000).await.unwrap();
         // It is noticed when there is something to say.
         served.control.drain();
         assert_eq!(rude.closed_with().await, Code::CLOSED_CRITICAL_STREAM);
