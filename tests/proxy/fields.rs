@@ -82,6 +82,7 @@ async fn other_spellings_of_what_we_tell_do_not_reach_the_origin(pair: Pair) {
     let mut scene = pair.scene(ok).await;
     let mut request = with(with(get("/"), "x_forwarded_for", "192.0.2.7"), "x-forwarded_proto", "https");
     request = with(with(request, "x_forwarded-host", "evil.test"), "x_normalized_path", "slashes");
+    request = with(with(request, "transfer_encoding", "chunked"), "content_length", "5");
     request = with(with(request, "x_other", "kept"), "connection_id", "kept");
     scene.client.call(request).await;
     let fields = scene.origin.only().headers;

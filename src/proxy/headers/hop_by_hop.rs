@@ -18,8 +18,8 @@ pub struct Seen {
     pub keep_alive: bool,
 }
 
-/// Removes every hop-by-hop field, and other spellings of the fields by which we tell of a client. `Trailer` stays: it
-/// announces fields that are forwarded.
+/// Removes every hop-by-hop field, and other spellings of those by which we tell of a client or that frame a message.
+/// `Trailer` stays: it announces fields that are forwarded.
 pub fn strip(headers: &mut HeaderMap) -> Seen {
     let mut seen = Seen::default();
     let mut found: SmallVec<[HeaderName; 4]> = SmallVec::new();
@@ -40,7 +40,9 @@ pub fn strip(headers: &mut HeaderMap) -> Seen {
             // `_` is `-`, and a stranger's word would stand beside ours or in its place.
             "x_forwarded_for" | "x-forwarded_for" | "x_forwarded-for" | "x_forwarded_proto" | "x-forwarded_proto"
             | "x_forwarded-proto" | "x_forwarded_host" | "x-forwarded_host" | "x_forwarded-host"
-            | "x_normalized_path" | "x-normalized_path" | "x_normalized-path" => found.push(name.clone()),
+            | "x_normalized_path" | "x-normalized_path" | "x_normalized-path"
+            // And it would see framing that nobody has judged.
+            | "content_length" | "transfer_encoding" => found.push(name.clone()),
             _ => {}
         }
     }
