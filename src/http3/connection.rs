@@ -18,6 +18,7 @@ use super::priority::Priority;
 use super::qpack::{Decoder, Encoder};
 use super::settings::Settings;
 use crate::base::drain::Flag;
+use crate::transport::quic;
 
 /// One connection.
 pub(super) struct Connection {
@@ -95,7 +96,7 @@ impl Connection {
     pub(super) fn fail(&self, error: Error) {
         if self.failure.get().is_none() {
             self.failure.set(Some(error));
-            self.quinn.close(error.code().varint(), error.reason().as_bytes());
+            quic::close_saying(&self.quinn, error.code().value(), error.reason().as_bytes());
         }
     }
 

@@ -109,9 +109,9 @@ impl Link {
                     self.connection.set_max_concurrent_uni_streams(VarInt::from_u32(0));
                 }
                 () = self.open.emptied(), if self.is_going.get() => {
-                    return self.connection.close(varint(StreamCode::Closing), b"draining");
+                    return quic::close_saying(&self.connection, StreamCode::Closing, b"draining");
                 }
-                () = &mut cut => return self.connection.close(varint(StreamCode::TooOld), b"draining"),
+                () = &mut cut => return quic::close_saying(&self.connection, StreamCode::TooOld, b"draining"),
                 stream = self.connection.accept_bi() => match stream {
                     Ok(stream) => self.opened(stream),
                     Err(_) => return,

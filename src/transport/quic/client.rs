@@ -17,6 +17,7 @@ use quinn_proto::{ConnectionIdGenerator, RandomConnectionIdGenerator};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
+use super::congestion::Leaving;
 use super::params::{self, Bounds};
 use super::socket::BatchSocket;
 use super::{failure, qlog};
@@ -198,7 +199,8 @@ pub(super) fn config(
     // RFC 9114 §6.1: an HTTP/3 endpoint opens no bidirectional stream.
     let (bidirectional, unidirectional) =
         if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
-    let mut transport = params::transport(&options.transport, Bounds { idle, bidirectional, unidirectional }, qlog);
+    let bounds = Bounds { idle, bidirectional, unidirectional };
+    let mut transport = params::transport(&options.transport, bounds, &Leaving::default(), qlog);
     if let Some(keep_alive) = options.transport.keep_alive {
         transport.keep_alive_interval(Some(keep_alive.min(idle / 3)));
     }

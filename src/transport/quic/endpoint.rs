@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use quinn::{Connecting, ConnectionError, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
 
+use super::congestion::Leaving;
 use super::crypto::QuicCrypto;
 use super::socket::SteeredSocket;
 use super::steering::Steering;
@@ -22,6 +23,7 @@ pub struct QuicListener {
     endpoint: Endpoint,
     socket: Arc<SteeredSocket>,
     steering: Arc<Steering>,
+    leaving: Leaving,
     served: RefCell<Served>,
 }
 
@@ -57,7 +59,8 @@ impl QuicListener {
         tls: &Arc<ServerTls>,
     ) -> io::Result<Rc<Self>> {
         let Place { worker, telemetry, open } = place;
-        let served = Served::new(listener, tls, &steering)?;
+        let leaving = Leaving::default();
+        let served = Served::new(listener, tls, &steering, &leaving)?;
         let socket = SteeredSocket::new(socket.into_udp()?, worker, Arc::clone(&steering), telemetry, open)?;
         let socket = Arc::new(socket);
         socket.set_receive_offload(listener.quic.transport.segmentation_offload);
@@ -71,7 +74,7 @@ impl QuicListener {
             // Its tasks are spawned on the runtime of this thread.
             Arc::new(TokioRuntime),
         )?;
-        Ok(Rc::new(Self { endpoint, socket, steering, served: RefCell::new(served) }))
+        Ok(Rc::new(Self { endpoint, socket, steering, leaving, served: RefCell::new(served) }))
     }
 
     /// Serves new connections with this from now on; those that are open stay as they are.
@@ -79,7 +82,7 @@ impl QuicListener {
     /// # Errors
     /// The listener speaks no QUIC; then nothing changes.
     pub fn renew(&self, listener: &Arc<Listener>, tls: &Arc<ServerTls>) -> io::Result<()> {
-        let served = Served::new(listener, tls, &self.steering)?;
+        let served = Served::new(listener, tls, &self.steering, &self.leaving)?;
         self.socket.set_receive_offload(listener.quic.transport.segmentation_offload);
         self.endpoint.set_server_config(Some(ServerConfig::clone(&served.config)));
         self.served.replace(served);
@@ -97,12 +100,13 @@ impl QuicListener {
     /// Its first packet is broken.
     pub fn accept(&self, incoming: Incoming) -> Result<Connecting, ConnectionError> {
         let mut served = self.served.borrow_mut();
-        served.look_at_files(&self.steering);
+        served.look_at_files(&self.steering, &self.leaving);
         let config = match &served.listener.quic.transport.qlog {
             None => Arc::clone(&served.config),
             Some(folder) => {
                 let log = qlog::open(folder, "server", incoming.orig_dst_cid());
-                Arc::new(params::server(&served.listener, Arc::clone(&served.crypto), self.steering.keys(), log))
+                let (crypto, keys) = (Arc::clone(&served.crypto), self.steering.keys());
+                Arc::new(params::server(&served.listener, crypto, keys, &self.leaving, log))
             }
         };
         drop(served);
@@ -126,6 +130,7 @@ impl QuicListener {
 
     /// Closes every connection.
     pub fn close(&self, code: u32, reason: &'static str) {
+        self.leaving.begin();
         self.endpoint.close(VarInt::from_u32(code), reason.as_bytes());
     }
 
@@ -136,16 +141,17 @@ impl QuicListener {
 }
 
 impl Served {
-    fn new(listener: &Arc<Listener>, tls: &Arc<ServerTls>, steering: &Steering) -> io::Result<Self> {
+    fn new(listener: &Arc<Listener>, tls: &Arc<ServerTls>, steering: &Steering, leaving: &Leaving) -> io::Result<Self> {
         let crypto = tls.quic().ok_or_else(|| io::Error::other("a listener that speaks no QUIC"))?;
-        let config = Arc::new(params::server(listener, Arc::clone(&crypto), steering.keys(), None));
+        let config = Arc::new(params::server(listener, Arc::clone(&crypto), steering.keys(), leaving, None));
         Ok(Self { listener: Arc::clone(listener), tls: Arc::clone(tls), crypto, config })
     }
 
     /// Certificates are renewed without a reload.
-    fn look_at_files(&mut self, steering: &Steering) {
+    fn look_at_files(&mut self, steering: &Steering, leaving: &Leaving) {
         if let Some(crypto) = self.tls.quic().filter(|crypto| !Arc::ptr_eq(crypto, &self.crypto)) {
-            self.config = Arc::new(params::server(&self.listener, Arc::clone(&crypto), steering.keys(), None));
+            let config = params::server(&self.listener, Arc::clone(&crypto), steering.keys(), leaving, None);
+            self.config = Arc::new(config);
             self.crypto = crypto;
         }
     }

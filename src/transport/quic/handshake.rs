@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode, VarInt};
+use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode};
 
 use super::crypto::Agreed;
 use super::failure::alert;
@@ -79,7 +79,7 @@ fn early(connection: Connection, over: quinn::ZeroRttAccepted, until: Instant) -
     tokio::task::spawn_local(async move {
         let left = until.saturating_duration_since(Instant::now());
         if timer::timeout(left, over).await.is_err() {
-            watched.close(NO_ERROR, b"the handshake took too long");
+            super::close_saying(&watched, NO_ERROR, b"the handshake took too long");
         }
         told_of.0.raise();
     });
@@ -134,4 +134,4 @@ fn of_alert(code: TransportErrorCode) -> (Kind, &'static str) {
     }
 }
 
-const NO_ERROR: VarInt = VarInt::from_u32(0);
+const NO_ERROR: u64 = 0;

@@ -1,6 +1,7 @@
 //! QUIC with quinn, in both roles: connections whose streams HTTP/3 and raw bytes travel on. From clients: one endpoint for
 //! each worker and UDP address of a listener; whose a datagram is stands in its connection ID. To endpoints: [`client`].
 pub mod client;
+mod congestion;
 pub mod connection_id;
 mod crypto;
 mod endpoint;
@@ -25,9 +26,16 @@ pub fn varint(code: impl Into<u64>) -> VarInt {
     VarInt::from_u64(code.into()).unwrap_or(VarInt::MAX)
 }
 
-/// Closes a connection with an error code of the protocol that it carries.
+/// Closes a connection with an error code of the protocol that it carries. The other end is told at once, however much is on its
+/// way there.
 pub fn close(connection: &Connection, code: impl Into<u64>) {
-    connection.close(varint(code), b"");
+    close_saying(connection, code, b"");
+}
+
+/// The same, with a reason for whoever debugs the other end.
+pub fn close_saying(connection: &Connection, code: impl Into<u64>, reason: &[u8]) {
+    congestion::lift(connection);
+    connection.close(varint(code), reason);
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, QlogStream, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt};
 
+use super::congestion::{self, Leaving};
 use super::crypto::QuicCrypto;
 use super::keys::Keys;
-use crate::config::model::{Congestion, Listener, Mode, QuicTransport};
+use crate::config::model::{Listener, Mode, QuicTransport};
 
 /// What the other end may open, and how long it may be silent.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +22,12 @@ pub(super) struct Bounds {
     pub unidirectional: u32,
 }
 
-/// For connections from clients of a listener.
+/// For connections from clients of a listener, which end together with `leaving`.
 pub(super) fn server(
     listener: &Listener,
     crypto: Arc<QuicCrypto>,
     keys: &Keys,
+    leaving: &Leaving,
     qlog: Option<QlogStream>,
 ) -> ServerConfig {
     let streams = listener.limits.max_concurrent_streams;
@@ -37,7 +38,7 @@ pub(super) fn server(
         bidirectional: if is_raw { streams } else { streams.min(HTTP3_BIDIRECTIONAL) },
         unidirectional: if is_raw { streams } else { HTTP3_UNIDIRECTIONAL },
     };
-    let mut transport = transport(&listener.quic.transport, bounds, qlog);
+    let mut transport = transport(&listener.quic.transport, bounds, leaving, qlog);
     if !is_raw && listener.quic.transport.keep_alive.is_none() {
         // An idle deadline of HTTP counts from the last request, that of QUIC from the last packet. A client that waits for a
         // slow answer sends nothing: it is asked once whether it is still there. One without requests is closed above.
@@ -56,7 +57,12 @@ pub(super) fn server(
 }
 
 /// What both sides are told alike.
-pub(super) fn transport(quic: &QuicTransport, bounds: Bounds, qlog: Option<QlogStream>) -> TransportConfig {
+pub(super) fn transport(
+    quic: &QuicTransport,
+    bounds: Bounds,
+    leaving: &Leaving,
+    qlog: Option<QlogStream>,
+) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(bounds.bidirectional.into())
@@ -67,7 +73,7 @@ pub(super) fn transport(quic: &QuicTransport, bounds: Bounds, qlog: Option<QlogS
         .send_window(quic.connection_window.into())
         .max_idle_timeout(idle_timeout(bounds.idle))
         .keep_alive_interval(quic.keep_alive)
-        .congestion_controller_factory(controller(quic.congestion))
+        .congestion_controller_factory(congestion::factory(quic.congestion, leaving))
         .enable_segmentation_offload(quic.segmentation_offload)
         .datagram_receive_buffer_size(Some(DATAGRAMS))
         .datagram_send_buffer_size(DATAGRAMS)
@@ -79,14 +85,6 @@ pub(super) fn transport(quic: &QuicTransport, bounds: Bounds, qlog: Option<QlogS
 fn idle_timeout(idle: Duration) -> Option<IdleTimeout> {
     let milliseconds = VarInt::from_u64(u64::try_from(idle.as_millis()).ok()?).ok()?;
     Some(milliseconds.into())
-}
-
-fn controller(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
-    match congestion {
-        Congestion::Cubic => Arc::new(CubicConfig::default()),
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
-        Congestion::NewReno => Arc::new(NewRenoConfig::default()),
-    }
 }
 
 /// Requests that an HTTP/3 client may have open from the beginning (RFC 9114 §6.1 advises against less). Together with the

@@ -10,6 +10,7 @@ use super::*;
 use crate::base::error::Side;
 use crate::config::model::{UpstreamProtocol, UpstreamTls};
 use crate::net::testing::on_worker;
+use crate::transport::quic::congestion;
 use crate::transport::tls::provider::provider;
 use crate::transport::tls::testing::Folder;
 
@@ -167,6 +168,68 @@ fn says_why_a_handshake_failed() {
             let Ok(closed) = std::net::UdpSocket::bind(any).and_then(|socket| socket.local_addr()) else { continue };
             let nobody = way(closed).connect().await.map(drop);
             assert_eq!(said(nobody), (Kind::ConnectionRefused, "the endpoint refused the connection"));
+        }
+    });
+}
+
+/// Both ends of a connection to an endpoint of an upstream with these lines: ours, then the endpoint's.
+async fn connected_with(lines: &str) -> (Connection, Connection) {
+    let text = format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nupstream = \"api\"\n[upstream.api]\nendpoints = [\"127.0.0.1:1\"]\n\
+         protocol = \"http3\"\ntls = true\n[upstream.api.quic]\n{lines}"
+    );
+    let config = crate::config::parse("test.toml", &text).unwrap_or_else(|faults| panic!("{faults}"));
+    let origin = Origin::bind(H3);
+    let (tls, sources) = (origin.tls(), Sources::default());
+    let name = tls.server_name("origin.test").unwrap();
+    let way = origin.way(&tls, &name, &config.upstreams[0].quic, &sources);
+    let (ours, theirs) = tokio::join!(way.connect(), async { accept(origin.next().await).await });
+    (ours.unwrap(), theirs.unwrap())
+}
+
+#[test]
+fn congestion_control_towards_endpoints_is_the_one_that_is_written() {
+    on_worker(async {
+        for (word, is_it) in
+            [("", 0), ("congestion = \"cubic\"", 0), ("congestion = \"bbr\"", 1), ("congestion = \"newreno\"", 2)]
+        {
+            let (ours, _theirs) = connected_with(word).await;
+            assert_eq!(congestion::which(&ours), Some(is_it), "{word}");
+        }
+    });
+}
+
+/// What an endpoint may send at once on a stream and then on a second one, while nobody reads.
+async fn sent_at_once(lines: &str) -> [usize; 2] {
+    let (_ours, theirs) = connected_with(lines).await;
+    let (mut first, mut second) = (theirs.open_uni().await.unwrap(), theirs.open_uni().await.unwrap());
+    let bytes = vec![0; 64 * 1024 * 1024];
+    let sent = first.write(&bytes).await.unwrap();
+    let more = tokio::select! {
+        biased;
+        more = second.write(&bytes) => more.unwrap(),
+        () = std::future::ready(()) => 0,
+    };
+    [sent, more]
+}
+
+#[test]
+fn windows_bound_what_an_endpoint_sends_ahead() {
+    const KIB: usize = 1024;
+    on_worker(async {
+        assert_eq!(sent_at_once("stream_window = \"64KiB\"").await, [64 * KIB, 64 * KIB]);
+        let both = "stream_window = \"64KiB\"\nconnection_window = \"96KiB\"";
+        assert_eq!(sent_at_once(both).await, [64 * KIB, 32 * KIB]);
+    });
+}
+
+#[test]
+fn a_silent_endpoint_is_asked_whether_it_is_there() {
+    on_worker(async {
+        let (ours, _theirs) = connected_with("keep_alive = \"20ms\"").await;
+        while ours.stats().frame_tx.ping == 0 {
+            assert_eq!(ours.close_reason(), None, "it ended first");
+            tokio::task::yield_now().await;
         }
     });
 }

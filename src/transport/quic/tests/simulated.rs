@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::Site;
 use crate::config::model::{UpstreamProtocol, UpstreamQuic, UpstreamTls};
-use crate::transport::quic::{client, handshake, params};
+use crate::transport::quic::congestion::Leaving;
+use crate::transport::quic::{self, client, handshake, params};
 use crate::transport::tls::client::ClientTls;
 
 /// What a network does to datagrams; shares are of a thousand.
@@ -245,7 +246,9 @@ impl UdpPoller for AlwaysWritable {
 pub(crate) struct Ends {
     pub(crate) client: Connection,
     pub(crate) server: Connection,
-    _endpoints: (Endpoint, Endpoint),
+    server_endpoint: Endpoint,
+    leaving: Leaving,
+    _client_endpoint: Endpoint,
     _site: Site,
 }
 
@@ -255,7 +258,8 @@ const SERVER: &str = "10.0.0.2:443";
 /// Makes a connection over a network.
 pub(crate) async fn connected(network: &Network) -> Ends {
     let site = Site::new("");
-    let server = params::server(&site.listener, site.tls.quic().unwrap(), &site.keys, None);
+    let leaving = Leaving::default();
+    let server = params::server(&site.listener, site.tls.quic().unwrap(), &site.keys, &leaving, None);
     let server = network.endpoint(SERVER.parse().unwrap(), Some(server));
     let client = network.endpoint(CLIENT.parse().unwrap(), None);
     let tls = UpstreamTls { ca: Some(site.folder.ca()), ..UpstreamTls::default() };
@@ -267,7 +271,14 @@ pub(crate) async fn connected(network: &Network) -> Ends {
         handshake(connecting, false, Duration::from_secs(60)).await.unwrap_or_else(|error| panic!("{error}")).connection
     };
     let (client_end, server_end) = tokio::join!(connecting, accepting);
-    Ends { client: client_end.unwrap(), server: server_end, _endpoints: (client, server), _site: site }
+    Ends {
+        client: client_end.unwrap(),
+        server: server_end,
+        server_endpoint: server,
+        leaving,
+        _client_endpoint: client,
+        _site: site,
+    }
 }
 
 /// Runs something in a time that passes when nothing else is to be done.
@@ -426,6 +437,36 @@ fn an_end_is_heard_of_or_noticed() {
                 ConnectionError::TimedOut | ConnectionError::Reset => {}
                 other => panic!("seed {seed}: {other}"),
             }
+        });
+    }
+}
+
+/// As long as somebody sends as fast as the link takes it, the congestion window is full.
+async fn pour(connection: Connection) {
+    let mut stream = connection.open_uni().await.unwrap();
+    while stream.write_all(&[7; 4096]).await.is_ok() {}
+}
+
+#[test]
+fn a_close_is_heard_of_though_the_window_is_full() {
+    for whole in [false, true] {
+        simulated(async {
+            let network = Network::new(1, Weather::FAIR);
+            let ends = connected(&network).await;
+            tokio::task::spawn_local(pour(ends.server.clone()));
+            tokio::time::sleep(Weather::FAIR.delay * 6).await;
+            let begun = Instant::now();
+            if whole {
+                ends.leaving.begin();
+                ends.server_endpoint.close(7u32.into(), b"");
+            } else {
+                quic::close(&ends.server, 7_u64);
+            }
+            match ends.client.closed().await {
+                ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, 7u32.into()),
+                other => panic!("{other}"),
+            }
+            assert!(begun.elapsed() < Weather::FAIR.delay * 2, "{:?}", begun.elapsed());
         });
     }
 }
