@@ -53,7 +53,14 @@ pub(super) async fn answer<S: Service>(
         }
     };
     connection.forget(stream);
-    let Err(error) = result else { return connection.resets.give(1) };
+    let Err(error) = result else {
+        connection.resets.give(1);
+        if connection.control.is_leaving() {
+            // Closing discards what is not acknowledged: on a bad link that may be long after it was handed over.
+            let _ = writer.stream().stopped().await;
+        }
+        return;
+    };
     let error = connection.cause(error);
     writer.reset(error.answering());
     match (error.scope(), error.side()) {

@@ -37,8 +37,14 @@ pub struct Timer {
     not_send: PhantomData<*const ()>,
 }
 
-/// Spawns the driver of this thread's wheel. To be called once in each worker's `LocalRuntime`.
+/// Spawns the driver of this thread's wheel. To be called once in each worker's `LocalRuntime`. What an earlier runtime of the thread
+/// has left is forgotten: its time may have passed at another speed.
 pub fn start() {
+    WHEEL.with_borrow_mut(|wheel| {
+        if wheel.entries.is_empty() {
+            *wheel = Wheel::new();
+        }
+    });
     tokio::task::spawn_local(drive());
 }
 

@@ -1,5 +1,7 @@
 //! Over a network that loses, doubles and reorders: requests and answers are whole, or end with the error that is theirs.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 
@@ -88,7 +90,7 @@ fn a_way_that_ends_ends_every_exchange() {
         let (sender, driver) = connect(&link, Config::default());
         let waiting: Vec<_> = (0..5).map(|at| tokio::task::spawn_local(exchange(sender.clone(), at))).collect();
         while served.control.open() < 5 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         network.set(Weather { lost: 1000, ..Weather::FAIR });
         for exchange in waiting {
@@ -98,4 +100,54 @@ fn a_way_that_ends_ends_every_exchange() {
         let closed = served.closed.await.unwrap();
         assert!(served.control.open() == 0, "{closed:?}");
     });
+}
+
+/// Asks until it is refused, and counts what was answered.
+async fn ask_on(sender: crate::http3::Sender, first: u64) -> u64 {
+    let mut answered = 0;
+    loop {
+        match sender.send(post(first + answered, &noise(3000, first)), drop).await {
+            Ok(response) => {
+                let (back, _) = whole(response.into_body()).await.unwrap();
+                assert!(back == noise(3000, first), "{first}: other bytes came back");
+                answered += 1;
+            }
+            Err(failed) => {
+                assert_eq!(failed.error.code(), Code::REQUEST_REJECTED, "{:?}", failed.error);
+                return answered;
+            }
+        }
+    }
+}
+
+/// The longest that anything takes here: a hundred round trips of the slowest link.
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_departure_loses_nothing_whatever_the_weather() {
+    for seed in 0..20 {
+        let weather = Weather::of(300 + seed);
+        // The first of two has a network that loses nothing.
+        let weather = if seed % 2 == 0 { Weather { lost: 0, ..weather } } else { weather };
+        eprintln!("seed {seed}: {weather:?}");
+        simulated(async {
+            let link = simulated_link(&Network::new(seed, weather)).await;
+            let served = echo(&link);
+            let (sender, driver) = connect(&link, Config::default());
+            let asking: Vec<_> = (0..8).map(|at| tokio::task::spawn_local(ask_on(sender.clone(), at * 1000))).collect();
+            tokio::time::sleep(weather.delay * (seed as u32 % 30)).await;
+            served.control.drain();
+            for asking in asking {
+                asking.await.unwrap();
+            }
+            // Half of the clients stay.
+            let _kept = (seed % 4 < 2).then_some(sender);
+            for closed in [served.closed, driver] {
+                let closed = tokio::time::timeout(LONG, closed).await.expect("a departure ends").unwrap();
+                assert_eq!(closed.code, Code::NO_ERROR, "{closed:?}");
+            }
+            let reason = link.client.close_reason();
+            assert!(!matches!(reason, Some(quinn::ConnectionError::Reset)), "the client was not told");
+        });
+    }
 }
