@@ -84,7 +84,8 @@ async fn drive(connection: Rc<Connection>) -> Closed {
 
 impl Sender {
     /// Sends a request and waits for the head of its answer; interim answers go to `on_informational`. The body is sent
-    /// meanwhile and goes on after the head. Dropped before, the request is cancelled (H3_REQUEST_CANCELLED).
+    /// meanwhile and goes on after the head, for as long as the body of the answer is kept. Dropped before, the request is
+    /// cancelled (H3_REQUEST_CANCELLED).
     ///
     /// # Errors
     /// [`SendError`], with the request where it may be sent again elsewhere.
@@ -152,7 +153,33 @@ impl Sender {
         if let Some(spare) = self.shared.spare.take() {
             return Ok(spare);
         }
-        self.shared.connection.quinn.open_bi().await.map_err(|error| Error::lost(&error))
+        let connection = &self.shared.connection;
+        let mut opening = pin!(connection.quinn.open_bi());
+        let mut awaiting = Awaiting { connection, place: None };
+        poll_fn(|cx| {
+            if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+                return Poll::Ready(opened.map_err(|error| Error::lost(&error)));
+            }
+            // A server that leaves allows no more, however long others stay open.
+            if self.is_going_away() {
+                return Poll::Ready(Err(GOING_AWAY));
+            }
+            connection.hear_of_goaway(&mut awaiting.place, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// A request without a stream, among those that hear of GOAWAY.
+struct Awaiting<'a> {
+    connection: &'a Connection,
+    place: Option<usize>,
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.connection.hear_no_more(self.place);
     }
 }
 

@@ -108,6 +108,8 @@ pub(super) fn http3(error: http3::Error, progress: Progress) -> Error {
     let (kind, retry, reason) = match (error.scope(), error.side()) {
         (Scope::Stream, Side::Remote) => return reset_http3(error.code()).because(error),
         (Scope::Stream, Side::Local) => match error.code() {
+            // RFC 9114 §5.2: a GOAWAY says so of a request whose body was on its way.
+            Code::REQUEST_REJECTED => return not_taken(error),
             // We reset it ourselves, as the request's body failed; its cause is known elsewhere.
             Code::REQUEST_CANCELLED => {
                 let reason = "the client's request ended before it was complete";

@@ -115,3 +115,27 @@ fn a_connection_that_breaks_fails_what_is_under_way() {
         }
     });
 }
+
+#[test]
+fn a_request_that_waits_for_a_stream_does_not_wait_for_a_server_that_leaves() {
+    on_worker(async {
+        let one_at_a_time = |transport: &mut quinn::TransportConfig| {
+            transport.max_concurrent_bidi_streams(1_u32.into());
+        };
+        let link = link_with(one_at_a_time).await;
+        let served = run(&link, Config::default(), async |_, _| std::future::pending().await);
+        let (sender, _driver) = connect(&link, Config::default());
+        let open = sender.clone();
+        let open = spawn_local(async move { open.send(get("/"), drop).await });
+        while served.control.open() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let waiting = sender.clone();
+        let waiting = spawn_local(async move { waiting.send(get("/"), drop).await });
+        served.control.drain();
+        let failed = waiting.await.unwrap().unwrap_err();
+        assert_eq!(failed.error.code(), Code::REQUEST_REJECTED);
+        assert!(failed.request.is_some());
+        assert!(!open.is_finished(), "one that was begun is finished");
+    });
+}
