@@ -2,18 +2,21 @@
 //! request can be sent again: from the beginning while what was read is still kept (`replay` bytes at the most), never
 //! otherwise. The client's stall deadline and the body's limit are kept here.
 
+mod attempt;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::{Body as HttpBody, Frame};
 use tokio::time::Instant;
 
+pub use self::attempt::{RequestBody, take_looked_at};
 use super::base64::Decoder;
 use super::exchange::{Exchange, Upload};
 use super::expecting::Expecting;
@@ -45,6 +48,8 @@ pub struct Source {
     settled: Cell<bool>,
     failure: RefCell<Option<Error>>,
     waker: RefCell<Option<Waker>>,
+    /// Whoever sends it, who may not look at it for as long as the endpoint takes nothing.
+    carrier: RefCell<Option<Waker>>,
     /// The client waits for a word before it sends anything.
     expecting: RefCell<Option<Box<Expecting>>>,
     /// It comes as base64.
@@ -77,6 +82,7 @@ impl Source {
             settled: Cell::new(false),
             failure: RefCell::new(None),
             waker: RefCell::new(None),
+            carrier: RefCell::new(None),
             expecting: RefCell::new(None),
             text: RefCell::new(None),
         })
@@ -151,7 +157,7 @@ impl Source {
 
     /// A body that reads it from the beginning.
     pub fn attempt(self: &Rc<Self>) -> RequestBody {
-        RequestBody { source: Rc::clone(self), at: 0, trailers_sent: false }
+        RequestBody::new(Rc::clone(self))
     }
 
     /// There will be no further attempt: what was kept for one goes as soon as it is sent.
@@ -162,15 +168,40 @@ impl Source {
         }
     }
 
-    /// Nobody wants the rest: the answer is complete, or the exchange over. A body that is still being sent fails.
+    /// Nobody wants the rest: the answer is complete, or the exchange over. A body that is still being sent fails, and the
+    /// client is not held until whoever sends it gets to see that.
     pub fn abandon(&self) {
         self.abandoned.set(true);
+        drop(self.incoming.replace(Incoming::none()));
+        self.ahead.take();
         if let Some(expecting) = &*self.expecting.borrow() {
             expecting.wake();
         }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+        if let Some(carrier) = self.carrier.take() {
+            carrier.wake();
+        }
+    }
+
+    /// Wakes the task when the rest is not wanted any more.
+    pub fn carried_by(&self, cx: &Context<'_>) {
+        let mut carrier = self.carrier.borrow_mut();
+        match &*carrier {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => *carrier = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Whether nobody wants the rest, should there be one.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
+    }
+
+    /// Whether there is a rest, and nobody wants it.
+    pub fn is_cut(&self) -> bool {
+        self.abandoned.get() && !self.kept.borrow().ended
     }
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -269,95 +300,4 @@ fn broken(error: incoming::Error) -> Error {
         return Error::downstream(Kind::HttpRequestError, reason).because(error);
     }
     Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error)
-}
-
-/// One attempt at sending a request's body.
-pub struct RequestBody {
-    source: Rc<Source>,
-    /// Kept frames that this attempt has sent.
-    at: usize,
-    trailers_sent: bool,
-}
-
-impl RequestBody {
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.source.abandoned.get() {
-            let error = Error::internal("the rest of the request's body is not wanted any more");
-            return Poll::Ready(Some(Err(error)));
-        }
-        if let Some(expecting) = &*self.source.expecting.borrow() {
-            ready!(expecting.poll_over(cx));
-        }
-        let frame = self.next(cx);
-        if frame.is_ready() {
-            self.source.touched.set(true);
-        }
-        frame
-    }
-
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if let Some(frame) = self.replayed() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        if self.source.kept.borrow().ended {
-            return Poll::Ready(None);
-        }
-        let frame = self.source.poll_incoming(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
-            self.at += usize::from(frame.is_data());
-            self.trailers_sent |= frame.is_trailers();
-        }
-        if let Poll::Ready(Some(Err(error))) = &frame {
-            self.source.exchange.note_failure(error.kind(), error.reason());
-            self.source.failure.replace(Some(error.restated()));
-        }
-        frame
-    }
-
-    /// What an earlier attempt has read and this one has not sent.
-    fn replayed(&mut self) -> Option<Frame<Bytes>> {
-        let kept = self.source.kept.borrow();
-        if let Some(data) = kept.frames.get(self.at) {
-            self.at += 1;
-            return Some(Frame::data(data.clone()));
-        }
-        if !self.trailers_sent && kept.ended {
-            self.trailers_sent = true;
-            return kept.trailers.clone().map(Frame::trailers);
-        }
-        None
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        let kept = self.source.kept.borrow();
-        let all_sent = self.at >= kept.frames.len() && (self.trailers_sent || kept.trailers.is_none());
-        let is_read = self.source.ahead.borrow().is_none() && self.source.incoming.borrow().is_end_stream();
-        all_sent && (kept.ended || is_read)
-    }
-
-    pub(super) fn size_hint(&self) -> SizeHint {
-        let kept = self.source.kept.borrow();
-        let kept_length = kept.length_after(self.at);
-        if kept.ended && kept.held.is_some() && kept.trailers.is_none() {
-            return SizeHint::with_exact(kept_length);
-        }
-        // A length that is announced leaves no room for trailers on HTTP/1.1.
-        if self.source.text.borrow().is_some() || kept.trailers.is_some() {
-            return SizeHint::default();
-        }
-        match self.source.incoming.borrow().size_hint().exact() {
-            Some(exact) => SizeHint::with_exact(exact + kept_length),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        // The client need not hurry while nobody reads.
-        self.source.armed.set(false);
-        if self.source.settled.get() {
-            self.source.kept.borrow_mut().release();
-        }
-    }
 }

@@ -31,6 +31,10 @@ pub(super) struct Inbound {
     trailed: Cell<bool>,
     /// Somebody waits for the body: the transport wakes him.
     awaited: Cell<bool>,
+    /// Content of ours is sent while the answer is read.
+    uploads: Cell<bool>,
+    /// Nobody reads any more, whether it has ended or not.
+    released: Cell<bool>,
     /// The task that sends the other way.
     sender: RefCell<Option<Waker>>,
     /// Interim answers that are to be sent.
@@ -66,6 +70,8 @@ impl Inbound {
             trailers: RefCell::default(),
             trailed: Cell::new(false),
             awaited: Cell::new(false),
+            uploads: Cell::new(false),
+            released: Cell::new(false),
             sender: RefCell::default(),
             interim: RefCell::default(),
             open: RefCell::new(open),
@@ -194,8 +200,33 @@ impl Inbound {
         error
     }
 
+    /// Content of ours is sent meanwhile, and is to end when nobody reads any more.
+    pub(super) fn accompany(&self) {
+        self.uploads.set(true);
+    }
+
+    /// Whether content of ours is sent meanwhile.
+    pub(super) fn is_accompanied(&self) -> bool {
+        self.uploads.get()
+    }
+
+    /// Nobody reads any more.
+    pub(super) fn release(&self, cx: &mut Context<'_>) {
+        self.released.set(true);
+        self.abandon(cx);
+        if self.uploads.get()
+            && let Some(sender) = self.sender.take()
+        {
+            sender.wake();
+        }
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.released.get()
+    }
+
     /// The body is not wanted any more.
-    pub(super) fn abandon(&self, cx: &mut Context<'_>) {
+    fn abandon(&self, cx: &mut Context<'_>) {
         if self.state.get() != State::Open {
             return;
         }
@@ -225,8 +256,8 @@ impl Inbound {
     pub(super) fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<Error> {
         match self.state.get() {
             State::Failed(error) => return Poll::Ready(error),
-            State::Ended => return Poll::Pending,
-            State::Open | State::Abandoned => {}
+            State::Ended if !self.uploads.get() => return Poll::Pending,
+            State::Ended | State::Open | State::Abandoned => {}
         }
         let mut sender = self.sender.borrow_mut();
         match &*sender {
@@ -249,11 +280,6 @@ impl Inbound {
             // A reset is told when the task asks.
             let _ = self.reader.borrow_mut().poll_broken(&mut Context::from_waker(sender));
         }
-    }
-
-    /// Whether nobody wants the body, and it has not ended.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.state.get() == State::Abandoned
     }
 
     /// Adds an interim answer; past [`MAX_INTERIM`] that wait for the client there is no place for another.

@@ -213,9 +213,14 @@ impl Exchange {
             reader.frames().tunnel();
         }
         let inbound = Inbound::new(Rc::clone(&self.connection), self.stream, reader, left, Some(open));
+        let uploads = self.pump.is_some();
+        // The directions of a tunnel end each for itself.
+        if uploads && !is_tunnel {
+            inbound.accompany();
+        }
         let body = match inbound.is_empty() {
-            Ok(true) => RecvBody::empty(),
-            Ok(false) => RecvBody::new(Rc::clone(&inbound)),
+            Ok(true) if !uploads => RecvBody::empty(),
+            Ok(_) => RecvBody::new(Rc::clone(&inbound)),
             Err(error) => return Err(inbound.fail(error)),
         };
         Ok((Response::from_parts(head, body), inbound))
@@ -267,8 +272,8 @@ where
         if polled.is_ready() {
             return polled;
         }
-        if inbound.is_abandoned() {
-            return Poll::Ready(Err(Error::stream(Code::REQUEST_CANCELLED, "nobody wants the answer")));
+        if inbound.is_released() {
+            return Poll::Ready(Err(Error::stream(Code::REQUEST_CANCELLED, "nobody wants the answer any more")));
         }
         inbound.poll_failed(cx).map(Err)
     })

@@ -5,7 +5,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use http::{Request, Response, StatusCode, Version};
@@ -22,7 +22,9 @@ use super::pool::EndpointPool;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
+use crate::body::request::Source;
 use crate::net::io::Rewind;
+use crate::net::timer::Timer;
 
 /// Bytes of an answer's head, and of its trailers; past it the answer is refused. nginx allows 4 to 8 KiB unless told
 /// otherwise, which real cookies and policies outgrow.
@@ -45,6 +47,8 @@ pub(super) struct Slot {
     closed: Cell<bool>,
     /// Given up with a request under way.
     abandoned: Cell<bool>,
+    /// What the request's body is read from, until the connection rests again.
+    upload: RefCell<Option<Weak<Source>>>,
     /// Wakes the task that drives the connection.
     task: OnceCell<Waker>,
     /// What is left when hyper is done with a connection that is in use: the endpoint switched protocols, if the answer
@@ -86,6 +90,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
         expires,
         closed: Cell::new(false),
         abandoned: Cell::new(false),
+        upload: RefCell::default(),
         task: OnceCell::new(),
         left: RefCell::new(Left::Nothing),
         pool: Rc::clone(pool),
@@ -98,6 +103,7 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
 /// Drives a connection to its end. Whenever hyper has nothing more to do, it may have become idle: looking here needs no
 /// wake-up of its own.
 async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot>) {
+    let mut patience: Option<Timer> = None;
     let ended = poll_fn(|cx| {
         let polled = Pin::new(&mut connection).poll(cx);
         if polled.is_pending() {
@@ -108,6 +114,20 @@ async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot
                 return Poll::Ready(Ok(()));
             }
             slot.rest();
+            match slot.unsent() {
+                Unsent::Nothing => patience = None,
+                Unsent::Unwanted => return Poll::Ready(Ok(())),
+                Unsent::Buffered => {
+                    let patience = patience.get_or_insert_with(|| {
+                        let timer = Timer::new();
+                        timer.set(Instant::now() + slot.pool.idle_timeout());
+                        timer
+                    });
+                    if patience.poll_expired(cx).is_ready() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
         }
         polled
     })
@@ -126,12 +146,35 @@ async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot
     slot.leave(Some(Box::new(Rewind::new(parts.io.into_inner(), parts.read_buf))));
 }
 
+/// What an endpoint has not taken of a request that it answered whole, before it was there (RFC 9112 §9.3). As long as it takes
+/// nothing hyper does not come to look whether somebody still wants it.
+enum Unsent {
+    Nothing,
+    /// The client has not sent all of it, and nobody reads it any more.
+    Unwanted,
+    /// It is all here and goes out if the endpoint takes it. Nobody waits for that: no longer than for an idle connection.
+    Buffered,
+}
+
 impl Slot {
+    fn unsent(&self) -> Unsent {
+        let upload = self.upload.borrow();
+        match &*upload {
+            Some(upload) if self.sender.borrow().is_some() => match upload.upgrade() {
+                Some(source) if source.is_cut() => Unsent::Unwanted,
+                Some(source) if !source.is_abandoned() => Unsent::Nothing,
+                _ => Unsent::Buffered,
+            },
+            _ => Unsent::Nothing,
+        }
+    }
+
     /// Onto the idle stack, if the exchange is over on both sides: hyper says so by wanting the next request.
     fn rest(self: &Rc<Self>) {
         if self.idle.get() || !self.sender.borrow().as_ref().is_some_and(SendRequest::is_ready) {
             return;
         }
+        self.upload.take();
         if self.pool.keeps(self.expires) {
             self.idle.set(true);
             self.idle_since.set(self.pool.now());
@@ -203,6 +246,9 @@ impl Http1 {
     pub(super) fn send(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         *request.version_mut() = Version::HTTP_11;
         self.slot.received.set(0);
+        if let Body::Request(body) = request.body() {
+            self.slot.upload.replace(Some(body.source()));
+        }
         // Handed to hyper at once: a request is large, and each future that held it would copy it.
         let sent = match self.sender.take() {
             Some(mut sender) => {

@@ -25,6 +25,7 @@ use super::sessions::{Life, Multiplexed, Place, Sessions};
 use crate::base::error::Error;
 use crate::body::Body;
 use crate::body::incoming::Incoming;
+use crate::body::request;
 use crate::body::tunnel::{Http2Tunnel, PumpPlace};
 
 /// Streams on one connection, however many the endpoint allows: past it another connection serves better, as one lost
@@ -112,6 +113,8 @@ async fn drive(shared: Rc<Shared>) {
     let _ended = poll_fn(|cx| match shared.connection.borrow_mut().as_mut() {
         Some(connection) => {
             PumpPlace::announce_again(announced.take());
+            // What it looks at from here on is what it spawns a task for.
+            request::take_looked_at();
             let polled = Pin::new(&mut *connection).poll(cx).map(drop);
             announced = PumpPlace::take_announced();
             polled

@@ -15,9 +15,9 @@ use tidegate::app::ExitReason;
 use tidegate::base::addr::Address;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 
-use crate::support::body::{next_piece, receive};
+use crate::support::body::{Sent, next_piece, receive};
 use crate::support::certificates::ORIGIN;
 use crate::support::client::{Client, get, post};
 use crate::support::origin::Closed;
@@ -67,6 +67,8 @@ enum Act {
     EndStream,
     /// Nothing any more.
     Stall,
+    /// Answers whole, and takes nothing any more.
+    Answer,
 }
 
 /// One fault.
@@ -88,7 +90,7 @@ impl Fault {
     fn all(up: Upstream) -> Vec<Self> {
         use {Act::*, Phase::*};
         let phases = [Connect, Tls, Request, RequestBody, Head, WithinHead, WithinBody, Trailers];
-        let acts = [Refuse, Reset, Close, ResetStream, EndStream, Stall];
+        let acts = [Refuse, Reset, Close, ResetStream, EndStream, Stall, Answer];
         let all = phases.into_iter().flat_map(|phase| acts.map(|act| Self { up, phase, act }));
         all.filter(Self::is_possible).collect()
     }
@@ -105,6 +107,8 @@ impl Fault {
             (Tls, Refuse) => is_quic,
             (Tls, Reset | Close) => self.up == Upstream::Http2Tls,
             (Tls, _) | (_, Refuse) => false,
+            // Of a request that came whole it is no fault.
+            (phase, Answer) => phase == RequestBody,
             // There is none yet.
             (Request, ResetStream | EndStream) => false,
             (_, ResetStream | EndStream) if self.up == Upstream::Http1 => false,
@@ -124,6 +128,7 @@ impl Fault {
         match (self.phase, self.act) {
             (Connect, Stall) | (Tls, Stall) => (504, "connection_timeout"),
             (Connect, _) | (Tls, Refuse) => (502, "connection_refused"),
+            (RequestBody, Answer) => (200, "ok"),
             (RequestBody, Stall) => (504, "connection_write_timeout"),
             (WithinBody | Trailers, Stall) => (200, "http_response_stalled"),
             (_, Stall) => (504, "http_response_timeout"),
@@ -164,9 +169,15 @@ impl Fault {
     async fn ask(&self, address: SocketAddr, down: Downstream, arrived: &Notify) -> Result<(), String> {
         let mut client = Client::connect(address, down).await;
         let path = format!("/{}", self.name());
+        let mut uploading = None;
         let request = match (self.phase, self.act) {
             // More than fits on the way.
             (Phase::RequestBody, Act::Stall) => post(&path, Bytes::from(vec![0; 16 << 20])),
+            (Phase::RequestBody, Act::Answer) => {
+                let (feed, fed) = Sent::fed();
+                uploading = Some(spawn_local(async move { while feed.send(vec![0; 1 << 16]).await {} }));
+                post(&path, fed)
+            }
             (Phase::RequestBody, _) => post(&path, Bytes::from(vec![0; 10_000])),
             _ => get(&path),
         };
@@ -183,11 +194,16 @@ impl Fault {
         };
         let ended = tokio::time::timeout(PATIENCE, asking).await;
         let (head, received) = ended.map_err(|_| "nothing came of it in time".to_owned())??;
+        if let Some(uploading) = uploading {
+            let ended = tokio::time::timeout(PATIENCE, uploading).await;
+            ended.map_err(|_| "the client's upload is neither taken nor refused".to_owned())?.unwrap();
+        }
         let told = head.headers.get("proxy-status").map_or("", |told| told.to_str().unwrap());
         let (status, word) = self.expected();
         let is_told = told.starts_with(&format!("tidegate; error={word};"));
         match (head.status.as_u16(), received.broken) {
             (seen, _) if seen != status => Err(format!("status {seen}: {told}")),
+            (200, None) if self.act == Act::Answer => Ok(()),
             (200, None) => Err("a broken answer ended well".to_owned()),
             (200, Some(_)) => Ok(()),
             (_, Some(error)) => Err(format!("the proxy's own answer broke off: {error}")),
@@ -275,7 +291,7 @@ async fn logged_once(proxy: &Proxy, faults: &[Fault]) -> Vec<String> {
         let mut own = lines.iter().filter(|line| line["route"] == *fault.name());
         let (status, word) = fault.expected();
         let is_told = |line: &Value| {
-            let reason = line["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+            let reason = line["reason"].as_str().is_some_and(|reason| !reason.is_empty()) || word == "ok";
             line["outcome"] == word && line["status"] == status && reason
         };
         match (own.next(), own.next()) {

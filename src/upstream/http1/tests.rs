@@ -389,3 +389,46 @@ fn unix_sockets_work_and_a_missing_one_is_refused() {
         assert_eq!(answer.ok().unwrap().response.status(), 204);
     });
 }
+
+#[test]
+fn an_answer_before_the_whole_request_ends_the_connection_though_the_endpoint_takes_nothing() {
+    on_worker(async {
+        let (caller, origin) = stage().await;
+        let (answer, mut client) = join!(caller.get(), async {
+            let mut connection = origin.accept().await;
+            connection.request().await;
+            connection.say("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+            connection
+        });
+        let client =
+            tokio::task::spawn_local(async move { while client.stream.write_all(&[0; 65_536]).await.is_ok() {} });
+        let second = std::time::Duration::from_secs(1);
+        let limits = Limits { client_stall: second, stream_idle: second, judge_client: false };
+        let exchange = Exchange::begin(&Load::new(std::sync::Arc::clone(&caller.telemetry)), limits);
+        let source = Source::new(answer.ok().unwrap().response.into_body(), exchange, None, 0, |_| ());
+        let upload = Request::post("/").header("host", "a").body(Body::Request(source.attempt())).unwrap();
+        let session = caller.session(true).await.unwrap();
+        let Session::Http1(http1) = &session else { panic!("another version") };
+        let slot = Rc::clone(&http1.slot);
+        let (answer, _connection) = join!(session.send(upload), async {
+            let mut connection = origin.accept().await;
+            connection.request().await;
+            connection.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await;
+            connection
+        });
+        assert_eq!(body_of(answer.ok().unwrap()).await, "hello");
+        let sent = || caller.telemetry.counters.bytes_upstream_out.value();
+        let (mut before, mut turns) = (0, 0);
+        // Until nothing more fits on the way.
+        until(|| {
+            turns = if before == sent() { turns + 1 } else { 0 };
+            before = sent();
+            turns > 1000
+        })
+        .await;
+        source.abandon();
+        client.await.unwrap();
+        until(|| slot.closed.get()).await;
+        assert_eq!(caller.pools.resting().0, 0);
+    });
+}

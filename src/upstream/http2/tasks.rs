@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
+use crate::body::request::{self, Source};
 use crate::body::tunnel::PumpPlace;
 
 thread_local! {
@@ -25,9 +26,40 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalTasks {
             tokio::task::spawn_local(Answering { future, place });
             return;
         }
-        match ANSWERED.with_borrow(Clone::clone) {
-            Some(place) => place.put(future),
-            None => drop(tokio::task::spawn_local(future)),
+        match (ANSWERED.with_borrow(Clone::clone), request::take_looked_at()) {
+            (Some(place), _) => place.put(future),
+            (None, Some(upload)) => drop(tokio::task::spawn_local(Uploading { future, upload })),
+            (None, None) => drop(tokio::task::spawn_local(future)),
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// Sends the rest of a request's body. As long as the endpoint takes nothing hyper does not come to look whether somebody
+    /// still wants it: the stream would stay open, and one more would be missing on the connection.
+    struct Uploading<F> {
+        #[pin]
+        future: F,
+        upload: Weak<Source>,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Uploading<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.future.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        match this.upload.upgrade() {
+            // Dropped, it resets the stream (RFC 9113 §8.1).
+            Some(source) if source.is_cut() => Poll::Ready(()),
+            Some(source) => {
+                source.carried_by(cx);
+                Poll::Pending
+            }
+            None => Poll::Pending,
         }
     }
 }

@@ -68,7 +68,7 @@ async fn act(fault: Fault, mut raw: Raw) {
             // Whoever closes with bytes unread resets.
             raw.rest().await;
         }
-        _ if fault.phase == Phase::RequestBody && fault.act == Act::Stall => std::future::pending().await,
+        Act::Stall | Act::Answer if fault.phase == Phase::RequestBody => std::future::pending().await,
         _ => drop(raw.rest().await),
     }
 }
@@ -81,6 +81,7 @@ async fn http1(fault: Fault, mut raw: Raw, arrived: &Notify) {
     };
     assert!(whole, "{fault:?}: no request came");
     raw.send(match fault.phase {
+        _ if fault.act == Act::Answer => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         Phase::WithinHead => "HTTP/1.1 200 OK\r\nTransfer-Enc",
         Phase::WithinBody => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
         Phase::Trailers => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-last: wo",
@@ -106,6 +107,11 @@ async fn http2(fault: Fault, mut raw: Raw, arrived: &Notify) {
     // RFC 7541, appendix A: `:status 200`.
     let head = [&[0x88][..], &frames::block(&[("content-length", "100")])].concat();
     let whole = frames::frame(HEADERS, END_HEADERS, stream, &head);
+    if fault.act == Act::Answer {
+        let last = frames::frame(DATA, END_STREAM, stream, b"hello");
+        raw.send([frames::frame(HEADERS, END_HEADERS, stream, &[0x88]), last].concat()).await;
+        return act(fault, raw).await;
+    }
     let answer = [whole, frames::frame(DATA, 0, stream, b"hello")].concat();
     match fault.phase {
         Phase::WithinHead => raw.send(frames::frame(HEADERS, 0, stream, &head[..9])).await,
@@ -153,6 +159,11 @@ async fn http3(fault: Fault, incoming: Incoming, arrived: Rc<Notify>) {
     match fault.phase {
         Phase::RequestBody => drop(recv.read(&mut [0; 16]).await.unwrap()),
         _ => drop(recv.read_to_end(usize::MAX).await.unwrap()),
+    }
+    if fault.act == Act::Answer {
+        send.write_all(b"\x01\x03\x00\x00\xd9\x00\x05hello").await.unwrap();
+        send.finish().unwrap();
+        std::future::pending::<()>().await;
     }
     send.write_all(answer(fault.phase)).await.unwrap();
     wait(fault, &arrived).await;
