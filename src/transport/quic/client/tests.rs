@@ -2,7 +2,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Incoming, ServerConfig};
+use quinn::{ConnectionError, Incoming, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -10,7 +10,8 @@ use super::*;
 use crate::base::error::Side;
 use crate::config::model::{UpstreamProtocol, UpstreamTls};
 use crate::net::testing::on_worker;
-use crate::transport::quic::congestion;
+use crate::transport::quic::tests::simulated::simulated;
+use crate::transport::quic::{self, congestion};
 use crate::transport::tls::provider::provider;
 use crate::transport::tls::testing::Folder;
 
@@ -225,11 +226,58 @@ fn windows_bound_what_an_endpoint_sends_ahead() {
 
 #[test]
 fn a_silent_endpoint_is_asked_whether_it_is_there() {
+    simulated(async {
+        let pings = |connection: &Connection| connection.stats().frame_tx.ping;
+        for (lines, expected) in [("keep_alive = \"1s\"", 90..=110), ("", 8..=12)] {
+            let (ours, _theirs) = connected_with(lines).await;
+            // What looks for the size of datagrams that fits is a PING too.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let before = pings(&ours);
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(ours.close_reason(), None, "{lines}");
+            let asked = pings(&ours) - before;
+            assert!(expected.contains(&asked), "{lines}: {asked}");
+        }
+        let (ours, _theirs) = connected_with("keep_alive = \"off\"").await;
+        assert_eq!(ours.closed().await, ConnectionError::TimedOut);
+    });
+}
+
+#[test]
+fn without_offload_each_datagram_to_an_endpoint_is_sent_for_itself() {
     on_worker(async {
-        let (ours, _theirs) = connected_with("keep_alive = \"20ms\"").await;
-        while ours.stats().frame_tx.ping == 0 {
-            assert_eq!(ours.close_reason(), None, "it ended first");
-            tokio::task::yield_now().await;
+        for (lines, alone) in [("segmentation_offload = false", true), ("", false)] {
+            let (ours, theirs) = connected_with(lines).await;
+            let mut send = ours.open_uni().await.unwrap();
+            let receiving = async { theirs.accept_uni().await.unwrap().read_to_end(1_000_000).await.unwrap().len() };
+            let sending = async {
+                send.write_all(&[7; 300_000]).await.unwrap();
+                send.finish().unwrap();
+            };
+            assert_eq!(tokio::join!(receiving, sending).0, 300_000);
+            let sent = ours.stats().udp_tx;
+            assert_eq!(sent.ios == sent.datagrams, alone, "{lines}: {sent:?}");
+        }
+    });
+}
+
+#[test]
+fn a_folder_for_qlog_gets_a_file_for_each_connection_to_an_endpoint() {
+    simulated(async {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join("logs");
+        for _ in 0..2 {
+            let (ours, _theirs) = connected_with(&format!("qlog = {:?}", logs.to_str().unwrap())).await;
+            quic::close(&ours, 0_u64);
+        }
+        // It is written out when nothing can come of the connection any more.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let files: Vec<_> = std::fs::read_dir(&logs).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 2);
+        for file in files {
+            assert!(file.to_str().unwrap().ends_with("-client.sqlog"), "{}", file.display());
+            let text = std::fs::read_to_string(&file).unwrap();
+            assert!(text.contains("qlog") && text.len() > 1000, "{}: {} bytes", file.display(), text.len());
         }
     });
 }

@@ -1,5 +1,7 @@
 //! What `[listener.quic]` says, seen on a connection.
 
+use std::time::Duration;
+
 use super::*;
 use crate::transport::quic::congestion;
 
@@ -58,11 +60,17 @@ fn windows_bound_what_a_client_sends_ahead() {
 
 #[test]
 fn a_silent_client_is_asked_whether_it_is_there() {
-    on_worker(async {
-        let (_theirs, ours) = connected("keep_alive = \"20ms\"").await;
-        while ours.stats().frame_tx.ping == 0 {
-            assert_eq!(ours.close_reason(), None, "it ended first");
-            tokio::task::yield_now().await;
+    simulated::simulated(async {
+        let pings = |connection: &Connection| connection.stats().frame_tx.ping;
+        for (lines, expected) in [("keep_alive = \"1s\"", 18..=22), ("", 0..=1)] {
+            let (_theirs, ours) = connected(lines).await;
+            // What looks for the size of datagrams that fits is a PING too.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let before = pings(&ours);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert_eq!(ours.close_reason(), None, "{lines}");
+            let asked = pings(&ours) - before;
+            assert!(expected.contains(&asked), "{lines}: {asked}");
         }
     });
 }
