@@ -157,7 +157,9 @@ async fn a_drain_resets_an_answer_that_it_cuts() {
     raw.send("GET / HTTP/1.0\r\nHost: example.org\r\n\r\n").await;
     assert_eq!(raw.head().await.unwrap().status(), 200);
     proxy.running().drain();
-    assert!(matches!(proxy.left().await, ExitReason::DrainTimeout { connections: 1 }));
+    // A connection cuts itself at the same deadline: on a machine that stalls it may be gone before that is looked at.
+    let reason = proxy.left().await;
+    assert!(matches!(reason, ExitReason::DrainTimeout { connections: 1 } | ExitReason::Drained), "{reason:?}");
     // RFC 9112 §8: on HTTP/1.0 a clean end would make it whole.
     assert!(matches!(raw.rest().await.1, End::Broken));
 }
