@@ -92,7 +92,7 @@ pub(crate) fn validate(
     }
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
     check.relayed(&named, &upstreams, &routes);
-    check.no_circles(&listeners);
+    check.no_circles(&listeners, &upstreams);
     let expectations =
         check.expectations(sections.iter().flat_map(|section| section.sections("expect")), &listeners, &routes);
     check.presence(sections);

@@ -131,18 +131,19 @@ impl Check<'_> {
     }
 
     /// A connection that comes back to the listener that relayed it goes round until nothing is left to go round with.
-    pub(super) fn no_circles(&mut self, listeners: &[Listener]) {
-        let layer4: Vec<usize> = (0..listeners.len()).filter(|index| listeners[*index].mode.is_layer4()).collect();
-        let leads: Vec<Vec<(usize, Spot)>> = layer4.iter().map(|from| self.leads(listeners, *from, &layer4)).collect();
+    pub(super) fn no_circles(&mut self, listeners: &[Listener], upstreams: &[Upstream]) {
+        let relaying: Vec<usize> = (0..listeners.len()).filter(|index| listeners[*index].mode.relays()).collect();
+        let leads: Vec<Vec<(usize, Spot)>> =
+            relaying.iter().map(|from| self.leads(&listeners[*from], listeners, upstreams, &relaying)).collect();
         let mut told: HashSet<usize> = HashSet::new();
-        for start in 0..layer4.len() {
+        for start in 0..relaying.len() {
             let Some((spot, circle)) = circle(&leads, start) else { continue };
             let is_new = circle.iter().all(|member| !told.contains(member));
             told.extend(&circle);
             if !is_new {
                 continue;
             }
-            let name = &listeners[layer4[start]].name;
+            let name = &listeners[relaying[start]].name;
             let message = match circle.len() {
                 1 => format!("listener `{name}` relays to itself"),
                 more => format!("listener `{name}` relays to itself, by way of {} more", more - 1),
@@ -152,15 +153,23 @@ impl Check<'_> {
         }
     }
 
-    /// Which listeners of layer 4 a listener relays to, each with the endpoint that leads there.
-    fn leads(&self, listeners: &[Listener], from: usize, layer4: &[usize]) -> Vec<(usize, Spot)> {
-        let is_udp = listeners[from].mode.is_udp();
+    /// Which of those that relay a listener relays to, each with the endpoint that leads there.
+    fn leads(
+        &self,
+        from: &Listener,
+        listeners: &[Listener],
+        upstreams: &[Upstream],
+        relaying: &[usize],
+    ) -> Vec<(usize, Spot)> {
         let mut leads = Vec::new();
-        for upstream in listeners[from].mode.upstreams() {
+        for upstream in from.mode.upstreams() {
+            let as_streams = upstreams.get(upstream).is_some_and(|one| one.protocol == UpstreamProtocol::Quic);
+            let over_udp = from.mode.is_udp() || as_streams;
             for (address, spot) in self.endpoints.get(upstream).into_iter().flatten() {
-                let reached = layer4.iter().enumerate().filter(|(_, to)| {
+                let reached = relaying.iter().enumerate().filter(|(_, to)| {
                     let to = &listeners[**to];
-                    to.mode.is_udp() == is_udp && to.binds.iter().any(|bind| bind.is_reached_at(address))
+                    (to.mode.is_udp() || to.takes_quic()) == over_udp
+                        && to.binds.iter().any(|bind| bind.is_reached_at(address))
                 });
                 leads.extend(reached.map(|(position, _)| (position, *spot)));
             }
