@@ -91,6 +91,8 @@ pub(crate) fn validate(
         }
     }
     let routes = check.routes(sections.iter().flat_map(|section| section.sections("route")));
+    let written = sections.iter().flat_map(|section| section.sections("route"));
+    written.zip(&routes).for_each(|(section, route)| check.speaks_grpc(section, route, &upstreams));
     check.relayed(&named, &upstreams, &routes);
     check.no_circles(&listeners, &upstreams);
     let expectations =

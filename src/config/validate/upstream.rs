@@ -8,8 +8,8 @@ use super::address::host_name;
 use crate::config::defaults;
 use crate::config::findings::Finding;
 use crate::config::model::{
-    Balance, EndpointAddress, EndpointConfig, PoolLimits, SendProxyProtocol, Upstream, UpstreamProtocol,
-    UpstreamTimeouts, UpstreamTls,
+    Balance, EndpointAddress, EndpointConfig, PoolLimits, Route, RouteAction, SendProxyProtocol, Upstream,
+    UpstreamProtocol, UpstreamTimeouts, UpstreamTls,
 };
 use crate::config::section::{Data, Name, Section};
 use crate::config::source::Spot;
@@ -55,6 +55,19 @@ impl Check<'_> {
             timeouts: timeouts(section.section("timeouts")),
             socket: self.socket(section.section("socket")),
             place: self.place(name.spot),
+        }
+    }
+
+    /// What browsers ask for in gRPC-Web becomes gRPC, which no server speaks over HTTP/1.1.
+    pub(super) fn speaks_grpc(&mut self, section: &Section, route: &Route, upstreams: &[Upstream]) {
+        let (Some(entry), RouteAction::Forward(forward)) = (section.entry("grpc_web"), &route.action) else { return };
+        let is_http1 = |upstream: &&Upstream| upstream.protocol == UpstreamProtocol::Http1;
+        let asked = forward.upstreams.iter().filter_map(|(index, _)| upstreams.get(*index));
+        if let Some(upstream) = asked.filter(|_| forward.grpc_web).find(is_http1) {
+            let message = "`grpc_web` in front of HTTP/1.1";
+            let label = format!("upstream `{}` has `protocol = \"http1\"`", upstream.name);
+            let finding = Finding::new(entry.name, message, label);
+            self.findings.push(finding.help("write `protocol = \"http2\"` there: gRPC needs HTTP/2 or HTTP/3"));
         }
     }
 
