@@ -43,7 +43,12 @@ fn descriptors(demand: &Demand, facts: &Facts) -> Option<Finding> {
     let needed = demand.descriptors;
     if let Some(written) = demand.written.filter(|_| demand.is_bounded || hard < needed) {
         let at_least = if demand.is_bounded { "" } else { "at least " };
-        let wanted = format!("{at_least}{needed} for {written} connections (max_connections)");
+        let streams = match demand.streams {
+            0 => String::new(),
+            streams => format!(" with {streams} streams"),
+        };
+        let keys = if demand.streams > 0 { "max_connections, max_concurrent_streams" } else { "max_connections" };
+        let wanted = format!("{at_least}{needed} for {written} connections{streams} ({keys})");
         return Some(Finding::new(
             what,
             hard.to_string(),

@@ -1,7 +1,9 @@
 //! What a configuration may come to at a time: connections, sessions and flows with the descriptors and ports they take.
 
 use super::Facts;
-use crate::config::model::{Bind, EndpointAddress, Listener, Mode, RouteAction, SocketOptions, Upstream};
+use crate::config::model::{
+    Bind, EndpointAddress, Listener, Mode, RouteAction, SocketOptions, Upstream, UpstreamProtocol,
+};
 use crate::config::{Config, defaults};
 use crate::control::limits::{RESERVED_DESCRIPTORS, connections_within};
 use crate::l4::pipes;
@@ -11,10 +13,12 @@ use crate::l4::pipes;
 pub struct Demand {
     /// The sum of `max_connections`, flows counted in; `None`: no listener has one.
     pub written: Option<u64>,
+    /// Streams of raw QUIC that these may open and that become a connection to an endpoint each.
+    pub streams: u64,
     /// Whether every listener has one, so that there cannot be more.
     pub is_bounded: bool,
-    /// Descriptors that these need: two for a connection or session, one for a flow, the listening sockets, the pipes of layer 4,
-    /// and what the process keeps for itself.
+    /// Descriptors that these need: two for a connection or session, one for a flow or a stream of raw QUIC, none for the
+    /// connection that it is on, the listening sockets, the pipes of layer 4, and what the process keeps for itself.
     pub descriptors: u64,
     /// Connections, sessions and flows that can be open at a time.
     pub connections: u64,
@@ -36,6 +40,10 @@ impl Demand {
             config.listeners.iter().filter(|listener| of(listener)).filter_map(each).sum()
         };
         let (written, flows) = (sum(&|_| true), sum(&|listener| listener.mode.is_udp()));
+        let raw = sum(&|listener| matches!(listener.mode, Mode::Quic(_)));
+        let streams = config.listeners.iter().filter(|listener| opens_connections(listener, config));
+        let streams: u64 =
+            streams.filter_map(|one| Some(each(one)? * u64::from(one.limits.max_concurrent_streams))).sum();
         let is_bounded = config.listeners.iter().all(|listener| listener.limits.max_connections.is_some());
         let has_any = config.listeners.iter().any(|listener| listener.limits.max_connections.is_some());
         let possible = u64::from(connections_within(facts.descriptors.flatten()));
@@ -59,8 +67,13 @@ impl Demand {
         let pipes = if relays { pipes::MAX_DESCRIPTORS * config.server.workers } else { 0 };
         Self {
             written: has_any.then_some(written),
+            streams,
             is_bounded,
-            descriptors: (written - flows) * 2 + flows + (listening + pipes) as u64 + RESERVED_DESCRIPTORS,
+            descriptors: (written - flows - raw) * 2
+                + flows
+                + streams
+                + (listening + pipes) as u64
+                + RESERVED_DESCRIPTORS,
             connections: if is_bounded { written.min(possible) } else { possible },
             relayed: sum(&|listener| listener.mode.is_layer4()),
             backlog: config.listeners.iter().filter(|one| is_tcp(one)).map(|one| one.socket.backlog).max(),
@@ -113,6 +126,12 @@ fn used_by_routes(config: &Config) -> Vec<bool> {
 pub(super) fn endpoints_of(upstream: &Upstream) -> Option<u64> {
     let over_ip = upstream.endpoints.iter().filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Unix(_)));
     Some(over_ip.count() as u64).filter(|count| *count > 0)
+}
+
+/// Whether its clients' streams of raw QUIC become connections of TCP or to Unix sockets, one each.
+fn opens_connections(listener: &Listener, config: &Config) -> bool {
+    let is_quic = |index: &usize| config.upstreams.get(*index).is_none_or(|one| one.protocol == UpstreamProtocol::Quic);
+    matches!(listener.mode, Mode::Quic(_)) && !listener.mode.upstreams().iter().all(is_quic)
 }
 
 fn is_tcp(listener: &Listener) -> bool {

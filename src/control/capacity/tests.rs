@@ -208,3 +208,25 @@ fn what_nobody_wrote_is_no_shortage() {
     let short = short_of(&two, &small);
     assert_eq!(short[0].wanted, "at least 4264 for 2000 connections (max_connections)");
 }
+
+#[test]
+fn streams_of_quic_take_a_descriptor_each_where_they_become_connections() {
+    let of = |protocol: &str, alpn: &str| {
+        read(&format!(
+            "[server]\nworkers = 2\n[[listener]]\nname = \"far\"\nbind = \":4433\"\nmode = \"quic\"\n\
+             alpn = {{ site = \"app\" }}\ntls.certificates = [{{ cert = \"a.pem\", key = \"a.key\" }}]\n\
+             limits = {{ max_connections = 50, max_concurrent_streams = 200 }}\n\
+             [upstream.app]\nendpoints = [\"10.0.0.1:5432\"]\n{protocol}\n{alpn}\n"
+        ))
+    };
+    let facts = |hard| Facts { descriptors: Some(Some(hard)), ..Facts::default() };
+    let short = short_of(&of("", ""), &facts(1024));
+    // 50 times 200 streams, a socket for each worker with two more descriptors, and what the process keeps.
+    assert_eq!(
+        short[0].wanted,
+        "10262 for 50 connections with 10000 streams (max_connections, max_concurrent_streams)"
+    );
+    assert_eq!(short_of(&of("", ""), &facts(10_262)), []);
+    // Streams of connections that endpoints of QUIC share.
+    assert_eq!(short_of(&of("protocol = \"quic\"\ntls = true", "alpn = \"site\""), &facts(1024)), []);
+}
