@@ -97,7 +97,7 @@ fn run_and_check_without_a_file_name_what_needs_none() {
 fn check_prints_what_a_file_would_serve() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "tidegate.toml", SMALL);
-    for words in [&["check"][..], &["check", "tidegate.toml"]] {
+    for words in [&["check"][..], &["check", "tidegate.toml"], &["check", "--config", "tidegate.toml"]] {
         let (code, out, err) = tidegate(words, directory.path());
         assert_eq!((code, err.as_str()), (0, ""));
         assert!(out.contains("app") && out.contains("127.0.0.1:3000"), "{out}");
@@ -109,7 +109,7 @@ fn check_shows_every_fault_by_line_and_column() {
     let directory = tempfile::tempdir().unwrap();
     let text = SMALL.replace("\"app\"", "\"ap\"").replace("bind", "bnid");
     write(directory.path(), "site.toml", &text);
-    for words in [&["check", "site.toml"][..], &["run", "--config", "site.toml"]] {
+    for words in [&["check", "site.toml"][..], &["run", "--config", "site.toml"], &["run", "site.toml"]] {
         let (code, out, err) = tidegate(words, directory.path());
         assert_eq!((code, out.as_str()), (1, ""));
         for part in ["--> site.toml:2:1", "--> site.toml:5:12", "did you mean `bind`?", "did you mean `app`?", "^^^^"] {

@@ -17,12 +17,16 @@ use super::{Exit, serving, terminal};
 pub struct Check {
     /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
     file: Option<PathBuf>,
+
+    /// The same, written as `run` takes it
+    #[arg(long, short, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 }
 
 impl Check {
     /// Prints what the file would serve, or every fault of it.
     pub fn run(self) -> Exit {
-        let Some(path) = self.file.or_else(find_configuration) else {
+        let Some(path) = self.file.or(self.config).or_else(find_configuration) else {
             terminal::print_error(&no_configuration("check FILE"));
             return Exit::Usage;
         };

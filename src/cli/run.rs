@@ -15,12 +15,16 @@ pub struct Run {
     /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// The same, written as `check` takes it
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
 }
 
 impl Run {
     /// Serves until a signal.
     pub fn run(self) -> ExitCode {
-        let Some(path) = self.config.or_else(find_configuration) else {
+        let Some(path) = self.config.or(self.file).or_else(find_configuration) else {
             terminal::print_error(&no_configuration("run --config FILE"));
             return Exit::Usage.into();
         };
