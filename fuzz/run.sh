@@ -12,6 +12,9 @@ cp config/*.toml fuzz/corpus/config/
 for hello in tests/hellos/*.bin; do
     { printf '\007'; cat "$hello"; } >fuzz/corpus/client_hello/"$(basename "$hello")"
 done
+# An unknown capsule and a datagram in one, behind the length of the pieces and whose side reads.
+mkdir -p fuzz/corpus/http3_frames
+printf '\007\001\027\003abc\000\005\000four' >fuzz/corpus/http3_frames/capsules
 for target in config request_checks route_lookup forwarded client_hello proxy_header \
     http3_frames http3_message qpack_decoder qpack_link; do
     echo "== $target, $seconds s"

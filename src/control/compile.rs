@@ -149,7 +149,10 @@ fn listener(
     let tls = match &config.tls {
         None => None,
         Some(tls) => {
-            let ticketed = before.and_then(|before| before.tls.as_deref());
+            // RFC 9297 §2.1.1, RFC 9221 §3: to a client that resumes, no fewer datagrams are offered than before.
+            let offers = |config: &model::Listener| config.mode.outbound().is_some();
+            let same = before.filter(|before| offers(&before.config) == offers(config));
+            let ticketed = same.and_then(|before| before.tls.as_deref());
             match ServerTls::new(tls, Offer::of(config), ticketed) {
                 Ok(tls) => Some(tls),
                 Err(found) => {

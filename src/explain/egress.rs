@@ -67,7 +67,7 @@ impl Explainer<'_> {
         let at = entry.map(|entry| At::from(&entry.place)).or_else(|| written(&["forward", "allow"]));
         told.access = Some(Verdict { allowed: true, why, at: at.clone() });
         told.served = true;
-        told.action = if ask == Ask::Connect { "tunnel" } else { "forward" }.to_owned();
+        told.action = if matches!(ask, Ask::Request { .. }) { "forward" } else { "tunnel" }.to_owned();
         let mut entry = origin(egress, &target, at);
         if let Ask::Request { is_secure } = ask {
             let own = HeaderValue::try_from(target.label()).unwrap_or(HeaderValue::from_static(""));
@@ -111,7 +111,7 @@ fn origin(egress: &Egress, target: &Target, at: Option<At>) -> Told {
     Told {
         name: egress.cleartext.name.to_string(),
         share: 100.0,
-        protocol: "tcp".to_owned(),
+        protocol: if target.ask == Ask::ConnectUdp { "udp" } else { "tcp" }.to_owned(),
         tls: target.ask == (Ask::Request { is_secure: true }),
         at: Some(At::from(&egress.cleartext.place)),
         endpoints: vec![Endpoint { address, weight: 1, at, can_be_picked, state, in_flight: None }],

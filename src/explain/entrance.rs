@@ -104,7 +104,7 @@ fn unfit(listener: &Listener, asked: &Asked) -> Option<(String, Option<At>)> {
 
 /// Whether a client may ask a proxy for it.
 fn is_for_proxies(asked: &Asked) -> bool {
-    matches!(asked.scheme(), "http" | "https" | "ws" | "wss" | "tcp" | "tls")
+    matches!(asked.scheme(), "http" | "https" | "ws" | "wss" | "tcp" | "tls" | "udp")
 }
 
 fn accepts(listener: &Listener, port: u16, host: Option<IpAddr>) -> bool {
@@ -123,8 +123,10 @@ fn accepts(listener: &Listener, port: u16, host: Option<IpAddr>) -> bool {
 pub fn version(listener: &ListenerSpec, asked: &Asked, config: &Config) -> Result<(Version, bool), NoEntrance> {
     let speaks = listener.config.protocols;
     let Some(version) = asked.version else {
-        // As browsers and curl do: HTTP/2 where a handshake offers it, HTTP/3 only once it was advertised.
+        // As browsers and curl do: HTTP/2 where a handshake offers it, HTTP/3 only once it was advertised. Who has datagrams for a
+        // proxy wants those of QUIC.
         let version = match listener.config.tls.is_some() {
+            true if speaks.http3 && asked.scheme() == "udp" => Version::HTTP_3,
             _ if !speaks.http1 && !speaks.http2 => Version::HTTP_3,
             true if speaks.http2 && !asked.scheme().starts_with("ws") => Version::HTTP_2,
             _ if speaks.http1 => Version::HTTP_11,

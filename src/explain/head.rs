@@ -8,6 +8,7 @@ use hyper::ext::Protocol;
 
 use crate::config::model::{Asked, ListenerLimits};
 use crate::protocol::wire::{Fed, HEAD_TOO_LARGE, Limits, Refusal, Wire};
+use crate::proxy::egress::template::{self, CONNECT_UDP};
 use crate::proxy::websocket::{SEC_WEBSOCKET_KEY, WEBSOCKET};
 
 /// The head; `Err`: what is asked for cannot be written in this version.
@@ -50,6 +51,14 @@ pub fn head(asked: &Asked, version: Version) -> Result<Parts, http::Error> {
 
 /// The head as a client writes it that is pointed at a proxy: the whole URL where the origin is spoken to in the clear, else a tunnel.
 pub fn for_proxy(asked: &Asked, version: Version) -> Result<Parts, http::Error> {
+    if asked.scheme() == "udp" {
+        let path = template::path(asked.url.host().unwrap_or_default(), asked.port());
+        let url = Uri::builder().scheme("https").authority(A_PROXY).path_and_query(path).build()?;
+        return head(&Asked { url, upgrade: Some(CONNECT_UDP.into()), ..asked.clone() }, version);
+    }
+    if asked.upgrade.as_deref().is_some_and(|protocol| protocol.eq_ignore_ascii_case(CONNECT_UDP)) {
+        return head(asked, version);
+    }
     let mut fields: HeaderMap = asked.headers.iter().cloned().collect();
     let is_tunnel = is_tunnel(asked);
     let authority = match (is_tunnel, asked.url.port(), asked.port()) {
@@ -146,6 +155,8 @@ pub fn body(head: &HeaderMap) -> Option<Option<u64>> {
     (length > 0).then_some(Some(length))
 }
 
+/// What a proxy for UDP is called, where only the destination was said. Nothing depends on it.
+const A_PROXY: &str = "proxy.invalid";
 /// The one of RFC 6455 §1.3.
 const A_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// `:method`, `:scheme`, `:authority` and `:path`, each with its 32 bytes.

@@ -107,7 +107,7 @@ impl Explainer<'_> {
             Decided::Egress(asked) => {
                 let Some((egress, rules)) = egress.zip(listener.config.mode.outbound()) else { return };
                 match self.outbound(*asked, (listener, egress), &mut recorder, told) {
-                    Ok(Ask::Connect) => settings.of_outbound(index, rules, true),
+                    Ok(Ask::Connect | Ask::ConnectUdp) => settings.of_outbound(index, rules, true),
                     Ok(Ask::Request { .. }) => {
                         settings.of_body((index, &listener.config), None);
                         settings.of_outbound(index, rules, false);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
 use http_body::{Body, SizeHint};
+use hyper::ext::Protocol;
 use quinn::{StoppedError, VarInt};
 use tokio::time::Instant;
 
@@ -35,7 +36,7 @@ pub(super) async fn answer<S: Service>(
     let _open = connection.control.begin();
     let stream = send.id().index() * 4;
     let mut writer = Writer::new(send, Role::Server);
-    let mut exchange = Exchange { connection: &connection, stream, writer: &mut writer };
+    let mut exchange = Exchange { connection: &connection, stream, may_have_datagrams: false, writer: &mut writer };
     let mut reader = Reader::new(recv, Role::Server, connection.config.max_field_section_size);
     let result = match exchange.read_head(&mut reader).await {
         Ok(Head::Request(head)) => exchange.serve(head, reader, &*service).await,
@@ -81,6 +82,8 @@ enum Head {
 struct Exchange<'a> {
     connection: &'a Rc<Connection>,
     stream: u64,
+    /// RFC 9297 §2: of all requests those alone that switch to another protocol.
+    may_have_datagrams: bool,
     writer: &'a mut Writer,
 }
 
@@ -150,6 +153,7 @@ impl Exchange<'_> {
     ) -> Result<(), Error> {
         let message::Head { parts: head, content_length } = head;
         let is_connect = head.method == Method::CONNECT;
+        self.may_have_datagrams = is_connect && head.extensions.get::<Protocol>().is_some();
         let is_head = head.method == Method::HEAD;
         if let Some(priority) = heads::priority(&head.headers) {
             self.writer.prioritize(priority);
@@ -252,6 +256,12 @@ impl Exchange<'_> {
         // While nothing waits for the client it is the body that is waited for.
         if self.writer.is_blocked() && watch.poll_overdue(cx).is_ready() {
             return Poll::Ready(LATE);
+        }
+        if !self.may_have_datagrams
+            && let Some(table) = self.connection.open_datagrams()
+            && table.poll_stray(self.stream, cx).is_ready()
+        {
+            return Poll::Ready(Error::stream(Code::DATAGRAM_ERROR, "a datagram for a request that has none"));
         }
         client.poll(self.writer, cx)
     }

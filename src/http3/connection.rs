@@ -11,6 +11,7 @@ use super::allowance::Allowance;
 use super::config::Config;
 use super::control::Control;
 use super::control_frames::{ControlFrame, write_goaway};
+use super::datagrams::Table;
 use super::error::{Code, Error, Scope};
 use super::frame::Role;
 use super::outgoing::{Lane, Outgoing};
@@ -47,6 +48,8 @@ pub(super) struct Connection {
     blocked: RefCell<FxHashMap<u64, Waker>>,
     /// What PRIORITY_UPDATE said of streams, until they end.
     priorities: RefCell<FxHashMap<u64, Priority>>,
+    /// Where they are taken (RFC 9297).
+    pub(super) datagrams: Option<Box<Table>>,
     failure: Cell<Option<Error>>,
 }
 
@@ -69,6 +72,7 @@ impl Connection {
             resets: Allowance::new(RESETS, RESETS_PER_SECOND),
             blocked: RefCell::default(),
             priorities: RefCell::default(),
+            datagrams: config.datagrams.then(Box::default),
             failure: Cell::new(None),
             config,
         });
@@ -162,6 +166,15 @@ impl Connection {
         if !priorities.is_empty() {
             priorities.remove(&stream);
         }
+        if let Some(datagrams) = &self.datagrams {
+            self.control.note_dropped(datagrams.forget(stream));
+        }
+    }
+
+    /// Where datagrams wait, once both sides have said that they take them (RFC 9297 §2.1.1).
+    pub(super) fn open_datagrams(&self) -> Option<&Table> {
+        let table = self.datagrams.as_deref()?;
+        self.settings.borrow().as_ref().is_some_and(|settings| settings.h3_datagram).then_some(table)
     }
 
     /// Says GOAWAY: requests from stream `id` on are not processed.

@@ -15,6 +15,7 @@ pub struct Control {
     served: Cell<u64>,
     idle_since: Cell<Instant>,
     moved: Cell<u64>,
+    dropped: Cell<u64>,
     order: Cell<Order>,
     driver: RefCell<Option<Waker>>,
 }
@@ -46,6 +47,7 @@ impl Control {
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             moved: Cell::new(0),
+            dropped: Cell::new(0),
             order: Cell::new(Order::Serve),
             driver: RefCell::new(None),
         })
@@ -69,6 +71,11 @@ impl Control {
     /// Bytes of bodies that were read or taken by the transport, both ways: it stands still when the connection does.
     pub fn moved(&self) -> u64 {
         self.moved.get()
+    }
+
+    /// Datagrams that were not given to anybody: no room, or no request that takes any.
+    pub fn dropped_datagrams(&self) -> u64 {
+        self.dropped.get()
     }
 
     /// Says GOAWAY now and closes when nothing is under way. Does nothing the second time.
@@ -115,6 +122,10 @@ impl Control {
 
     pub(super) fn note_moved(&self, bytes: u64) {
         self.moved.set(self.moved.get() + bytes);
+    }
+
+    pub(super) fn note_dropped(&self, datagrams: u64) {
+        self.dropped.set(self.dropped.get() + datagrams);
     }
 
     /// A request begins; it is under way until what this gives is dropped.

@@ -70,6 +70,11 @@ codes! {
 }
 
 impl Code {
+    /// The code with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The number as it is sent.
     pub fn value(self) -> u64 {
         self.0
@@ -132,7 +137,7 @@ pub struct Error {
 
 impl Error {
     /// Ends one request, by our word.
-    pub(super) const fn stream(code: Code, reason: &'static str) -> Self {
+    pub const fn stream(code: Code, reason: &'static str) -> Self {
         Self { code, scope: Scope::Stream, side: Side::Local, reason, timed_out: false }
     }
 

@@ -4,11 +4,14 @@
 mod allowance;
 mod answer;
 mod body;
+pub mod capsule;
 pub mod client;
 mod config;
 mod connection;
 mod control;
 pub mod control_frames;
+pub mod datagram;
+mod datagrams;
 mod date;
 mod departure;
 mod error;
@@ -33,6 +36,7 @@ pub use self::body::RecvBody;
 pub use self::client::{SendError, Sender};
 pub use self::config::{Config, FIRST_REQUESTS};
 pub use self::control::{Closed, Control};
+pub use self::datagrams::{Datagrams, Posted};
 pub use self::error::{BrokenOff, Code, Error, Scope, Side};
 pub use self::server::{Early, Informational, Refusal, Service, Watch, serve};
 

@@ -13,6 +13,7 @@ use super::body::RecvBody;
 use super::config::{Config, FIRST_REQUESTS};
 use super::connection::{Closing, Connection};
 use super::control::{Closed, Control};
+use super::datagrams::{self, Datagrams};
 use super::departure::Departure;
 use super::error::{Code, Error};
 use super::frame::Role;
@@ -64,7 +65,7 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Early;
 
-/// Sends interim answers (RFC 9110 §15.2) before the final one.
+/// What there is for a request besides its answer: interim ones (RFC 9110 §15.2) before the final one, and datagrams.
 #[derive(Clone, Debug)]
 pub struct Informational {
     inbound: Rc<Inbound>,
@@ -83,6 +84,11 @@ impl Informational {
             self.inbound.push_interim(head);
         }
     }
+
+    /// The datagrams of the request (RFC 9297), for its one protocol that has any; `None` where the connection takes none.
+    pub fn datagrams(&self) -> Option<Datagrams> {
+        Datagrams::open(&self.inbound.connection, self.inbound.stream)
+    }
 }
 
 /// Serves the requests of a connection until it ends.
@@ -100,6 +106,10 @@ pub async fn serve<S: Service>(
     tokio::task::spawn_local(async move {
         incoming::drive(&streams).await;
     });
+    if connection.datagrams.is_some() {
+        let datagrams = Rc::clone(&connection);
+        tokio::task::spawn_local(async move { datagrams::drive(&datagrams).await });
+    }
     let closing = Closing(Rc::clone(&connection));
     let error = connection.cause(accept(&connection, &Rc::new(service)).await);
     drop(closing);

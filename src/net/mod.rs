@@ -18,6 +18,7 @@ pub mod reuseport_bpf;
 pub mod socket;
 pub mod sys;
 pub mod timer;
+pub mod udp;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -45,6 +45,18 @@ pub fn set_receive_offload(socket: impl AsFd, on: bool) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(on))
 }
 
+/// Has datagrams of a connected socket leave in one piece or not at all, as long as the path is known to take.
+///
+/// # Errors
+/// What the kernel says.
+pub fn forbid_fragments(socket: impl AsFd, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+    } else {
+        set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+    }
+}
+
 /// Has every datagram say which address of this machine it was sent to (IP_PKTINFO, RFC 3542 §6.1).
 ///
 /// # Errors

@@ -19,6 +19,12 @@ pub trait Breakable: AsyncRead + AsyncWrite + Unpin {
     /// Makes the coming drop break it off in both directions: a reset (RST) of TCP, of a stream.
     fn reset_on_drop(&mut self);
 
+    /// As [`reset_on_drop`](Self::reset_on_drop), with this error code of the protocol that the stream belongs to, where its
+    /// resets have one.
+    fn reset_with(&mut self, _code: u64) {
+        self.reset_on_drop();
+    }
+
     /// Ready when the other side broke it off and neither reading nor writing would tell: nothing is read after an end. A
     /// stream that has something to do beside both does it here; it is asked whenever the relay is. Keeps the task's waker.
     fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
@@ -47,6 +53,10 @@ impl<T: Breakable + ?Sized> Breakable for &mut T {
         (**self).reset_on_drop();
     }
 
+    fn reset_with(&mut self, code: u64) {
+        (**self).reset_with(code);
+    }
+
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         (**self).poll_broken(cx)
     }
@@ -55,6 +65,10 @@ impl<T: Breakable + ?Sized> Breakable for &mut T {
 impl<T: Breakable + ?Sized> Breakable for Box<T> {
     fn reset_on_drop(&mut self) {
         (**self).reset_on_drop();
+    }
+
+    fn reset_with(&mut self, code: u64) {
+        (**self).reset_with(code);
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub max_headers: u32,
     /// HTTP/2 streams of a connection.
     pub max_concurrent_streams: u32,
+    /// Whether HTTP/3 takes datagrams of requests (RFC 9297).
+    pub datagrams: bool,
     /// The deadlines of a connection.
     pub deadlines: Deadlines,
 }

@@ -52,7 +52,7 @@ where
         header_timeout: settings.deadlines.header,
         max_requests: settings.max_concurrent_streams,
         connect_protocol: true,
-        ..http3::Config::default()
+        datagrams: settings.datagrams,
     };
     let control = Control::new();
     let requests = Requests {
@@ -62,7 +62,13 @@ where
         link: Rc::clone(&link),
         connection: connection.clone(),
     };
-    let mut meter = Meter { connection: connection.clone(), link: Rc::clone(&link), told: (0, 0), polls: 0 };
+    let mut meter = Meter {
+        connection: connection.clone(),
+        link: Rc::clone(&link),
+        control: Rc::clone(&control),
+        told: (0, 0, 0),
+        polls: 0,
+    };
     let mut driver = pin!(http3::serve(connection, Rc::new(config), Rc::clone(&control), requests));
     let closed = poll_fn(|cx| {
         loop {
@@ -198,11 +204,12 @@ impl http3::Watch for Watched {
     }
 }
 
-/// Counts the bytes of a connection: what its datagrams carry, with what QUIC adds to it.
+/// Counts the bytes of a connection: what its datagrams carry, with what QUIC adds to it; and datagrams of HTTP that nobody took.
 struct Meter {
     connection: quinn::Connection,
     link: Rc<Link>,
-    told: (u64, u64),
+    control: Rc<Control>,
+    told: (u64, u64, u64),
     polls: u32,
 }
 
@@ -217,10 +224,11 @@ impl Meter {
 
     fn read(&mut self) {
         let stats = self.connection.stats();
-        let now = (stats.udp_rx.bytes, stats.udp_tx.bytes);
+        let now = (stats.udp_rx.bytes, stats.udp_tx.bytes, self.control.dropped_datagrams());
         let counters = self.link.load().counters();
         counters.bytes_downstream_in.add(now.0 - self.told.0);
         counters.bytes_downstream_out.add(now.1 - self.told.1);
+        counters.datagrams_dropped.add(now.2 - self.told.2);
         self.told = now;
     }
 }

@@ -55,6 +55,8 @@ impl Profile {
             max_header_size: config.limits.max_header_size,
             max_headers: config.limits.max_headers,
             max_concurrent_streams: config.limits.max_concurrent_streams,
+            // Of all requests only those to a forward listener have any.
+            datagrams: config.mode.outbound().is_some(),
             deadlines: Deadlines {
                 header: config.timeouts.header,
                 client_stall: config.timeouts.client_stall,

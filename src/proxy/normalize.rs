@@ -162,7 +162,7 @@ fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
 /// RFC 9112 §3.2: which forms a target may have.
 fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
     let uri = &head.uri;
-    if head.method == Method::CONNECT && checks.is_forward {
+    if head.method == Method::CONNECT && checks.is_forward && !is_extended_connect(head) {
         // RFC 9112 §3.2.3, RFC 9113 §8.5: an authority and nothing else.
         let is_alone = uri.authority().is_some() && uri.scheme().is_none() && uri.path_and_query().is_none();
         return if is_alone { Ok(()) } else { Err(bad("CONNECT with more than a host and a port")) };

@@ -23,6 +23,7 @@ mod http2;
 mod http3;
 mod lifecycle;
 mod limits;
+mod masque;
 mod messages;
 mod outcomes;
 mod parity;

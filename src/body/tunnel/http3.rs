@@ -39,6 +39,8 @@ struct Pipe {
     queue: RefCell<VecDeque<Bytes>>,
     queued: Cell<usize>,
     state: Cell<State>,
+    /// What it is broken off with; `None`: as TCP would be.
+    code: Cell<Option<Code>>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
 }
@@ -97,7 +99,7 @@ impl TunnelBody {
         let pipe = &self.0;
         if pipe.state.get() == State::Broken {
             // RFC 9220 §3: what a reset is to TCP.
-            let broken_off = BrokenOff(Code::REQUEST_CANCELLED);
+            let broken_off = BrokenOff(pipe.code.get().unwrap_or(Code::REQUEST_CANCELLED));
             let error = Error::downstream(Kind::ClientGone, "the tunnel was broken off").because(broken_off);
             return Poll::Ready(Some(Err(error)));
         }
@@ -140,6 +142,11 @@ impl Breakable for Http3Tunnel {
         }
         // Dropped before its end, it asks the other side to stop.
         self.incoming = None;
+    }
+
+    fn reset_with(&mut self, code: u64) {
+        self.pipe.code.set(Some(Code::new(code)));
+        self.reset_on_drop();
     }
 
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

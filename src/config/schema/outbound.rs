@@ -8,10 +8,11 @@ pub(super) static LISTENER: &[Key] = &[
         "allow",
         Shape::OneOrMany(&Shape::Text("a destination")),
         Fallback::Told("none; needed, as nothing is allowed that is not written"),
-        "Where clients may go: `name:port`, `*.name:port` for all names below it, `*:port` for every host, an address or a \
-         network with a port (`10.0.0.0/8:*`, `[2001:db8::/32]:443`). The port is a number, a range (`8000-8999`) or `*`. \
-         Addresses that are not public (private, loopback, link-local, multicast, shared, reserved, and IPv6 that has an \
-         IPv4 address inside) are reached by an address or network alone, whatever a name resolves to.",
+        "Where clients may go, over TCP and over UDP (CONNECT-UDP) alike: `name:port`, `*.name:port` for all names below \
+         it, `*:port` for every host, an address or a network with a port (`10.0.0.0/8:*`, `[2001:db8::/32]:443`). The \
+         port is a number, a range (`8000-8999`) or `*`. Addresses that are not public (private, loopback, link-local, \
+         multicast, shared, reserved, and IPv6 that has an IPv4 address inside) are reached by an address or network \
+         alone, whatever a name resolves to.",
     )
     .example("[\"*.example.org:443\", \"10.0.0.0/8:*\"]"),
     Key::new(

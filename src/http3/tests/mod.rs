@@ -2,6 +2,7 @@
 //! a network that is simulated.
 
 mod abuse;
+mod datagrams;
 mod departures;
 mod exchanges;
 mod malformed;

@@ -13,6 +13,7 @@ use crate::net::happy::{self, Finding};
 use crate::net::io::Socket;
 use crate::net::resolve::Family;
 use crate::net::socket::Sources;
+use crate::net::udp::Connected;
 use crate::net::{bind, connect, timer};
 use crate::route::destination::{self, Host, Reach};
 use crate::route::egress::Egress;
@@ -36,6 +37,27 @@ impl Dialer {
     /// # Errors
     /// The destination's fault, its name servers', or the client's who may not go there.
     pub async fn connect(&self) -> Result<Socket, Error> {
+        let socket = &self.egress.cleartext.socket;
+        let connecting = |address: SocketAddr| async move {
+            connect::connect(&[Address::Socket(address)], socket, &Sources::default()).await
+        };
+        self.reach(connecting).await
+    }
+
+    /// A socket for datagrams, alike. An address that no way leads to is passed over; whether somebody is there is not known.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_udp(&self) -> Result<Connected, Error> {
+        let socket = &self.egress.cleartext.socket;
+        let connecting = |address| async move { Connected::open(address, socket).map_err(connect::explain) };
+        self.reach(connecting).await
+    }
+
+    async fn reach<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        connecting: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, Error> {
         let Self { egress, target } = self;
         let finding = match &target.host {
             Host::Address(address) => Finding::address(*address),
@@ -47,10 +69,6 @@ impl Dialer {
         };
         let limit = egress.outbound.timeouts.connect;
         let admit = |address| admit(egress, target.reach, address, target.port);
-        let socket = &egress.cleartext.socket;
-        let connecting = |address: SocketAddr| async move {
-            connect::connect(&[Address::Socket(address)], socket, &Sources::default()).await
-        };
         match timer::timeout(limit, happy::connect(finding, target.port, limit / 2, admit, connecting)).await {
             Ok(connected) => connected,
             Err(timer::Elapsed) => {

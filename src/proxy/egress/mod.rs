@@ -1,10 +1,12 @@
 //! Requests of clients that are pointed at a proxy (`mode = "forward"`): who asks, where they want to go, and whether they
-//! may; then on the way of all requests (`forward`) with an origin in the place of an upstream, or as a tunnel (CONNECT).
+//! may; then on the way of all requests (`forward`) with an origin in the place of an upstream, or as a tunnel (CONNECT, CONNECT-UDP).
 //! Called by `stack`, since who asks and where a name is have to be waited for.
 
+mod datagrams;
 mod dial;
 mod identity;
 pub mod target;
+pub mod template;
 mod tunnel;
 
 use std::rc::Rc;
@@ -60,11 +62,12 @@ pub async fn serve(asked: Box<Asked>, body: Incoming) -> Response<Body> {
             let form = grpc::Form::of(&head.method, &head.headers);
             let audience = Audience { accept: head.headers.get(ACCEPT), form, version };
             let mut response = apologise(&exchange, &error, &audience, &id);
-            // What comes behind a refused CONNECT may be meant for the other end of the tunnel, in words of somebody whom the
+            // What comes behind a refused CONNECT or CONNECT-UDP may be meant for the other end of the tunnel, in words of somebody whom the
             // client carries: it must not be read as the client's next request. Who is asked for a password says it again here,
             // and such words know none.
             let asks_again = error.kind() == Kind::ProxyAuthenticationRequired;
-            if head.method == Method::CONNECT && version < Version::HTTP_2 && !asks_again {
+            let asked_for_tunnel = head.method == Method::CONNECT || template::is_upgrade(&head);
+            if asked_for_tunnel && version < Version::HTTP_2 && !asks_again {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             (response, head.method)
@@ -92,6 +95,10 @@ async fn carry_out(asked: Asked, body: Incoming) -> Result<(Response<Body>, Meth
             Ok(response) => Ok((response, head.method)),
             Err(error) => Err(Box::new((error, head, id))),
         },
+        Ask::ConnectUdp => match datagrams::open(&scene, &egress, target, &mut head, body).await {
+            Ok(response) => Ok((response, head.method)),
+            Err(error) => Err(Box::new((error, head, id))),
+        },
     }
 }
 
@@ -99,8 +106,11 @@ async fn carry_out(asked: Asked, body: Incoming) -> Result<(Response<Body>, Meth
 async fn admitted(scene: &Scene, egress: &Egress, head: &Parts, normalized: &Normalized) -> Result<Target, Error> {
     let (host, port, ask) = target::read(head, normalized, egress.secure.is_some())?;
     if let Some((_, record)) = &mut scene.exchange.ledger().record {
-        let host = normalized.host();
-        record.destination = Some(format!("{host}:{port}").into());
+        let destination = match ask {
+            Ask::ConnectUdp => target::label(&host, port),
+            Ask::Connect | Ask::Request { .. } => format!("{}:{port}", normalized.host()),
+        };
+        record.destination = Some(destination.into());
     }
     if let Some(users) = &egress.users {
         let client = scene.connection.forwarded.client(&scene.profile.policy, &head.headers).address;

@@ -1,10 +1,11 @@
 //! Where a client wants to go that is pointed at a proxy (sans-io, RFC 9112 §3.2.2 and §3.2.3, RFC 9113 §8.5): the whole URL of
-//! a request, or the authority of a tunnel.
+//! a request, the authority of a tunnel, or the path of one for datagrams.
 
 use http::Method;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 
+use super::template;
 use crate::base::error::{Error, Kind};
 use crate::proxy::normalize::Normalized;
 use crate::route::destination::{Host, Reach};
@@ -19,6 +20,8 @@ pub enum Ask {
     },
     /// A tunnel of bytes.
     Connect,
+    /// A tunnel of datagrams.
+    ConnectUdp,
 }
 
 /// Where somebody may go who asked.
@@ -45,10 +48,15 @@ impl Target {
 
     /// Host and port, as people write them.
     pub fn label(&self) -> String {
-        match &self.host {
-            Host::Address(address) => std::net::SocketAddr::new(*address, self.port).to_string(),
-            Host::Name(name) => format!("{name}:{}", self.port),
-        }
+        label(&self.host, self.port)
+    }
+}
+
+/// Host and port, as people write them.
+pub fn label(host: &Host, port: u16) -> String {
+    match host {
+        Host::Address(address) => std::net::SocketAddr::new(*address, port).to_string(),
+        Host::Name(name) => format!("{name}:{port}"),
     }
 }
 
@@ -60,6 +68,9 @@ pub fn read(head: &Parts, normalized: &Normalized, speaks_tls: bool) -> Result<(
     let bad = |reason| Error::downstream(Kind::HttpRequestError, reason);
     if normalized.port() == Some(0) {
         return Err(bad("port 0"));
+    }
+    if let Some((host, port)) = template::read(head)? {
+        return Ok((host, port, Ask::ConnectUdp));
     }
     if head.method == Method::CONNECT {
         // RFC 9110 §9.3.6: the port is a part of the target, and there is no content.

@@ -32,19 +32,8 @@ pub async fn open(
     let Some(client) = ClientEnd::take(head.version, &mut head.extensions, body) else {
         return Err(Error::downstream(Kind::HttpRequestError, "CONNECT that cannot become a tunnel"));
     };
-    let exchange = &scene.exchange;
-    // As requests that go out are counted and logged.
-    exchange.ledger().upstream = Some(scene.generation.origins.measured(&egress.cleartext.name));
-    exchange.ledger().attempt(Rc::new(Arc::from(target.label())));
+    let mut endpoint = reached(scene, egress, target, async |dialer| dialer.connect().await).await?;
     let counters = Arc::clone(scene.connection.link.load().counters());
-    counters.upstream_connects.add(1);
-    exchange.clock().enter(Phase::Connect, Instant::now());
-    let connected = Dialer::new(Arc::clone(egress), target).connect().await;
-    if connected.is_err() {
-        counters.upstream_connect_failures.add(1);
-    }
-    let mut endpoint = connected?;
-    exchange.note_first_byte();
     let idle = egress.outbound.timeouts.tunnel_idle;
     Ok(tunnel::open(client, scene, Response::new(()), async move |mut client, stop| {
         let relayed = relay(&mut client, &mut endpoint, idle, stop).await;
@@ -56,4 +45,29 @@ pub async fn open(
         }
         Carried { up: relayed.up, down: relayed.down, failure: failure_of(&relayed.end) }
     }))
+}
+
+/// What `connect` reaches the destination with; what is told of it is the same for every tunnel.
+///
+/// # Errors
+/// Those of `connect`.
+pub async fn reached<T>(
+    scene: &Scene,
+    egress: &Arc<Egress>,
+    target: Target,
+    connect: impl AsyncFnOnce(&Dialer) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let exchange = &scene.exchange;
+    // As requests that go out are counted and logged.
+    exchange.ledger().upstream = Some(scene.generation.origins.measured(&egress.cleartext.name));
+    exchange.ledger().attempt(Rc::new(Arc::from(target.label())));
+    let counters = scene.connection.link.load().counters();
+    counters.upstream_connects.add(1);
+    exchange.clock().enter(Phase::Connect, Instant::now());
+    let connected = connect(&Dialer::new(Arc::clone(egress), target)).await;
+    match &connected {
+        Ok(_) => exchange.note_first_byte(),
+        Err(_) => counters.upstream_connect_failures.add(1),
+    }
+    connected
 }

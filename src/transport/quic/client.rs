@@ -201,6 +201,10 @@ pub(super) fn config(
         if alpn == H3 { (0, H3_STREAMS_FROM_ENDPOINT) } else { (STREAMS_FROM_ENDPOINT, STREAMS_FROM_ENDPOINT) };
     let bounds = Bounds { idle, bidirectional, unidirectional };
     let mut transport = params::transport(&options.transport, bounds, &Leaving::default(), qlog);
+    if alpn == H3 {
+        // No request of ours has any (RFC 9297).
+        transport.datagram_receive_buffer_size(None);
+    }
     if let Some(keep_alive) = options.transport.keep_alive {
         transport.keep_alive_interval(Some(keep_alive.min(idle / 3)));
     }

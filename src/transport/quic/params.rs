@@ -39,6 +39,10 @@ pub(super) fn server(
         unidirectional: if is_raw { streams } else { HTTP3_UNIDIRECTIONAL },
     };
     let mut transport = transport(&listener.quic.transport, bounds, leaving, qlog);
+    if !is_raw && listener.mode.outbound().is_none() {
+        // Nobody would take them.
+        transport.datagram_receive_buffer_size(None);
+    }
     if !is_raw && listener.quic.transport.keep_alive.is_none() {
         // An idle deadline of HTTP counts from the last request, that of QUIC from the last packet. A client that waits for a
         // slow answer sends nothing: it is asked once whether it is still there. One without requests is closed above.

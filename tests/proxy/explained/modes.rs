@@ -178,6 +178,28 @@ async fn where_a_client_of_a_proxy_may_go_names_the_entry() {
             assert_eq!((has("response"), has("tunnel_idle")), (action == "forward", action == "tunnel"), "{url}");
         }
     }
+    for (http, method) in [("1.1", "GET"), ("2", "CONNECT")] {
+        let asked = |url: &str, upgrade: Option<&str>| {
+            let upgrade = upgrade.map(str::to_owned);
+            asked(PROXY, url, Question { http: Some(http.into()), upgrade, ..by("out") })
+        };
+        let path = "https://proxy.test/.well-known/masque/udp/a.example.org/443/";
+        for told in [asked("udp://a.example.org:443", None), asked(path, Some("connect-udp"))] {
+            assert!(told.served && told.refusal.is_none(), "{told:#?}");
+            assert_eq!((&*told.action, &*told.request.method, &*told.upstreams[0].protocol), ("tunnel", method, "udp"));
+            assert_eq!(told.upstreams[0].endpoints[0].address, "a.example.org:443");
+            assert!(told.settings.iter().any(|one| one.key == "listener.forward.timeouts.tunnel_idle"));
+        }
+        for (url, outcome) in [
+            ("udp://a.example.org:53", "http_request_denied"),
+            ("udp://[::1]:53", "destination_ip_prohibited"),
+            ("udp://127.0.0.1:9900", "destination_ip_prohibited"),
+            ("udp://a.example.org", "http_request_error"),
+        ] {
+            let told = asked(url, None);
+            assert_eq!(told.refusal.as_ref().map(|refusal| &*refusal.outcome), Some(outcome), "{url}: {told:#?}");
+        }
+    }
     let fields = [("proxy-authorization", "Basic eA=="), ("proxy-connection", "keep-alive"), ("x-mine", "1")];
     let headers = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let told = asked(PROXY, "http://a.test/x?y", Question { headers, ..by("out") });

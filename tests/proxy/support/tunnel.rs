@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
@@ -23,7 +24,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::body::{Feed, Sent, receive};
 use super::certificates::{self, SITE};
 use super::pair::{Downstream, Upstream};
-use super::quic::Quic;
+use super::quic::{self, Quic};
 use super::raw::{End, Raw};
 
 /// The key of the RFC's example, and the answer to it (RFC 6455 §1.3).
@@ -110,6 +111,14 @@ impl Tunnel {
                     Ok(true)
                 }
             },
+        }
+    }
+
+    /// The connection of QUIC that it is a part of.
+    pub fn quic(&self) -> &quinn::Connection {
+        match self {
+            Self::Http3 { _client: Some((_, quic)), .. } => &quic.connection,
+            _ => panic!("a client's tunnel over HTTP/3 has one"),
         }
     }
 
@@ -215,6 +224,25 @@ pub async fn ask(address: SocketAddr, down: Downstream, fields: &[(&'static str,
 
 /// The same for any protocol, without waiting for the answer.
 pub async fn begin(address: SocketAddr, down: Downstream, protocol: &str, fields: &[(&'static str, &str)]) -> Asked {
+    begin_with(address, down, Wish { protocol, target: TARGET, datagrams: None }, fields).await
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    pub protocol: &'a str,
+    pub target: &'a str,
+    /// On HTTP/3: bytes of a frame of QUIC that it takes datagrams in.
+    pub datagrams: Option<usize>,
+}
+
+/// The same for any wish.
+pub async fn begin_with(
+    address: SocketAddr,
+    down: Downstream,
+    Wish { protocol, target, datagrams }: Wish<'_>,
+    fields: &[(&'static str, &str)],
+) -> Asked {
     match down {
         Downstream::H1 | Downstream::H1Tls => {
             let mut raw = match down {
@@ -222,7 +250,7 @@ pub async fn begin(address: SocketAddr, down: Downstream, protocol: &str, fields
                 _ => Raw::connect_tls(address).await,
             };
             let mut text = format!(
-                "GET {TARGET} HTTP/1.1\r\nHost: {SITE}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+                "GET {target} HTTP/1.1\r\nHost: {SITE}\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
                  Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n"
             );
             for (name, value) in fields {
@@ -245,18 +273,23 @@ pub async fn begin(address: SocketAddr, down: Downstream, protocol: &str, fields
                 yield_now().await;
             }
             let scheme = if down == Downstream::H2 { "http" } else { "https" };
-            let mut request = connect(scheme, fields);
+            let mut request = connect(scheme, target, fields);
             request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
             let (response, send) = sender.send_request(request, false).unwrap();
             Asked::Http2(response, send, sender)
         }
         Downstream::H3 => {
-            let quic = Quic::connect(address, SITE).await;
-            let (sender, driver) = http3::client::start(quic.connection.clone(), Rc::default());
+            let mut quic = quic::config(certificates::client_config(&[b"h3"], false));
+            let mut transport = quinn::TransportConfig::default();
+            transport.datagram_receive_buffer_size(datagrams);
+            quic.transport_config(Arc::new(transport));
+            let quic = Quic::connect_with(quic, address, SITE).await.unwrap();
+            let config = http3::Config { datagrams: datagrams.is_some(), ..http3::Config::default() };
+            let (sender, driver) = http3::client::start(quic.connection.clone(), Rc::new(config));
             spawn_local(driver);
             assert!(sender.connect_protocol_allowed().await);
             let (feed, sent) = Sent::fed();
-            let mut request = connect("https", fields).map(|()| sent);
+            let mut request = connect("https", target, fields).map(|()| sent);
             request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
             let answering = spawn_local(async move {
                 let (head, body) = match sender.send(request, drop).await {
@@ -276,10 +309,10 @@ pub async fn begin(address: SocketAddr, down: Downstream, protocol: &str, fields
     }
 }
 
-fn connect(scheme: &str, fields: &[(&'static str, &str)]) -> Request<()> {
+fn connect(scheme: &str, target: &str, fields: &[(&'static str, &str)]) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = format!("{scheme}://{SITE}{TARGET}").parse().unwrap();
+    *request.uri_mut() = format!("{scheme}://{SITE}{target}").parse().unwrap();
     request.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("13"));
     for (name, value) in fields {
         request.headers_mut().append(*name, HeaderValue::from_str(value).unwrap());
