@@ -1,5 +1,6 @@
 """Forward mode: programs that are pointed at Tidegate as at their proxy."""
 
+import asyncio
 import base64
 import crypt
 import hashlib
@@ -9,7 +10,11 @@ import ssl
 import subprocess
 import time
 
+from aioquic.buffer import Buffer, BufferReadError, encode_uint_var
+from aioquic.quic.connection import QuicConnection
 from browser import Browser
+from check_udp import dnsmasq_server
+from quic import Http3, configuration, conversation, dial
 from world import Checks, Tidegate, expect, free_ports
 
 check = Checks()
@@ -142,3 +147,111 @@ def chromium_loads_a_page_through_the_proxy(world):
     wanted = {("clear", "HTTP/1.1", "GET"), ("secure", "HTTP/2.0", "GET")}
     expect(wanted <= seen, f"{seen}")
     return ", ".join(" ".join(line) for line in sorted(seen))
+
+
+class Masque(Http3):
+    """HTTP/3 with datagrams (RFC 9297)."""
+
+    takes_datagrams = True
+
+
+class Udp:
+    """A tunnel for UDP (RFC 9298), and what an inner connection of QUIC takes for its socket."""
+
+    def __init__(self, line, port, host="127.0.0.1"):
+        self.line = line
+        path = f"/.well-known/masque/udp/{host}/{port}/"
+        self.answer = line.begin("CONNECT", path, ("capsule-protocol", "?1"), end=False, protocol="connect-udp")
+        self.in_capsules = 0
+
+    async def opened(self):
+        await self.line.until(lambda: self.answer.heads or self.answer.has_ended(), "an answer to CONNECT-UDP")
+        expect(self.answer.heads, f"no answer: {self.answer}")
+        return self
+
+    def sendto(self, payload, _=None, in_capsule=False):
+        datagram = b"\0" + payload
+        if in_capsule:
+            self.line.send(self.answer, encode_uint_var(0) + encode_uint_var(len(datagram)) + datagram)
+        else:
+            self.line.http.send_datagram(self.answer.stream.number, datagram)
+            self.line.transmit()
+
+    def close(self):
+        self.line.send(self.answer, b"", end=True)
+
+    def take(self):
+        """The payloads that came, in frames and in capsules."""
+        found, self.answer.datagrams = self.answer.datagrams, []
+        buffer = Buffer(data=bytes(self.answer.body))
+        taken = 0
+        try:
+            while not buffer.eof():
+                kind, value = buffer.pull_uint_var(), buffer.pull_bytes(buffer.pull_uint_var())
+                taken = buffer.tell()
+                expect(kind == 0, f"a capsule of type {kind}")
+                found.append(value)
+                self.in_capsules += 1
+        except BufferReadError:
+            pass
+        del self.answer.body[:taken]
+        expect(all(datagram[:1] == b"\0" for datagram in found), "a context other than 0")
+        return [datagram[1:] for datagram in found]
+
+    async def received(self):
+        await self.line.until(lambda: self.answer.datagrams or self.answer.body or self.answer.has_ended(), "a datagram")
+        return self.take()
+
+
+def question(number):
+    name = b"".join(bytes([len(label)]) + label for label in (b"h%d" % number, b"check", b"test", b""))
+    return number.to_bytes(2) + bytes.fromhex("01000001000000000000") + name + bytes.fromhex("00010001")
+
+
+@check
+@conversation
+async def udp_goes_through_the_proxy(world):
+    """aioquic speaks CONNECT-UDP: DNS with dnsmasq, and HTTP/3 within HTTP/3."""
+    out = Outbound(world, "forward-udp")
+    dns = dnsmasq_server(world)
+    settings = configuration(world, max_datagram_frame_size=65536, max_datagram_size=1400)
+    async with dial(out.secure, settings, Masque) as line:
+        refused = await Udp(line, 53, "10.0.0.1").opened()
+        told = refused.answer.header("proxy-status")
+        expect(refused.answer.status == 403 and "destination_ip_prohibited" in told, f"{refused.answer} {told}")
+        names = await Udp(line, dns).opened()
+        expect(names.answer.status == 200 and names.answer.header("capsule-protocol") == "?1", f"{names.answer}")
+        for number in range(20):
+            names.sendto(question(number), in_capsule=number % 2 == 1)
+            (reply,) = await names.received()
+            expect(reply[:2] == number.to_bytes(2) and reply[-4:] == bytes([192, 0, 2, number]), f"{number}: {reply.hex()}")
+        expect(names.in_capsules == 0, f"{names.in_capsules} in capsules")
+        names.close()
+        # A datagram without a context, and a stream that ends within a capsule (RFC 9297 §3.3).
+        for broken, code in ((bytes([0, 0]), 0x33), (bytes([0, 5, 0, 1]), 0x10E)):
+            bad = await Udp(line, dns).opened()
+            line.send(bad.answer, broken, end=True)
+            await line.until(bad.answer.has_ended, "the end of a tunnel")
+            expect(bad.answer.stream.reset == code, f"{bad.answer}")
+        site = await Udp(line, out.secure_site).opened()
+        inner = Http3(QuicConnection(configuration=configuration(world)))
+        inner.connection_made(site)
+
+        async def bring():
+            while not site.answer.has_ended():
+                for payload in await site.received():
+                    inner.datagram_received(payload, ("127.0.0.1", out.secure_site))
+
+        bringing = asyncio.create_task(bring())
+        inner.connect(("127.0.0.1", out.secure_site))
+        await inner.wait_connected()
+        page = await inner.get("/")
+        expect(page.status == 200 and page.body.decode() == PAGE, f"{page}")
+        inner.close()
+        site.close()
+        await line.until(site.answer.has_ended, "the end of the tunnel")
+        await bringing
+    seen = {(line["status"], line["destination"], line["outcome"]) for line in out.log(6) if line["method"] == "CONNECT"}
+    wanted = {(403, "10.0.0.1:53", "destination_ip_prohibited"), (200, f"127.0.0.1:{dns}", "ok"), (200, f"127.0.0.1:{dns}", "http_request_error"), (200, f"127.0.0.1:{out.secure_site}", "ok")}
+    expect(wanted <= seen, f"{seen}")
+    return f"20 answers of DNS, a page inside, {site.in_capsules} datagrams in capsules"

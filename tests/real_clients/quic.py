@@ -8,7 +8,7 @@ import ssl
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.buffer import Buffer, BufferReadError, encode_uint_var
 from aioquic.h3.connection import FrameType, H3Connection, StreamType
-from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.h3.events import DatagramReceived, DataReceived, HeadersReceived
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
@@ -164,7 +164,7 @@ class Answer:
 
     def __init__(self, stream, method):
         self.stream, self.method = stream, method
-        self.heads, self.body, self.trailers, self.is_whole = [], bytearray(), [], False
+        self.heads, self.body, self.trailers, self.is_whole, self.datagrams = [], bytearray(), [], False, []
 
     @property
     def status(self):
@@ -188,6 +188,8 @@ class Answer:
                 self.trailers = fields
         elif isinstance(event, DataReceived):
             self.body += event.data
+        elif isinstance(event, DatagramReceived):
+            self.datagrams.append(event.data)
         self.is_whole |= getattr(event, "stream_ended", False)
 
     def has_ended(self):
@@ -209,9 +211,12 @@ class Answer:
 class Http3(Line):
     """HTTP/3 on one connection of a client."""
 
+    # It is with WebTransport that aioquic sends SETTINGS_H3_DATAGRAM (RFC 9297).
+    takes_datagrams = False
+
     def __init__(self, quic, stream_handler=None):
         super().__init__(quic, stream_handler)
-        self.http = Lenient(quic)
+        self.http = Lenient(quic, enable_webtransport=self.takes_datagrams)
         self.answers = {}
 
     def quic_event_received(self, event):
