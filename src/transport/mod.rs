@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::io::Socket;
@@ -54,6 +55,21 @@ impl Channel {
     }
 }
 
+/// Bytes that are copied in one piece at the most where many pass: glibc makes a larger copy by `rep movsb`, which takes some
+/// processors several times as long (sourceware.org/bugzilla, 30994).
+pub const PIECE: usize = 2048;
+/// Pieces of one write: what rustls takes at once, 64 KiB, with a head before it.
+const PIECES: usize = 33;
+
+/// TLS copies what it encrypts, piece by piece as it gets it.
+fn in_pieces<T>(slices: &[IoSlice<'_>], write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+    if slices.iter().all(|slice| slice.len() <= PIECE) {
+        return write(slices);
+    }
+    let pieces = slices.iter().flat_map(|slice| slice.chunks(PIECE)).map(IoSlice::new);
+    write(&pieces.take(PIECES).collect::<SmallVec<[IoSlice<'_>; PIECES]>>())
+}
+
 impl Breakable for Channel {
     fn reset_on_drop(&mut self) {
         self.socket().reset_on_close();
@@ -82,6 +98,7 @@ impl AsyncWrite for Channel {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            channel if bytes.len() > PIECE => Pin::new(channel).poll_write_vectored(cx, &[IoSlice::new(bytes)]),
             Self::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Client(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
@@ -95,8 +112,8 @@ impl AsyncWrite for Channel {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Self::Server(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Client(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Server(stream) => in_pieces(slices, |pieces| Pin::new(stream).poll_write_vectored(cx, pieces)),
+            Self::Client(stream) => in_pieces(slices, |pieces| Pin::new(stream).poll_write_vectored(cx, pieces)),
         }
     }
 
@@ -124,5 +141,37 @@ impl AsyncWrite for Channel {
             Self::Server(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Client(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(slices: &[&[u8]]) -> (Vec<usize>, Vec<u8>) {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        in_pieces(&slices, |pieces| {
+            (pieces.iter().map(|piece| piece.len()).collect(), pieces.iter().flat_map(|piece| piece.to_vec()).collect())
+        })
+    }
+
+    #[test]
+    fn what_is_large_is_written_in_pieces_and_in_order() {
+        let body: Vec<u8> = (0..3 * PIECE + 1).map(|at| at as u8).collect();
+        let (pieces, bytes) = lengths(&[b"head", &body]);
+        assert_eq!(pieces, [4, PIECE, PIECE, PIECE, 1]);
+        assert_eq!(bytes, [&b"head"[..], &body].concat());
+    }
+
+    #[test]
+    fn what_is_small_is_written_as_it_is() {
+        assert_eq!(lengths(&[b"head", b"", &[7; PIECE]]).0, [4, 0, PIECE]);
+        assert!(lengths(&[]).0.is_empty());
+    }
+
+    #[test]
+    fn no_more_is_cut_than_is_taken_at_once() {
+        let (pieces, _) = lengths(&[&[7; 100 * PIECE]]);
+        assert_eq!(pieces, [PIECE; PIECES]);
     }
 }
