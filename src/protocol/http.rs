@@ -20,6 +20,7 @@ use tower::Service;
 
 use super::detect::{Detected, detect};
 use super::farewell::{close, farewell, linger};
+use super::gather::Gather;
 use super::h2_frames::H2Frames;
 use super::link::{Deadlines, Link, LinkIo, Track, Verdict};
 use super::wire::{Fed, Limits, Refusal, Wire};
@@ -300,7 +301,8 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static,
     S::Future: 'static,
 {
-    let io = LinkIo::new(channel, Rc::clone(link), H2Frames::new(), first);
+    let io = Gather::new(LinkIo::new(channel, Rc::clone(link), H2Frames::new(), first));
+    let turn = io.clone();
     let counters = Arc::clone(link.load().counters());
     let connection = http2::Builder::new(Supervisor(Rc::clone(link)))
         .max_concurrent_streams(settings.max_concurrent_streams)
@@ -321,7 +323,8 @@ where
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
+            let ended = connection.as_mut().poll(cx).is_ready();
+            if matches!(turn.poll_end_turn(cx), Poll::Ready(Err(_))) || ended {
                 return Poll::Ready(());
             }
             match ready!(link.poll_verdict(false, cx)) {

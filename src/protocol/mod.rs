@@ -1,6 +1,7 @@
 //! Bytes to messages, generic over the service.
 pub mod detect;
 mod farewell;
+mod gather;
 pub mod h2_frames;
 pub mod http;
 pub mod http3;
