@@ -2,6 +2,8 @@
 //! it does on HTTP/1 (sans-io, RFC 9113 §4.1, §6.2, §6.10). It judges nothing: hyper does.
 
 use super::detect::PREFACE;
+use super::link::Track;
+use super::wire::Fed;
 
 /// The frames of one connection, client to us.
 #[derive(Clone, Debug)]
@@ -92,6 +94,21 @@ impl H2Frames {
             self.open_head = false;
             self.ends_head = false;
         }
+    }
+}
+
+impl Track for H2Frames {
+    fn feed(&mut self, bytes: &[u8]) -> Fed {
+        H2Frames::feed(self, bytes);
+        Fed::Release(bytes.len())
+    }
+
+    fn is_in_head(&self) -> bool {
+        self.head_in_progress()
+    }
+
+    fn is_at_boundary(&self) -> bool {
+        self.at_boundary()
     }
 }
 

@@ -302,7 +302,6 @@ where
     S::Future: 'static,
 {
     let io = Gather::new(LinkIo::new(channel, Rc::clone(link), H2Frames::new(), first));
-    let turn = io.clone();
     let counters = Arc::clone(link.load().counters());
     let connection = http2::Builder::new(Supervisor(Rc::clone(link)))
         .max_concurrent_streams(settings.max_concurrent_streams)
@@ -314,7 +313,7 @@ where
         // RFC 8441 §3. What is not allowed there the route says.
         .enable_connect_protocol()
         .serve_connection(
-            io,
+            io.clone(),
             service_fn(move |request| {
                 counters.requests_http2.add(1);
                 service.clone().call(request)
@@ -324,7 +323,7 @@ where
     poll_fn(|cx| {
         loop {
             let ended = connection.as_mut().poll(cx).is_ready();
-            if matches!(turn.poll_end_turn(cx), Poll::Ready(Err(_))) || ended {
+            if matches!(io.poll_end_turn(cx), Poll::Ready(Err(_))) || ended {
                 return Poll::Ready(());
             }
             match ready!(link.poll_verdict(false, cx)) {
@@ -340,21 +339,6 @@ where
     })
     .await;
     Ended::Closed
-}
-
-impl Track for H2Frames {
-    fn feed(&mut self, bytes: &[u8]) -> Fed {
-        H2Frames::feed(self, bytes);
-        Fed::Release(bytes.len())
-    }
-
-    fn is_in_head(&self) -> bool {
-        self.head_in_progress()
-    }
-
-    fn is_at_boundary(&self) -> bool {
-        self.at_boundary()
-    }
 }
 
 /// Spawns HTTP/2 streams on this thread, each under the deadlines of its exchange.
