@@ -105,7 +105,11 @@ pub(crate) fn on_worker<F: Future>(future: F) -> F::Output {
 
 /// As [`on_worker`], with a clock that runs ahead whenever nothing else is to be done.
 pub(crate) fn on_paused_worker<F: Future>(future: F) -> F::Output {
-    on_runtime(tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true), future)
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // Of that time: a test that hangs fails at once.
+    on_runtime(builder.enable_all().start_paused(true), async {
+        tokio::time::timeout(Duration::from_secs(24 * 3600), future).await.expect("the test hangs")
+    })
 }
 
 fn on_runtime<F: Future>(builder: &mut tokio::runtime::Builder, future: F) -> F::Output {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use quinn::ConnectionStats;
 
 use self::handshake::Handshake;
 use super::client::{Answer, SendFailure, StreamPlace, Upgraded};
@@ -18,6 +19,7 @@ use super::endpoint::EndpointState;
 use super::failure::{self, Progress};
 use super::pool::EndpointPool;
 use super::sessions::{Life, Multiplexed, Place, Sessions};
+use super::silence::Heard;
 use crate::base::error::{Error, Kind, Retry};
 use crate::body::Body;
 use crate::body::incoming::Incoming;
@@ -48,6 +50,7 @@ pub(super) struct Shared {
     /// Where it was made for what the endpoint said by Alt-Svc: what that is judged by.
     alternative: Option<(Arc<EndpointState>, u16)>,
     handshake: Handshake,
+    heard: Heard,
 }
 
 /// A stream in the hands of one request.
@@ -85,6 +88,7 @@ pub(super) fn start(
         max_streams: streams_within(terms.quic),
         alternative: terms.alternative,
         handshake: Handshake::new(terms.early.is_some()),
+        heard: Heard::default(),
     });
     shared.begin();
     tokio::task::spawn_local(drive(Rc::clone(&shared), driver));
@@ -134,7 +138,8 @@ impl Shared {
     /// Whether requests still have a place on it.
     fn takes_requests(&self) -> bool {
         let sender = self.sender.borrow();
-        !self.life.is_retired() && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
+        let takes = !self.life.is_retired() && !self.heard.is_given_up();
+        takes && sender.as_ref().is_some_and(|sender| sender.is_open() && !sender.is_going_away())
     }
 
     /// Whether what it was made for still stands.
@@ -144,12 +149,13 @@ impl Shared {
     }
 
     /// Counts what passed since the last time; whoever shows it sees it this late.
-    fn meter(&self) {
+    fn meter(&self) -> ConnectionStats {
         let stats = self.connection.stats();
         let (received, sent) = (stats.udp_rx.bytes, stats.udp_tx.bytes);
         let (before, sent_before) = self.counted.replace((received, sent));
         self.counters.bytes_upstream_in.add(received - before);
         self.counters.bytes_upstream_out.add(sent - sent_before);
+        stats
     }
 }
 
@@ -173,8 +179,7 @@ impl Multiplexed for Shared {
     }
 
     fn serves(&self) -> bool {
-        self.meter();
-        self.takes_requests() && self.is_wanted()
+        self.heard.answers(&self.meter(), self.life.pool().now()) && self.takes_requests() && self.is_wanted()
     }
 
     fn close(&self) {

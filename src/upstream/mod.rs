@@ -20,6 +20,7 @@ pub mod pool;
 pub mod quic;
 pub mod registry;
 mod sessions;
+mod silence;
 mod switching;
 pub mod worker;
 

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::connector;
 use super::pool::EndpointPool;
 use super::sessions::{Life, Multiplexed, Place, Sessions};
+use super::silence::Heard;
 use super::worker::{Pick, WorkerEndpoint, WorkerUpstream};
 use crate::base::drain::Flag;
 use crate::base::error::{Error, Kind, Retry};
@@ -37,39 +38,6 @@ pub(super) struct Shared {
     /// Raised when it was taken: streams that it was not taken of end, and keep what they hold until then.
     settled: Rc<Flag>,
 }
-
-/// Whether the endpoint still answers. One that went without a word, and came back without the key that it would say so with
-/// (`server.quic_key_file`), is silent until the connection's idle deadline.
-#[derive(Default)]
-struct Heard {
-    /// Datagrams of it, and frames of streams that were sent to it, when that was last looked at.
-    seen: Cell<(u64, u64)>,
-    /// Since when nothing came, though something was sent.
-    silent_since: Cell<Option<Instant>>,
-    /// Too long: no stream is opened any more, and the connection leaves the pool when that is swept.
-    is_given_up: Cell<bool>,
-}
-
-impl Heard {
-    /// Looks again.
-    fn answers(&self, connection: &Connection, now: Instant) -> bool {
-        let stats = connection.stats();
-        let (received, sent) = self.seen.replace((stats.udp_rx.datagrams, stats.frame_tx.stream));
-        let owes = stats.frame_tx.stream != sent || self.silent_since.get().is_some();
-        if stats.udp_rx.datagrams != received || !owes {
-            self.silent_since.set(None);
-            self.is_given_up.set(false);
-            return true;
-        }
-        let since = self.silent_since.get().unwrap_or(now);
-        self.silent_since.set(Some(since));
-        self.is_given_up.set(now >= since + PATIENCE.max(stats.path.rtt * 3));
-        !self.is_given_up.get()
-    }
-}
-
-/// Silence after which new streams go to another connection, in the least.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What became of what was sent before the endpoint had answered (0-RTT, RFC 9001 §4.6).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -231,7 +199,7 @@ impl Shared {
 
     /// A stream, where the endpoint allows one more at once.
     fn open_now(self: &Rc<Self>) -> Option<Placed> {
-        if self.life.is_retired() || !self.heard.answers(&self.connection, self.life.pool().now()) {
+        if self.life.is_retired() || !self.serves() {
             return None;
         }
         let mut cx = Context::from_waker(Waker::noop());
@@ -259,7 +227,7 @@ impl Multiplexed for Shared {
     }
 
     fn serves(&self) -> bool {
-        !self.heard.is_given_up.get()
+        self.heard.answers(&self.connection.stats(), self.life.pool().now())
     }
 
     fn close(&self) {

@@ -1,6 +1,7 @@
 //! Against an origin that speaks HTTP/3 frame by frame, so that it can misbehave.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -606,5 +607,119 @@ fn an_endpoint_that_wants_no_early_data_is_asked_again_after_the_handshake() {
         assert_eq!(body_of(answered.ok().unwrap()).await, "hello");
         assert_eq!(caller.connects().0, 1);
         visitor.keep();
+    });
+}
+
+/// An address where a process can go without a word, and another come in its place that knows none of its connections.
+struct Mortal {
+    origin: Origin,
+    address: SocketAddr,
+    leads_to: Rc<Cell<SocketAddr>>,
+}
+
+impl Mortal {
+    async fn bind() -> Self {
+        let origin = Origin::bind();
+        let leads_to = Rc::new(Cell::new(origin.0.local_addr().unwrap()));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::task::spawn_local(Self::relay(socket, Rc::clone(&leads_to)));
+        Self { origin, address, leads_to }
+    }
+
+    /// Between the client, who speaks first, and who is there now.
+    async fn relay(socket: UdpSocket, leads_to: Rc<Cell<SocketAddr>>) {
+        let (mut client, mut datagram) = (None, [0; 2000]);
+        while let Ok((length, from)) = socket.recv_from(&mut datagram).await {
+            let to = match from == leads_to.get() {
+                true => client,
+                false => (*client.get_or_insert(from) == from).then(|| leads_to.get()),
+            };
+            if let Some(to) = to {
+                socket.send_to(&datagram[..length], to).await.unwrap();
+            }
+        }
+    }
+
+    fn config(&self) -> Upstream {
+        let mut config = upstream_config("api", &[self.address]);
+        config.protocol = UpstreamProtocol::Http3;
+        config
+    }
+
+    /// Who was there hears and says nothing any more.
+    fn restart(&mut self) -> Origin {
+        let next = Origin::bind();
+        self.leads_to.set(next.0.local_addr().unwrap());
+        std::mem::replace(&mut self.origin, next)
+    }
+}
+
+#[test]
+fn an_endpoint_that_went_without_a_word_is_not_waited_for_until_the_idle_deadline() {
+    on_paused_worker(async {
+        let mut mortal = Mortal::bind().await;
+        let caller = caller(mortal.config());
+        let (answer, visitor) = join!(caller.get(), async {
+            let mut visitor = mortal.origin.accept().await;
+            answer(&mut visitor.request().await).await;
+            visitor
+        });
+        assert_eq!(body_of(answer.ok().unwrap()).await, "hello");
+        let _gone = mortal.restart();
+        mortal.origin.serve();
+        let lost = caller.session(false).await.unwrap();
+        assert!(lost.is_reused());
+        let lost = tokio::task::spawn_local(lost.send(request()));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let session = caller.session(false).await.unwrap();
+        assert!(!session.is_reused(), "a request is sent to nobody");
+        assert_eq!(body_of(session.send(request()).await.ok().unwrap()).await, "hello");
+        assert!(!lost.is_finished(), "its own deadline is the caller's");
+        drop(visitor);
+    });
+}
+
+#[test]
+fn an_endpoint_that_takes_its_time_is_not_given_up() {
+    on_paused_worker(async {
+        let origin = Origin::bind();
+        let caller = origin.caller();
+        let slow = async {
+            let mut visitor = origin.accept().await;
+            for _ in 0..3 {
+                let mut asked = visitor.request().await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                answer(&mut asked).await;
+            }
+            visitor
+        };
+        let asking = async {
+            for _ in 0..3 {
+                assert_eq!(body_of(caller.get().await.ok().unwrap()).await, "hello");
+            }
+        };
+        let (_visitor, ()) = join!(slow, asking);
+        assert_eq!(caller.connects(), (1, 2));
+    });
+}
+
+#[test]
+fn a_goaway_below_a_request_with_a_body_means_the_same() {
+    on_worker(async {
+        let origin = Origin::bind();
+        let caller = origin.caller();
+        let session = caller.session(false);
+        let (session, mut visitor) = join!(session, origin.accept());
+        let mut upload = request();
+        *upload.method_mut() = Method::POST;
+        *upload.body_mut() = Body::full("all of it".into());
+        let (failure, _streams) = join!(session.unwrap().send(upload), async {
+            let streams = visitor.request().await;
+            visitor.go_away(0).await;
+            streams
+        });
+        let error = failure_of(failure).error;
+        assert_eq!((error.kind(), error.retry()), (Kind::ConnectionTerminated, Retry::Always));
     });
 }
