@@ -11,8 +11,7 @@ use crate::base::addr::Address;
 use crate::config::model::{Bind, SocketOptions};
 use crate::net::socket;
 
-/// Opens `members` sockets for datagrams that share one address (SO_REUSEPORT). With port 0 the first picks the port and
-/// the others join. Of the options only the sizes of the buffers apply.
+/// Opens `members` sockets for datagrams that share one address (SO_REUSEPORT). With port 0 it is one that nobody has. Of the options only the sizes of the buffers apply.
 ///
 /// # Errors
 /// The address is taken, not ours, not permitted or a path, or an option was refused.
@@ -54,18 +53,33 @@ fn open(
     options: &SocketOptions,
     members: usize,
 ) -> io::Result<Vec<BoundSocket>> {
+    let mut picked = None;
+    if address.port() == 0 {
+        let socket = pick_port(address, only_v6)?;
+        address = socket.local_addr()?.as_socket().unwrap_or(address);
+        picked = Some(socket);
+    }
     let mut sockets = Vec::with_capacity(members);
     for _ in 0..members {
         let socket = new_socket(address, only_v6)?;
         socket.set_reuse_port(true)?;
         socket::prepare_datagrams(&socket, options)?;
         socket.bind(&address.into())?;
-        // Port 0 was picked by the first; the others have to join it.
-        address = socket.local_addr()?.as_socket().unwrap_or(address);
         sockets.push(socket);
+        // Before there is a second: who leaves a group changes the places of the others.
+        drop(picked.take());
     }
     let bound = |socket: Socket| BoundSocket { inner: Inner::Udp(socket.into()), local: Address::Socket(address) };
     Ok(sockets.into_iter().map(bound).collect())
+}
+
+/// A socket on a port that nobody has. Of one that is bound with SO_REUSEPORT the kernel takes any port for free that others of
+/// the same user have with it, and datagrams for one of them would come to the other.
+fn pick_port(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
+    let socket = new_socket(address, only_v6)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
+    Ok(socket)
 }
 
 /// Without SO_REUSEADDR: on a UDP socket that means that others may take its datagrams.
@@ -79,6 +93,7 @@ fn new_socket(address: SocketAddr, only_v6: bool) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -127,6 +142,13 @@ mod tests {
             }
         }
         panic!("a member got nothing: {reached:?}");
+    }
+
+    #[test]
+    fn no_port_is_picked_that_others_have() {
+        let groups: Vec<_> = (0..300).map(|_| bind_datagram(&loopback(), &plain_options(), 1).unwrap()).collect();
+        let ports: HashSet<u16> = groups.iter().map(|group| port(&group[0])).collect();
+        assert_eq!(ports.len(), groups.len());
     }
 
     #[test]
