@@ -7,7 +7,7 @@ use http::{Request, Response};
 
 use super::support::*;
 use crate::http3::{Code, Config, Error};
-use crate::transport::quic::tests::simulated::{Network, Weather, simulated};
+use crate::transport::quic::tests::simulated::{Network, Weather, seeds, simulated};
 
 fn noise(length: usize, seed: u64) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -43,7 +43,7 @@ async fn exchange(sender: crate::http3::Sender, number: u64) -> Result<(), Error
 
 #[test]
 fn exchanges_are_whole_whatever_the_weather() {
-    for seed in 0..8 {
+    for seed in seeds(8) {
         let weather = Weather::of(100 + seed);
         eprintln!("seed {seed}: {weather:?}");
         simulated(async {
@@ -61,7 +61,7 @@ fn exchanges_are_whole_whatever_the_weather() {
 
 #[test]
 fn a_broken_answer_is_never_whole_whatever_the_weather() {
-    for seed in 0..4 {
+    for seed in seeds(4) {
         simulated(async {
             let link = simulated_link(&Network::new(seed, Weather::of(200 + seed))).await;
             let _served = run(&link, Config::default(), async |_, _| {
@@ -125,7 +125,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_departure_loses_nothing_whatever_the_weather() {
-    for seed in 0..20 {
+    for seed in seeds(20) {
         let weather = Weather::of(300 + seed);
         // The first of two has a network that loses nothing.
         let weather = if seed % 2 == 0 { Weather { lost: 0, ..weather } } else { weather };

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
@@ -292,6 +293,12 @@ pub(crate) fn simulated<F: Future>(future: F) -> F::Output {
     })
 }
 
+/// The seeds of a test: this many, or as many times more as `TIDEGATE_SEEDS` says.
+pub(crate) fn seeds(count: u64) -> Range<u64> {
+    let times = std::env::var("TIDEGATE_SEEDS").map_or(1, |times| times.parse().unwrap());
+    0..count * times
+}
+
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..length).map(|_| random.u8(..)).collect()
@@ -325,7 +332,7 @@ async fn there_and_back(connection: &Connection, length: usize, seed: u64) {
 
 #[test]
 fn what_is_sent_arrives_whatever_the_weather() {
-    for seed in 0..12 {
+    for seed in seeds(12) {
         let weather = Weather::of(seed);
         eprintln!("seed {seed}: {weather:?}");
         simulated(async {
@@ -426,7 +433,7 @@ fn a_client_that_moves_loses_nothing() {
 
 #[test]
 fn an_end_is_heard_of_or_noticed() {
-    for seed in 0..10 {
+    for seed in seeds(10) {
         simulated(async {
             let network = Network::new(seed, Weather::FAIR);
             let ends = connected(&network).await;
