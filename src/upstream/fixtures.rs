@@ -108,7 +108,7 @@ pub(crate) fn on_paused_worker<F: Future>(future: F) -> F::Output {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // Of that time: a test that hangs fails at once.
     on_runtime(builder.enable_all().start_paused(true), async {
-        tokio::time::timeout(Duration::from_secs(24 * 3600), future).await.expect("the test hangs")
+        timer::timeout(Duration::from_secs(24 * 3600), future).await.expect("the test hangs")
     })
 }
 
