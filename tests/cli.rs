@@ -194,6 +194,12 @@ fn explain_ends_with_one_where_a_request_would_be_refused() {
         (&["http://example.org:8080/x", "--json"], 0, "\"action\": \"redirect\""),
         (&["PUT", "http://a.example.org:8080/v1/x", "-H", "content-length: 2000000"], 1, "request_body_too_large"),
         (&["http://example.org:8080/a/../b"], 1, "a dot segment in the path"),
+        (
+            &["CONNECT", "http://example.org:8080"],
+            1,
+            "decided by the request itself: CONNECT outside of mode `forward`",
+        ),
+        (&["OPTIONS", "http://example.org:8080/", "-H", "max-forwards: 0"], 1, "or a Max-Forwards"),
         (&["http://example.org:9/"], 1, "no listener accepts port 9"),
         (&["https://example.org/"], 1, "no listener takes https"),
         (&["http://example.org:8080/", "--http", "3"], 1, "speaks http1, http2, not HTTP/3"),

@@ -26,7 +26,7 @@ pub enum Kind {
     ConnectionTimeout,
     /// The endpoint took no bytes of the request in time.
     ConnectionWriteTimeout,
-    /// A limit on connections or requests was reached.
+    /// No port of ours, no stream of the endpoint, or no place in the line of passwords is free.
     ConnectionLimitReached,
     /// The TLS handshake with the endpoint failed.
     TlsProtocolError,

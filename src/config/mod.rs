@@ -10,6 +10,7 @@ mod findings;
 mod include;
 pub mod json_schema;
 pub mod model;
+pub mod outcomes;
 mod reader;
 mod recover;
 pub mod reference;

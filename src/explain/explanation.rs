@@ -156,6 +156,9 @@ pub struct Refusal {
     pub reason: String,
     /// The line that decided it; `None`: no line did.
     pub at: Option<At>,
+    /// What decided it where no line did; empty: a default, or what `reason` says.
+    #[serde(default)]
+    pub otherwise: String,
 }
 
 /// An answer of the proxy's own.
@@ -268,6 +271,8 @@ pub struct Setting {
     pub value: String,
     /// What it bounds.
     pub what: String,
+    /// How what exceeds it ends, in the word of the log; `None`: with no word of its own.
+    pub outcome: Option<String>,
     /// Where it is written; `None`: its default.
     pub at: Option<At>,
 }

@@ -1,7 +1,8 @@
 //! A connection or flow that no request is read of: where it goes by its listener alone, or by its ClientHello.
 
-use super::explanation::{At, Explanation, Refusal};
+use super::explanation::{At, Explanation, Refusal, Upstream};
 use super::{Explainer, SOMEBODY};
+use crate::base::error::Kind;
 use crate::base::id::UpstreamId;
 use crate::config::effective::Owner;
 use crate::config::model::{Asked, HelloRoutes, HostPattern, Mode, UdpRoute};
@@ -35,14 +36,17 @@ impl Explainer<'_> {
         let client = asked.client.unwrap_or(SOMEBODY);
         let Some(entry) = upstream.and_then(|id| self.only(id, sni.as_deref(), client)) else {
             let (outcome, reason) = match mode {
-                Mode::Quic(_) => ("tls_alert", "the client offers no ALPN protocol of the listener's (--alpn)"),
+                Mode::Quic(_) => {
+                    (Kind::TlsProtocolError, "the client offers no ALPN protocol of the listener's (--alpn)")
+                }
                 _ => (
-                    "destination_not_found",
+                    Kind::DestinationNotFound,
                     "no entry of the listener is for this ClientHello, and there is no default",
                 ),
             };
             let at = self.config.written.place(Owner::Listener(index), &[path[0]]).map(At::from);
-            told.refusal = Some(Refusal { outcome: outcome.to_owned(), status: None, reason: reason.to_owned(), at });
+            let (outcome, reason) = (outcome.as_str().to_owned(), reason.to_owned());
+            told.refusal = Some(Refusal { outcome, reason, at, ..Refusal::default() });
             return;
         };
         told.served = true;
@@ -51,7 +55,12 @@ impl Explainer<'_> {
             chosen.why = format!("{}; `{}` of it leads on", chosen.why, path.join("."));
             chosen.at = at.or(chosen.at.take());
         }
-        told.upstreams.push(entry);
+        let carried = match mode {
+            Mode::Udp(_) => "udp",
+            _ if entry.protocol == "quic" => "quic",
+            _ => "tcp",
+        };
+        told.upstreams.push(Upstream { protocol: carried.to_owned(), ..entry });
         self.tell_unavailable(told);
     }
 }

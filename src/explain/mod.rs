@@ -25,6 +25,7 @@ use http::Version;
 
 use crate::config::Config;
 use crate::config::model::{Asked, Mode, Route};
+use crate::config::outcomes::NO_LISTENER;
 use crate::snapshot::Snapshot;
 use explanation::{Chosen, Explanation, FORMAT, Refusal, Request};
 use outgoing::Lines;
@@ -148,7 +149,8 @@ fn request_of(asked: &Asked) -> Request {
 }
 
 fn closed(none: entrance::NoEntrance) -> Refusal {
-    Refusal { outcome: "no_listener".to_owned(), status: None, reason: none.reason, at: none.at }
+    let outcome = NO_LISTENER.to_owned();
+    Refusal { outcome, reason: none.reason, at: none.at, ..Refusal::default() }
 }
 
 fn protocol(version: Version) -> String {

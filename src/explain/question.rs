@@ -46,17 +46,30 @@ pub enum BadQuestion {
     #[error("{0}")]
     Request(#[from] BadRequest),
     /// A header.
-    #[error("`{0}` is no header: write 'name: value'")]
+    #[error("`{0}` is no header")]
     Header(String),
     /// The client.
     #[error("`{0}` is no IP address")]
     Client(String),
     /// The protocol to switch to.
-    #[error("`{0}` is no name of a protocol: write websocket")]
+    #[error("`{0}` is no name of a protocol")]
     Upgrade(String),
     /// The version.
     #[error("`{0}` is no version of HTTP: 1.0, 1.1, 2 or 3")]
     Version(String),
+}
+
+impl BadQuestion {
+    /// What to write instead on a command line.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "write `tidegate explain GET https://example.org/path`",
+            Self::Header(_) => "write -H 'name: value'",
+            Self::Client(_) => "write --client 192.0.2.1",
+            Self::Upgrade(_) => "write --upgrade websocket",
+            Self::Version(_) => "write --http 1.1, 2 or 3",
+        }
+    }
 }
 
 impl Question {

@@ -7,6 +7,7 @@ use crate::base::error::Kind;
 use crate::config::Config;
 use crate::config::effective::Owner;
 use crate::config::model::{Route, RouteAction};
+use crate::config::outcomes::decider;
 use crate::proxy::rescue::status_of;
 use crate::route::access::Networks;
 
@@ -34,7 +35,8 @@ pub fn refusal(
                 let key = if matches!(route.action, RouteAction::Forward(_)) { "upgrade" } else { "respond" };
                 config.written.place(Owner::Route(at), &[key]).map(At::from)
             }
-            None => own(&["mode"]),
+            None if reason.starts_with("CONNECT") => own(&["mode"]),
+            None => None,
         },
         _ => None,
     };
@@ -43,7 +45,15 @@ pub fn refusal(
         (Kind::RequestNotImplemented, false) if route.is_some() => format!("{reason} by default"),
         _ => reason.to_owned(),
     };
-    Refusal { outcome: kind.as_str().to_owned(), status: Some(status_of(kind).as_u16()), reason, at }
+    let otherwise = match kind {
+        _ if at.is_some() => "",
+        // Each route is told of by itself.
+        Kind::DestinationNotFound => "",
+        Kind::RequestNotImplemented if route.is_some() => "",
+        _ => decider(kind).otherwise,
+    };
+    let otherwise = otherwise.to_owned();
+    Refusal { outcome: kind.as_str().to_owned(), status: Some(status_of(kind).as_u16()), reason, at, otherwise }
 }
 
 /// Whether a client may use a route, and the entry that says so.

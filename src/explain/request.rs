@@ -205,7 +205,9 @@ impl Explainer<'_> {
     /// What is refused before a route is asked for; `at`: the line, where that is not known by the outcome.
     fn tell_refused(&self, error: &Error, listener: usize, at: Option<At>, told: &mut Explanation) {
         let mut refused = refusal(self.config, (error.kind(), error.reason()), listener, None, None);
-        refused.at = at.or(refused.at);
+        if at.is_some() {
+            (refused.at, refused.otherwise) = (at, String::new());
+        }
         told.refusal = Some(refused);
         let (head, body) = rescue::answer(error, None, REQUEST_ID).into_parts();
         let mut recorder = Recorder::default();

@@ -85,7 +85,7 @@ impl Routes<'_> {
                 ("query", format!("query parameter {name} {wanted}; {query}"), vec!["query", name])
             }
             Loss::Specificity(Rule::Host) => {
-                let own = if route.hosts.is_empty() { "no host".to_owned() } else { hosts(route) };
+                let own = if route.hosts.is_empty() { "any host".to_owned() } else { hosts(route) };
                 (
                     "less-specific-host",
                     format!("matches, but {own} is less specific than the host of {name}"),
@@ -93,7 +93,7 @@ impl Routes<'_> {
                 )
             }
             Loss::Specificity(Rule::Path) => {
-                let own = route.path.as_ref().map_or_else(|| "no path".to_owned(), path_text);
+                let own = route.path.as_ref().map_or_else(|| "any path".to_owned(), path_text);
                 (
                     "less-specific-path",
                     format!("matches, but {own} is less specific than the path of {name}"),

@@ -9,6 +9,7 @@ use crate::base::units::{format_duration, format_size};
 use crate::config::Config;
 use crate::config::effective::Owner;
 use crate::config::model::{Forward, Listener, Outbound, Route, RouteAction, Upstream};
+use crate::config::outcomes::outcome_of;
 
 /// Collects settings.
 pub struct Settings<'c> {
@@ -41,8 +42,15 @@ impl<'c> Settings<'c> {
             Owner::Expectation(_) => "expect".to_owned(),
         };
         let at = self.at(owner, path);
-        let key = format!("{own}.{}", path.join("."));
-        self.list.push(Setting { kind: kind.into(), key, value, what: what.into(), at });
+        let path = path.join(".");
+        let table = if matches!(owner, Owner::Upstream(_)) { "upstream" } else { &own };
+        let outcome = outcome_of(&format!("{table}.{path}")).map(|outcome| outcome.as_str().to_owned());
+        let key = format!("{own}.{path}");
+        // Upstreams of a weighted route share what the route sets.
+        if self.list.iter().any(|told| told.key == key) {
+            return;
+        }
+        self.list.push(Setting { kind: kind.into(), key, value, what: what.into(), outcome, at });
     }
 
     /// What the listener sets on the way in.
@@ -55,17 +63,17 @@ impl<'c> Settings<'c> {
         if listener.tls.is_some() {
             deadline(&["timeouts", "handshake"], Some(timeouts.handshake), "the TLS handshake");
         }
-        deadline(&["timeouts", "header"], Some(timeouts.header), "the whole head, else 408");
+        deadline(&["timeouts", "header"], Some(timeouts.header), "the whole head");
         deadline(&["timeouts", "client_stall"], Some(timeouts.client_stall), "the client neither sends nor takes");
         deadline(&["timeouts", "idle"], Some(timeouts.idle), "between two requests");
         deadline(&["timeouts", "max_age"], timeouts.max_age, "the connection's age");
         let limits = &listener.limits;
         let count = |limit: Option<u32>, else_: &str| limit.map_or(else_.to_owned(), |limit| limit.to_string());
         let mut limit = |path: &[&str], value: String, what: &str| self.push("limit", owner, path, value, what);
-        limit(&["limits", "max_header_size"], format_size(limits.max_header_size.into()), "of the head, else 431");
-        limit(&["limits", "max_headers"], limits.max_headers.to_string(), "header fields, else 431");
-        let connections = count(limits.max_connections, "by descriptors");
-        limit(&["limits", "max_connections"], connections, "of the listener");
+        limit(&["limits", "max_header_size"], format_size(limits.max_header_size.into()), "of the head");
+        limit(&["limits", "max_headers"], limits.max_headers.to_string(), "header fields");
+        let what = if limits.max_connections.is_some() { "of the listener" } else { "as many as descriptors allow" };
+        limit(&["limits", "max_connections"], count(limits.max_connections, "automatic"), what);
         let per_ip = count(limits.max_connections_per_ip, "unlimited");
         limit(&["limits", "max_connections_per_ip"], per_ip, "of one client");
         if version >= Version::HTTP_2 {
@@ -79,7 +87,7 @@ impl<'c> Settings<'c> {
         let timeouts = rules.timeouts;
         for (key, value, what) in [
             ("connect", timeouts.connect, "resolving, connecting and TLS together"),
-            ("response", timeouts.response, "request sent to response head, else 504"),
+            ("response", timeouts.response, "request sent to response head"),
             ("stream_idle", timeouts.stream_idle, "silence inside the answer's body"),
             ("tunnel_idle", timeouts.tunnel_idle, "silence of both sides of a tunnel"),
         ] {
@@ -102,7 +110,7 @@ impl<'c> Settings<'c> {
             Some((index, max)) => (Owner::Route(index), &["max_body"], Some(max)),
             None => (Owner::Listener(listener.0), &["limits", "max_body"], listener.1.limits.max_body),
         };
-        self.push("limit", owner, path, text(max), "of a body, else 413");
+        self.push("limit", owner, path, text(max), "of a body");
     }
 
     /// What the route and its upstream set on the way out.
@@ -114,12 +122,12 @@ impl<'c> Settings<'c> {
             Some(response) => (route, response),
             None => (own, timeouts.response),
         };
-        let what = "request sent to response head, else 504";
+        let what = "request sent to response head";
         self.push("deadline", owner, &["timeouts", "response"], format_duration(response), what);
         let what = "silence inside the answer's body";
         self.push("deadline", own, &["timeouts", "stream_idle"], format_duration(timeouts.stream_idle), what);
         let total = forward.total_timeout.map_or("off".into(), format_duration);
-        self.push("deadline", route, &["timeouts", "total"], total, "the whole exchange, else 504");
+        self.push("deadline", route, &["timeouts", "total"], total, "the whole exchange");
         let retry = &forward.retry;
         self.push("retry", route, &["retry", "attempts"], retry.attempts.to_string(), "sends beyond the first");
         let mut on: Vec<String> = Vec::new();

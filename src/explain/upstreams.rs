@@ -87,6 +87,7 @@ impl Explainer<'_> {
             status: told.listener.is_some().then(|| status_of(kind).as_u16()),
             reason: reason.to_owned(),
             at: told.upstreams[0].at.clone(),
+            otherwise: String::new(),
         });
     }
 

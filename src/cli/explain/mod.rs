@@ -80,7 +80,7 @@ impl Explain {
         let question = self.question()?;
         // Said here in either case, before anybody is asked.
         let asked = question.asked().map_err(|bad| {
-            terminal::complain(bad, "write `tidegate explain GET https://example.org/path`");
+            terminal::complain(&bad, bad.help());
             Exit::Usage
         })?;
         let told: Explanation = if self.live || self.target.names_listener() {
@@ -103,7 +103,7 @@ impl Explain {
         if self.json {
             terminal::print(&(serde_json::to_string_pretty(&told).unwrap_or_default() + "\n"));
         } else {
-            terminal::print(&text::render(&told, Palette::stdout()));
+            terminal::print(&text::render(&told, Palette::stdout(), terminal::width()));
         }
         Ok(if told.served { Exit::Done } else { Exit::Fault })
     }

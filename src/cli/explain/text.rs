@@ -3,11 +3,15 @@
 
 use crate::explain::explanation::{Answer, At, Chosen, Endpoint, Explanation, Field, Loser, Sent, Setting, Upstream};
 
-use super::super::terminal::Palette;
+use super::super::terminal::{Palette, columns, wrapped};
 
-/// The text.
-pub fn render(told: &Explanation, colours: Palette) -> String {
-    let mut page = Page { out: headline(told, colours), colours };
+/// The text, for a terminal of so many columns.
+pub fn render(told: &Explanation, colours: Palette, width: usize) -> String {
+    let mut page = Page { out: headline(told, colours), colours, width };
+    page.paragraph(2, &verdict(told, colours));
+    if let Some(refusal) = told.refusal.as_ref().filter(|refusal| !refusal.otherwise.is_empty()) {
+        page.paragraph(2, &colours.dim(&format!("decided by {}", refusal.otherwise)));
+    }
     page.entrance(told);
     page.routes(told);
     for upstream in &told.upstreams {
@@ -21,12 +25,12 @@ pub fn render(told: &Explanation, colours: Palette) -> String {
     }
     if !told.notes.is_empty() {
         page.out.push('\n');
-        told.notes.iter().for_each(|note| page.out += &format!("{}\n", colours.dim(&format!("note: {note}"))));
+        told.notes.iter().for_each(|note| page.paragraph(0, &colours.dim(&format!("note: {note}"))));
     }
     page.out
 }
 
-/// What was asked, and what becomes of it.
+/// What was asked.
 fn headline(told: &Explanation, colours: Palette) -> String {
     let request = &told.request;
     let live = told.generation.map_or_else(String::new, |generation| format!(", generation {generation} in force"));
@@ -36,10 +40,15 @@ fn headline(told: &Explanation, colours: Palette) -> String {
     for (name, value) in &request.headers {
         out += &format!("  {name}: {value}\n");
     }
+    out
+}
+
+/// What becomes of it.
+fn verdict(told: &Explanation, colours: Palette) -> String {
     let route = told.route.as_ref().map_or_else(String::new, |route| format!(" by route `{}`", route.name));
     let names: Vec<_> = told.upstreams.iter().map(|upstream| format!("`{}`", upstream.name)).collect();
     let to = names.join(" or ");
-    let verdict = match (&told.refusal, told.action.as_str(), &told.answer) {
+    match (&told.refusal, told.action.as_str(), &told.answer) {
         (Some(refusal), ..) => {
             let how = refusal.status.map_or_else(|| "not served".to_owned(), |status| format!("refused with {status}"));
             let line = refusal.at.as_ref().map_or_else(String::new, |at| format!("  {}", colours.dim(&line_of(at))));
@@ -55,13 +64,14 @@ fn headline(told: &Explanation, colours: Palette) -> String {
         (None, "relay", _) => colours.good(&format!("relayed to {to}")),
         (None, word, Some(answer)) => colours.good(&format!("{word}: answered with {} here{route}", answer.status)),
         (None, word, None) => colours.good(word),
-    };
-    out + &format!("  {verdict}\n")
+    }
 }
 
 struct Page {
     out: String,
     colours: Palette,
+    /// Columns of the terminal.
+    width: usize,
 }
 
 impl Page {
@@ -69,32 +79,56 @@ impl Page {
         self.out += &format!("\n{}\n", self.colours.bold(title));
     }
 
-    /// Lines of columns, the place of each at its end.
+    /// Lines of columns, the place of each at its end. What the last column has no room for goes on below it.
     fn lines(&mut self, indent: usize, lines: Vec<(Vec<String>, Option<String>)>) {
         let count = lines.iter().map(|(cells, _)| cells.len()).max().unwrap_or(0);
+        let widest = self.width / 2;
         let width = |column: usize| {
             let widths = lines.iter().filter(|(cells, _)| column + 1 < cells.len());
             // A long cell pushes its own line only.
-            widths.map(|(cells, _)| cells[column].chars().count()).filter(|width| *width <= WIDEST).max().unwrap_or(0)
+            widths.map(|(cells, _)| columns(&cells[column])).filter(|width| *width <= widest).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..count).map(width).collect();
-        let joined = |cells: &[String]| {
-            let padded = cells.iter().enumerate().map(|(at, cell)| match cells.len() - at {
-                1 => cell.clone(),
-                _ => format!("{cell:<width$}", width = widths[at]),
-            });
-            padded.collect::<Vec<_>>().join("  ")
-        };
-        let texts: Vec<(String, Option<String>)> =
-            lines.iter().map(|(cells, at)| (joined(cells), at.clone())).collect();
-        let fits = texts.iter().map(|(text, _)| text.chars().count()).filter(|width| *width <= ROOM - indent);
-        let column = fits.max().unwrap_or(0);
-        for (text, at) in texts {
-            let line = match at {
-                None => text,
-                Some(at) => format!("{text:<column$}  {}", self.colours.dim(&at)),
-            };
-            self.out += &format!("{:indent$}{}\n", "", line.trim_end());
+        let places = lines.iter().filter_map(|(_, at)| at.as_ref()).map(|at| columns(at) + 2).max();
+        let places = places.unwrap_or(0).min(self.width / 3);
+        let all = self.width.saturating_sub(indent);
+        let texts = lines.into_iter().map(|(mut cells, at)| {
+            let last = cells.pop().unwrap_or_default();
+            let padded =
+                |(cell, width): (&String, &usize)| format!("{cell}{:1$}  ", "", width.saturating_sub(columns(cell)));
+            let lead: String = cells.iter().zip(&widths).map(padded).collect();
+            let room = if at.is_some() { all - places } else { all }.saturating_sub(columns(&lead));
+            if columns(&last) <= room || cells.is_empty() || room >= LEAST {
+                let below = columns(&lead);
+                return (lead, wrapped(&last, room.max(LEAST)), below, at);
+            }
+            // Too narrow beside the others.
+            let below = if cells.len() > 1 { widths[0] + 2 } else { FURTHER };
+            let mut parts = wrapped(&last, all.saturating_sub(below).max(LEAST));
+            parts.insert(0, String::new());
+            (lead.trim_end().to_owned(), parts, below, at)
+        });
+        let texts: Vec<_> = texts.collect();
+        let taken = texts.iter().map(|(lead, parts, ..)| columns(lead) + columns(&parts[0]));
+        let column = taken.filter(|width| *width <= all - places).max().unwrap_or(0);
+        for (lead, parts, below, at) in texts {
+            let mut line = format!("{:indent$}{lead}{}", "", parts[0]);
+            if let Some(at) = at {
+                let padding = (indent + column).saturating_sub(columns(&line));
+                line += &format!("{:padding$}  {}", "", self.colours.dim(&at));
+            }
+            self.out += &format!("{}\n", line.trim_end());
+            let below = indent + below;
+            parts[1..].iter().for_each(|part| self.out += &format!("{:below$}{part}\n", ""));
+        }
+    }
+
+    /// A paragraph whose later lines stand further in.
+    fn paragraph(&mut self, indent: usize, text: &str) {
+        let lines = wrapped(text, self.width.saturating_sub(indent + FURTHER));
+        for (at, line) in lines.iter().enumerate() {
+            let indent = if at == 0 { indent } else { indent + FURTHER };
+            self.out += &format!("{:indent$}{line}\n", "");
         }
     }
 
@@ -270,15 +304,30 @@ impl Page {
         }
     }
 
+    /// Each under the table that it stands in.
     fn settings<'s>(&mut self, title: &str, settings: impl Iterator<Item = &'s Setting>) {
-        let line = |one: &Setting| {
-            (vec![one.key.clone(), one.value.clone(), one.what.clone()], decided(one.at.as_ref(), true))
-        };
-        let lines: Vec<_> = settings.map(line).collect();
-        if !lines.is_empty() {
-            self.title(title);
-            self.lines(2, lines);
+        let mut tables: Vec<(&str, Vec<_>)> = Vec::new();
+        for one in settings {
+            let (table, key) = one.key.rsplit_once('.').unwrap_or(("", &one.key));
+            let what = match &one.outcome {
+                Some(outcome) => format!("{}, else {outcome}", one.what),
+                None => one.what.clone(),
+            };
+            let line = (vec![format!("  {key}"), one.value.clone(), what], decided(one.at.as_ref(), true));
+            match tables.iter_mut().find(|(other, _)| *other == table) {
+                Some((_, lines)) => lines.push(line),
+                None => tables.push((table, vec![line])),
+            }
         }
+        if tables.is_empty() {
+            return;
+        }
+        self.title(title);
+        let lines = tables.into_iter().flat_map(|(table, lines)| {
+            let head = (vec![table.to_owned()], None);
+            std::iter::once(head).chain(lines)
+        });
+        self.lines(2, lines.collect());
     }
 }
 
@@ -304,11 +353,76 @@ fn percent(share: f64) -> String {
     if (share - share.round()).abs() < 0.05 { format!("{share:.0}%") } else { format!("{share:.1}%") }
 }
 
-/// Characters of a line before the place, in a terminal of 100.
-const ROOM: usize = 84;
-/// Characters of a cell that others are aligned with.
-const WIDEST: usize = 48;
+/// Columns that are worth breaking a text for.
+const LEAST: usize = 16;
+/// Columns that the later lines of a paragraph stand further in.
+const FURTHER: usize = 6;
 /// So many of a kind are listed.
 const FEW: usize = 12;
 /// Lines of a body that are shown.
 const LONG_BODY: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::explanation::{Refusal, Request};
+
+    fn told() -> Explanation {
+        let at = |line| Some(At { file: "tidegate.toml".into(), line, column: 1 });
+        let setting = |key: &str, value: &str, what: &str, outcome: Option<&str>| Setting {
+            kind: "limit".into(),
+            key: key.into(),
+            value: value.into(),
+            what: what.into(),
+            outcome: outcome.map(Into::into),
+            at: at(7),
+        };
+        let reason = "the request's body is larger than allowed, and this sentence is longer than a terminal is wide";
+        let refusal = Refusal { outcome: "x".into(), reason: reason.into(), at: at(3), ..Refusal::default() };
+        let request = Request {
+            url: "http://a/".into(),
+            protocol: "HTTP/1.1".into(),
+            client: "::1".into(),
+            ..Request::default()
+        };
+        Explanation {
+            request,
+            refusal: Some(refusal),
+            settings: vec![
+                setting("listener.limits.max_header_size", "32KiB", "of the head", Some("request_header_too_large")),
+                setting("listener.limits.max_connections_per_ip", "unlimited", "of one client", None),
+                setting("route.upgrade", "websocket", "may be switched to", None),
+            ],
+            notes: vec!["an endpoint of it has to offer something that is told of in many more words than fit".into()],
+            ..Explanation::default()
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_narrow_lines() {
+        for width in [60, 80, 100] {
+            let text = render(&told(), Palette::plain(), width);
+            assert!(text.lines().all(|line| columns(line) <= width), "{width}:\n{text}");
+            assert!(text.lines().all(|line| line == line.trim_end()), "{width}:\n{text}");
+        }
+        let text = render(&told(), Palette::plain(), 80);
+        let size = "\
+    max_header_size         32KiB      of the head, else   tidegate.toml:7
+                                       request_header_too_large
+    max_connections_per_ip  unlimited  of one client       tidegate.toml:7
+  route
+    upgrade                 websocket  may be switched to  tidegate.toml:7
+";
+        assert!(text.contains(size), "{text}");
+    }
+
+    #[test]
+    fn colours_change_no_column() {
+        let coloured = render(&told(), Palette::colourful(), 80);
+        assert!(coloured.contains('\x1b'));
+        let plain = coloured.split('\x1b').enumerate();
+        let plain: String =
+            plain.map(|(at, part)| if at == 0 { part } else { part.split_once('m').unwrap().1 }).collect();
+        assert_eq!(plain, render(&told(), Palette::plain(), 80));
+    }
+}

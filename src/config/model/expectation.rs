@@ -71,7 +71,7 @@ pub enum BadRequest {
     #[error("the first word is no method")]
     Method,
     /// The last word.
-    #[error("no address with a scheme and a host, such as https://example.org/path")]
+    #[error("no address with a scheme and a host, in ASCII without blanks, such as https://example.org/path")]
     Address,
     /// Of the address.
     #[error("the scheme is none of http, https, ws, wss, tcp, tls, udp and quic")]

@@ -87,6 +87,7 @@ async fn what_is_relayed_goes_by_its_listener_or_its_hello() {
         assert!(written.starts_with(line), "{url}: {written}");
         let own = &told.upstreams[0];
         assert_eq!(own.picked.is_some(), upstream != "pg", "{url}: {told:#?}");
+        assert_eq!(own.protocol, if url.starts_with("udp") { "udp" } else { "tcp" }, "{url}");
         assert!(own.sent.is_none() && told.answer.is_none() && told.certificate.is_some() == url.starts_with("quic"));
     }
     // One key leads to one endpoint, whoever asks.
@@ -101,7 +102,7 @@ async fn what_is_relayed_goes_by_its_listener_or_its_hello() {
     assert_eq!(clients.len(), 2, "{clients:?}");
     for (url, outcome, line) in [
         ("tls://other.test:8444", "destination_not_found", "sni ="),
-        ("quic://example.org:4433", "tls_alert", "[listener.alpn]"),
+        ("quic://example.org:4433", "tls_protocol_error", "[listener.alpn]"),
     ] {
         let told = asked(RELAYS, url, Question::default());
         let refusal = told.refusal.as_ref().unwrap_or_else(|| panic!("{told:#?}"));
@@ -224,6 +225,7 @@ async fn where_a_client_of_a_proxy_may_go_names_the_entry() {
         assert!(!told.served && refusal.outcome == outcome, "{url}: {told:#?}");
         let written = line_of(PROXY, &told);
         assert!(written.trim_start().starts_with(line), "{url}: {written}");
+        assert_eq!(refusal.otherwise, "", "{url}: a line decided it");
         assert_eq!(told.answer.as_ref().map(|answer| answer.status), refusal.status, "{url}");
     }
     let long = vec![("content-length".to_owned(), "5".to_owned())];
@@ -232,7 +234,9 @@ async fn where_a_client_of_a_proxy_may_go_names_the_entry() {
     assert!(!told.served && line_of(PROXY, &told).starts_with("limits.max_body"), "{told:#?}");
     for url in ["http://127.1/", "tcp://a.example.org", "http://0x7f.1/"] {
         let told = asked(PROXY, url, by("out"));
-        assert_eq!(told.refusal.as_ref().map(|refusal| &*refusal.outcome), Some("http_request_error"), "{url}");
+        let refusal = told.refusal.as_ref().unwrap_or_else(|| panic!("{url}: {told:#?}"));
+        assert_eq!((&*refusal.outcome, &refusal.at), ("http_request_error", &None), "{url}");
+        assert!(refusal.otherwise.starts_with("the request itself"), "{url}: {}", refusal.otherwise);
     }
 }
 
