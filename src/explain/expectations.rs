@@ -28,12 +28,16 @@ pub fn unmet(snapshot: &Arc<Snapshot>, config: &Config) -> Faults {
         // goes into logs.
         let told = explainer.explain(&expectation.asked);
         let mut shown = differences(expectation, &told);
+        let mut own = Vec::new();
         for mut difference in unmet {
             let found = shown.iter_mut().find(|shown| shown.path == difference.path);
             difference.found =
                 found.map_or_else(|| "it is another".to_owned(), |shown| std::mem::take(&mut shown.found));
-            faults.push(fault(config, index, expectation, &told, difference));
+            own.push(fault(config, index, expectation, &told, difference));
         }
+        // In the order in which they are read.
+        own.sort_by_key(|fault| fault.excerpt.as_ref().map(|excerpt| (excerpt.place.line, excerpt.place.column)));
+        own.into_iter().for_each(|fault| faults.push(fault));
     }
     faults
 }
@@ -49,9 +53,13 @@ struct Difference {
 }
 
 fn differences(expectation: &Expectation, told: &Explanation) -> Vec<Difference> {
-    let mut list = Vec::new();
+    let mut list = Vec::<Difference>::new();
     let mut differ = |path: &[&str], expected: String, found: String| {
-        list.push(Difference { path: path.iter().map(|part| (*part).to_owned()).collect(), expected, found });
+        // One fault for each key, whatever it has to say.
+        match list.iter_mut().find(|other| other.path == path) {
+            Some(other) => other.found += &format!(", {found}"),
+            None => list.push(Difference { path: path.iter().map(|&part| part.to_owned()).collect(), expected, found }),
+        }
     };
     if let Some(route) = &expectation.route {
         match &told.route {
@@ -84,15 +92,21 @@ fn differences(expectation: &Expectation, told: &Explanation) -> Vec<Difference>
     for (name, pattern) in &expectation.header {
         if let Some(found) = missing(fields, name, pattern) {
             let found = if fields.is_none() { outcome(told) } else { found };
-            differ(&["header", name.as_str()], format!("`{name}` of the answer {}", wanted(pattern)), found);
+            differ(&["header", name.as_str()], format!("header {}", wanted(name, pattern)), found);
         }
     }
     if !expectation.sent.is_empty() {
-        match told.upstreams.iter().filter_map(|upstream| upstream.sent.as_ref()).collect::<Vec<_>>() {
-            sent if sent.is_empty() => {
-                differ(&["sent"], "that an endpoint gets it".to_owned(), outcome(told));
-            }
-            sent => sent.iter().for_each(|sent| of_sent(expectation, sent, &mut differ)),
+        let sent = told.upstreams.iter().filter_map(|upstream| Some((&*upstream.name, upstream.sent.as_ref()?)));
+        let sent: Vec<_> = sent.collect();
+        if sent.is_empty() {
+            differ(&["sent"], "`sent`".to_owned(), outcome(told));
+        }
+        for (name, one) in &sent {
+            of_sent(expectation, one, &mut |path, expected, found| {
+                // Of a weighted route each upstream may get something else.
+                let found = if sent.len() > 1 { format!("for `{name}` {found}") } else { found };
+                differ(path, expected, found);
+            });
         }
     }
     list
@@ -101,20 +115,20 @@ fn differences(expectation: &Expectation, told: &Explanation) -> Vec<Difference>
 fn of_sent(expectation: &Expectation, sent: &Sent, differ: &mut impl FnMut(&[&str], String, String)) {
     let expected = &expectation.sent;
     if let Some(host) = expected.host.as_ref().filter(|host| ***host != *sent.authority) {
-        differ(&["sent", "host"], format!("host `{host}`"), format!("it is `{}`", sent.authority));
+        differ(&["sent", "host"], format!("sent host `{host}`"), format!("it is `{}`", sent.authority));
     }
     if let Some(path) = expected.path.as_ref().filter(|path| ***path != *sent.target) {
-        differ(&["sent", "path"], format!("path `{path}`"), format!("it is `{}`", sent.target));
+        differ(&["sent", "path"], format!("sent path `{path}`"), format!("it is `{}`", sent.target));
     }
     for (name, pattern) in &expected.header {
         if let Some(found) = missing(Some(&sent.headers), name, pattern) {
-            differ(&["sent", "header", name.as_str()], format!("`{name}` {}", wanted(pattern)), found);
+            differ(&["sent", "header", name.as_str()], format!("sent header {}", wanted(name, pattern)), found);
         }
     }
     for (at, name) in expected.without.iter().enumerate() {
         if let Some(field) = sent.headers.iter().find(|field| *name == field.name.as_str()) {
             let found = format!("it is there, by {}", field.by);
-            differ(&["sent", "without", &at.to_string()], format!("no `{name}`"), found);
+            differ(&["sent", "without", &at.to_string()], format!("sent without `{name}`"), found);
         }
     }
 }
@@ -130,10 +144,11 @@ fn missing(fields: Option<&Vec<Field>>, name: &HeaderName, pattern: &ValuePatter
     Some(if values.is_empty() { "it is not there".to_owned() } else { format!("it is {}", quoted(&values)) })
 }
 
-fn wanted(pattern: &ValuePattern) -> String {
+/// A field as it is to be, in the way that it is written.
+fn wanted(name: &HeaderName, pattern: &ValuePattern) -> String {
     match pattern {
-        ValuePattern::Exact(text) => format!("is `{text}`"),
-        ValuePattern::Regex(regex) => format!("matches `{regex}`"),
+        ValuePattern::Exact(text) => format!("`{name}: {text}`"),
+        ValuePattern::Regex(regex) => format!("`{name}: ~ {regex}`"),
     }
 }
 
@@ -146,8 +161,8 @@ fn status_of(told: &Explanation) -> Option<u16> {
 fn outcome(told: &Explanation) -> String {
     match (&told.refusal, &told.answer) {
         (Some(refusal), _) => {
-            let status = refusal.status.map_or_else(|| "closed".to_owned(), |status| status.to_string());
-            format!("{status} {}: {}", refusal.outcome, refusal.reason)
+            let status = refusal.status.map_or_else(|| "not served, ".to_owned(), |status| format!("{status} "));
+            format!("{status}{}: {}", refusal.outcome, refusal.reason)
         }
         (None, Some(answer)) => format!("answered with {} here", answer.status),
         (None, None) => {
@@ -164,7 +179,9 @@ fn quoted(names: &[&str]) -> String {
 fn fault(config: &Config, index: usize, expectation: &Expectation, told: &Explanation, found: Difference) -> Fault {
     let path: Vec<&str> = found.path.iter().map(String::as_str).collect();
     let asked = &expectation.asked;
-    let message = format!("{} {} does not meet {}", asked.method, asked.url, found.expected);
+    // What is no request has no method.
+    let method = if asked.is_http() { format!("{} ", asked.method) } else { String::new() };
+    let message = format!("{method}{} does not meet {}", asked.url, found.expected);
     let help = why(expectation, told, path[0]);
     config.written.fault(Owner::Expectation(index), &path, message, &found.found, help)
 }

@@ -9,6 +9,7 @@ use super::Check;
 use crate::base::error::Kind;
 use crate::config::findings::Finding;
 use crate::config::model::{Asked, Expectation, Listener, Route, Sent, ValuePattern};
+use crate::config::outcomes::NO_LISTENER;
 use crate::config::section::{Section, Written};
 use crate::config::suggest;
 
@@ -24,7 +25,7 @@ impl Check<'_> {
 
     /// `None`: there is no request in it, which was told.
     fn expectation(&mut self, section: &Section, listeners: &[Listener], routes: &[Route]) -> Option<Expectation> {
-        if !EXPECTED.iter().any(|key| section.has(key)) {
+        if !expects_something(section) {
             let finding = Finding::new(section.spot, "a test that expects nothing", "holds whatever happens");
             self.findings.push_absent(finding.help("write `route = \"…\"`, `upstream = \"…\"` or `status = 200`"));
         }
@@ -135,7 +136,7 @@ impl Check<'_> {
     }
 
     fn outcome(&mut self, written: Written<'_>) -> Arc<str> {
-        let words = || Kind::ALL.iter().map(|kind| kind.as_str()).chain(["ok"]);
+        let words = || Kind::ALL.iter().map(|kind| kind.as_str()).chain(["ok", NO_LISTENER]);
         if words().all(|word| word != written.value) {
             let finding =
                 Finding::new(written.spot, format!("unknown outcome `{}`", written.value), "no word of the access log");
@@ -145,5 +146,14 @@ impl Check<'_> {
     }
 }
 
-/// What may be expected.
-const EXPECTED: [&str; 6] = ["route", "upstream", "status", "outcome", "header", "sent"];
+/// Whether there is anything that may not hold.
+fn expects_something(section: &Section) -> bool {
+    let of_sent = |sent: &Section| {
+        let has_one = sent.texts("without").next().is_some() || !sent.map("header").is_empty();
+        has_one || ["host", "path"].iter().any(|key| sent.has(key))
+    };
+    ["route", "status", "outcome"].iter().any(|key| section.has(key))
+        || section.texts("upstream").next().is_some()
+        || !section.map("header").is_empty()
+        || section.section("sent").is_some_and(of_sent)
+}

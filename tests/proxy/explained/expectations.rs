@@ -40,6 +40,11 @@ path = "/talk"
 upstream = "one"
 upgrade = []
 [[route]]
+name = "both"
+path = "/both"
+weighted = [{ upstream = "one", weight = 3 }, { upstream = "two" }]
+host_header = "upstream"
+[[route]]
 name = "rest"
 redirect = { to = "https://www.example.org{path_and_query}" }
 [upstream.one]
@@ -78,8 +83,19 @@ async fn every_expectation_can_fail_at_its_place() {
         (moved, "header.location = \"https://a.test/x\"", 19, "it is `https://www.example.org/x`"),
         (moved, "status = 301", 10, "answered with 308 here"),
         (moved, "upstream = \"one\"", 12, "answered with 308 here"),
-        ("request = \"http://a.test:9/\"\n", "outcome = \"ok\"", 11, "closed no_listener: no listener accepts port 9"),
-        ("request = \"tcp://a.test:5432\"\n", "upstream = \"two\"", 12, "it goes to `one`"),
+        (
+            "request = \"http://a.test:9/\"\n",
+            "outcome = \"ok\"",
+            11,
+            "not served, no_listener: no listener accepts port 9",
+        ),
+        (
+            "request = \"tcp://a.test:5432\"\n",
+            "upstream = \"two\"",
+            12,
+            "error: tcp://a.test:5432/ does not meet upstream `two`",
+        ),
+        (moved, "header.X-None = \"~ ^1\"", 17, "does not meet header `x-none: ~ ^1`"),
         (
             "request = \"https://a.test/\"\nlistener = \"out\"\n",
             "outcome = \"ok\"",
@@ -98,16 +114,35 @@ async fn every_expectation_can_fail_at_its_place() {
             23,
             "it is not there",
         ),
+        (
+            "request = \"http://a.test:8080/both\"\n",
+            "sent.host = \"127.0.0.1:3\"",
+            13,
+            "for `one` it is `127.0.0.1:1`, for `two` it is `127.0.0.1:2`",
+        ),
+        (
+            "request = \"http://a.test:8080/both\"\n",
+            "sent.host = \"127.0.0.1:1\"",
+            13,
+            "^ for `two` it is `127.0.0.1:2`",
+        ),
     ] {
         let told = told(&format!("{asks}{key}"));
+        assert_eq!(told.matches("error: ").count(), 1, "{told}");
         let line = first + 1 + asks.lines().count() as u32;
         assert!(told.contains(&format!(" --> test.toml:{line}:{column}\n")), "{key}: {line}:{column} in\n{told}");
         assert!(told.contains(found) && told.starts_with("error: "), "{key}: no {found} in\n{told}");
         assert!(!told.contains('\x1b'), "{told}");
     }
     // Of a table that expects of an endpoint what none gets, the table is shown.
-    let told = told(&format!("{moved}sent = {{ path = \"/x\" }}"));
-    assert!(told.contains(&format!(" --> test.toml:{}:8\n", first + 2)), "{told}");
+    let of_table = told(&format!("{moved}sent = {{ path = \"/x\" }}"));
+    assert!(of_table.contains(&format!(" --> test.toml:{}:8\n", first + 2)), "{of_table}");
+    // Several are told of as they stand there.
+    let several = told(&format!("{moved}sent.path = \"/x\"\nstatus = 301\nroute = \"app\"\nheader.x-none = \"1\""));
+    let lines: Vec<_> = several.lines().filter_map(|line| line.trim().strip_prefix("--> test.toml:")).collect();
+    let expected: Vec<_> =
+        [(2, 1), (3, 10), (4, 9), (5, 17)].iter().map(|(line, column)| format!("{}:{column}", first + line)).collect();
+    assert_eq!(lines, expected, "{several}");
 }
 
 async fn what_holds_is_silent() {
@@ -116,6 +151,8 @@ async fn what_holds_is_silent() {
          sent = { host = \"a.test:8080\", path = \"/app/x?y\", header = { x-env = \"~ ^p\" }, without = \"x-debug\" }",
         "request = \"http://a.test:8080/x\"\nstatus = 308\nheader = { location = \"~ ^https://www\" }",
         "request = \"tcp://a.test:5432\"\nupstream = \"one\"",
+        "request = \"http://a.test:9/\"\noutcome = \"no_listener\"",
+        "request = \"http://a.test:8080/both\"\nupstream = [\"two\", \"one\"]\nsent.path = \"/both\"",
         "request = \"https://b.example.org/\"\nlistener = \"out\"\noutcome = \"ok\"",
         "request = \"http://a.test:8080/app/x\"\nupgrade = \"websocket\"\nsent.header.upgrade = \"websocket\"",
     ] {
