@@ -38,8 +38,8 @@ pub(crate) fn expand<'a>(text: &'a str, lookup: Lookup<'_>) -> Result<Cow<'a, st
             faults.push(Unset {
                 range: open..text.len(),
                 message: "`${` is never closed".into(),
-                label: "no `}` behind it",
-                help: "write `$${` for the characters themselves".into(),
+                label: "no `}` after it",
+                help: "write `$${` for a literal `${`".into(),
             });
             return Err(faults);
         };
@@ -63,7 +63,7 @@ fn variable(inside: &str, lookup: Lookup<'_>) -> Result<String, (String, &'stati
         return Err((
             format!("bad name of an environment variable `{name}`"),
             "letters, digits and `_`",
-            "write `${NAME}` or `${NAME:-default}`; `$${` for the characters themselves".into(),
+            "write `${NAME}` or `${NAME:-default}`; `$${` for a literal `${`".into(),
         ));
     }
     match (lookup(name), default) {
@@ -72,7 +72,7 @@ fn variable(inside: &str, lookup: Lookup<'_>) -> Result<String, (String, &'stati
         (_, Some(default)) => Ok(default.to_owned()),
         (None, None) => Err((
             format!("environment variable `{name}` is not set"),
-            "nothing to put here",
+            "it has no value",
             format!("set it, or write `${{{name}:-default}}`"),
         )),
     }

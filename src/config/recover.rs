@@ -115,7 +115,7 @@ impl Recovery<'_, '_> {
         if before.ends_with(['=', ',', '[']) && marked.starts_with(|c: char| c.is_alphabetic() || "/:*~.".contains(c)) {
             let spot = Spot::new(self.file, span);
             let help = format!("write `\"{}\"`", marked.trim());
-            self.findings.push(Finding::new(spot, "strings stand in quotes", "no quotes here").help(help));
+            self.findings.push(Finding::new(spot, "strings need quotes", "no quotes here").help(help));
             return;
         }
         let (message, label) = match error.message().split_once(", expected ") {
@@ -133,7 +133,7 @@ impl Recovery<'_, '_> {
         }
         let name = &self.original[span.clone()];
         let spot = Spot::new(self.file, span.clone());
-        let mut finding = Finding::new(spot, format!("`{name}` is defined twice"), "the second time");
+        let mut finding = Finding::new(spot, format!("`{name}` is defined twice"), "the second one");
         if self.seen.len() < DUPLICATES_SHOWN
             && let Some(first) = self.first_definition(&line, name)
         {

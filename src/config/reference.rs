@@ -3,8 +3,8 @@
 use super::schema::{Fallback, Key, ROOT, Shape, Since};
 use crate::base::units;
 
-/// The text of `config/reference.toml`. It is a configuration that loads: what has a default stands with it, what has
-/// none stands as a comment with an example.
+/// The text of `config/reference.toml`. It is a configuration that loads: keys with a default are written with it, keys
+/// without one are comments with an example.
 pub fn reference() -> String {
     let mut out = String::from(HEAD);
     for key in ROOT.iter().filter(|key| key.is_here() && key.shape.keys().is_none()) {
@@ -35,7 +35,7 @@ fn table(out: &mut String, key: &Key, path: &str, keys: &'static [Key], live: bo
         comment(out, &format!("Default: {words}."));
     }
     if key.shape.keys().is_some() && is_list && !matches!(key.shape, Shape::Tables(_)) {
-        comment(out, &format!("Also written `{} = {}`.", key.name, key.example));
+        comment(out, &format!("Or inline: `{} = {}`.", key.name, key.example));
     }
     let mark = if live { "" } else { "#" };
     let header = if is_list { format!("[[{path}]]") } else { format!("[{path}]") };
@@ -69,23 +69,23 @@ fn entry(out: &mut String, key: &Key, table: &str, live: bool) {
     out.push_str(&format!("{mark}{} = {}\n", key.name, value.unwrap_or(example)));
 }
 
-/// What holds where the key is left out, what may stand and what it costs, a sentence each.
+/// The default, the allowed values and the cost of a key, a sentence each.
 pub(super) fn facts(key: &Key) -> Vec<String> {
     let mut facts = Vec::new();
     match &key.fallback {
-        Fallback::Required => facts.push("Must be written.".to_owned()),
+        Fallback::Required => facts.push("Required.".to_owned()),
         Fallback::Told(words) => facts.push(format!("Default: {words}.")),
         _ => {}
     }
     facts.extend(allowed(&key.shape).map(|words| sentence(&words)));
     facts.extend(not_yet(&key.shape).map(|words| format!("Not in this version: {words}.")));
     if !key.cost.is_empty() {
-        facts.push(format!("Costs {}.", key.cost));
+        facts.push(format!("Cost: {}.", key.cost));
     }
     facts
 }
 
-/// What may stand, in words and units, where the text of the key does not say it.
+/// The allowed values in words, with units.
 fn allowed(shape: &Shape) -> Option<String> {
     match shape {
         Shape::Flag => Some("true or false".into()),
@@ -132,7 +132,7 @@ fn sentence(words: &str) -> String {
 fn later(out: &mut String, keys: &'static [Key], title: &str) {
     let names: Vec<_> = keys.iter().filter(|key| key.since == Since::Later).map(|key| key.name).collect();
     if !names.is_empty() {
-        comment(out, &format!("Not in this version, for {title}: {}.", names.join(", ")));
+        comment(out, &format!("Not in this version, in {title}: {}.", names.join(", ")));
     }
 }
 
@@ -162,10 +162,10 @@ const HEAD: &str = "\
 # Every key of Tidegate's configuration with its default, unit and cost.
 # Made from the code by `UPDATE_REFERENCE=1 cargo test --test config`; do not edit.
 #
-# What has a default stands with it; what has none stands as a comment (`#key = …`) with an example.
-# Durations are \"500ms\", \"30s\", \"5m\", \"1h\", \"7d\"; sizes \"512B\", \"64KiB\", \"1MiB\", \"1GiB\". `${NAME}` and
-# `${NAME:-default}` inside strings are taken from the environment; `$${` is `${` itself.
+# Keys that have a default are written with it; keys without one are comments (`#key = …`) with an example.
+# Durations are \"500ms\", \"30s\", \"5m\", \"1h\", \"7d\"; sizes \"512B\", \"64KiB\", \"1MiB\", \"1GiB\". In strings, `${NAME}` and
+# `${NAME:-default}` are replaced by environment variables; `$${` stands for a literal `${`.
 # Placeholders in redirects, paths and headers: {scheme} {host} {port} {path} {query} {path_and_query}
-# {rest} {client_ip} {request_id} {sni}; `{{` is a brace.
+# {rest} {client_ip} {request_id} {sni}; `{{` stands for a literal `{`.
 
 ";

@@ -103,7 +103,7 @@ fn includes_are_merged_in_byte_order_behind_the_file_that_names_them() {
     let text = faults.render(false).replace(&*directory.path().to_string_lossy(), "");
     assert_eq!(faults.len(), 3, "{text}");
     assert!(text.contains("cannot read /gone.toml"), "{text}");
-    assert!(text.contains("`[server]` stands in two files\n --> /sites/c.toml:1:1\n"), "{text}");
+    assert!(text.contains("`[server]` appears in two files\n --> /sites/c.toml:1:1\n"), "{text}");
     assert!(text.contains("upstream `app` is defined twice\n --> /sites/c.toml:3:11\n"), "{text}");
     assert!(text.contains("::: /sites/a.toml:1:11\n"), "{text}");
 }

@@ -25,7 +25,7 @@ pub(super) fn comparison(
     let written = match literal.word {
         Word::Name(text) | Word::Quoted(text) => text,
         _ => {
-            let message = format!("`{name}` is compared with nothing");
+            let message = format!("`{name}` is not compared with a value");
             return Err(fault(literal.range.clone(), message, format!("expected {}", expected(kind))));
         }
     };
@@ -38,8 +38,8 @@ pub(super) fn comparison(
     match (kind, sign) {
         (FieldKind::Time, _) => Err(fault(sign_at.clone(), "`time` cannot be compared", "here")),
         (FieldKind::Number | FieldKind::Size | FieldKind::Duration, Sign::Matches | Sign::MatchesNot) => {
-            Err(fault(sign_at.clone(), format!("`{name}` is not a text"), "~ searches texts")
-                .help("there are = != < <= > >="))
+            Err(fault(sign_at.clone(), format!("`{name}` is not a string"), "~ works on strings")
+                .help("use = != < <= > >="))
         }
         (FieldKind::Number | FieldKind::Size | FieldKind::Duration, _) if is_quoted => {
             Err(wrong(format!("write {written} without quotes")))
@@ -65,13 +65,15 @@ pub(super) fn comparison(
             match order {
                 Order::Equal => Ok(test),
                 Order::Unequal => Ok(Test::Not(Box::new(test))),
-                _ => Err(fault(sign_at.clone(), format!("`{name}` has no order"), "it is a text")
-                    .help("there are = != ~ !~")),
+                _ => {
+                    Err(fault(sign_at.clone(), format!("`{name}` has no order"), "it is a string")
+                        .help("use = != ~ !~"))
+                }
             }
         }
         (FieldKind::Address, Sign::Matches | Sign::MatchesNot) => {
             let help = "compare it with a network: client_ip = '10.0.0.0/8'";
-            Err(fault(sign_at.clone(), format!("`{name}` is an address"), "~ searches texts").help(help))
+            Err(fault(sign_at.clone(), format!("`{name}` is an address"), "~ works on strings").help(help))
         }
         (FieldKind::Text, Sign::Matches | Sign::MatchesNot) => {
             let test = Test::Matches(value, pattern(written, literal)?);
@@ -83,7 +85,7 @@ pub(super) fn comparison(
 fn expected(kind: FieldKind) -> &'static str {
     match kind {
         FieldKind::Time => "nothing",
-        FieldKind::Text => "a text in quotes: '…'",
+        FieldKind::Text => "a string in quotes: '…'",
         FieldKind::Number => "a whole number",
         FieldKind::Size => "bytes, such as 4096 or 4KiB",
         FieldKind::Duration => "a duration, such as 500ms",
@@ -95,7 +97,7 @@ fn exactly(value: LogValue, written: &str, literal: &Token<'_>) -> Result<Test, 
     if value == LogValue::Field(LogField::Outcome) {
         let words = || Kind::ALL.iter().map(|kind| kind.as_str()).chain(["ok"]);
         if !words().any(|word| word == written) {
-            let fault = fault(literal.range.clone(), format!("no outcome is called `{written}`"), "never true");
+            let fault = fault(literal.range.clone(), format!("unknown outcome `{written}`"), "never true");
             return Err(match suggest::did_you_mean(written, words()) {
                 Some(help) => fault.help(help),
                 None => fault.help("it is `ok`, or a word such as `connection_refused`: docs/access-log.md lists them"),

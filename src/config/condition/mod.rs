@@ -34,7 +34,7 @@ pub(crate) fn parse(text: &str) -> Result<Condition, ConditionFault> {
     match parser.tokens.next()? {
         Token { word: Word::End, .. } => Ok(Condition { source: text.to_owned(), test }),
         Token { word: Word::Close, range } => Err(fault(range, "`)` without `(`", "never opened")),
-        other => Err(fault(other.range, "two conditions side by side", "`and` or `or` belongs before this")),
+        other => Err(fault(other.range, "two conditions without an operator", "expected `and` or `or` before this")),
     }
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn value(name: &str, in_condition: bool) -> Result<LogValue, (String,
     };
     let help = help.or_else(|| {
         let names: Vec<_> = LogField::ALL.iter().map(|facts| name_of(facts.field)).collect();
-        Some(format!("there are {}, request_headers.NAME and response_headers.NAME", names.join(", ")))
+        Some(format!("the fields are {}, request_headers.NAME and response_headers.NAME", names.join(", ")))
     });
     Err((format!("unknown field `{name}`"), help))
 }
@@ -75,8 +75,11 @@ pub(crate) fn value(name: &str, in_condition: bool) -> Result<LogValue, (String,
 pub(crate) fn unless_secret(name: HeaderName) -> Result<HeaderName, (String, Option<String>)> {
     const SECRETS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
     if SECRETS.contains(&name.as_str()) {
-        let help = "log an id of the user that the origin puts into a header of its own".to_owned();
-        return Err((format!("`{name}` is never logged: whoever reads the log could act as its sender"), Some(help)));
+        let help = "log a user id that the origin puts into another header".to_owned();
+        return Err((
+            format!("`{name}` is never logged: anyone who reads the log could impersonate its sender"),
+            Some(help),
+        ));
     }
     Ok(name)
 }
@@ -129,7 +132,7 @@ impl Parser<'_> {
     ) -> Result<Test, ConditionFault> {
         if self.depth == DEPTH_LIMIT {
             let label = format!("more than {DEPTH_LIMIT} levels of `(` and `not`");
-            return Err(fault(range, "too deep a condition", label));
+            return Err(fault(range, "the condition is nested too deeply", label));
         }
         self.depth += 1;
         let test = inner(self);
@@ -144,7 +147,7 @@ impl Parser<'_> {
         })?;
         let operator = self.tokens.next()?;
         let Word::Operator(sign) = operator.word else {
-            let message = format!("`{name}` is compared with nothing");
+            let message = format!("`{name}` is not compared with a value");
             let label = "expected one of = != < <= > >= ~ before this";
             return Err(fault(operator.range, message, label));
         };

@@ -69,31 +69,31 @@ fn faults_name_the_word_that_is_wrong() {
         ("status >= 400 or", "a condition is missing", ""),
         ("staus >= 400", "unknown field `staus`", "staus"),
         ("duration_ms > 5", "unknown field `duration_ms`", "duration_ms"),
-        ("status", "`status` is compared with nothing", ""),
-        ("status >=", "`status` is compared with nothing", ""),
+        ("status", "`status` is not compared with a value", ""),
+        ("status >=", "`status` is not compared with a value", ""),
         ("status >= 'x'", "`status` cannot be compared with this", "'x'"),
         ("status >= 4xx", "`status` cannot be compared with this", "4xx"),
         ("duration > 500", "`duration` cannot be compared with this", "500"),
-        ("status ~ '4..'", "`status` is not a text", "~"),
+        ("status ~ '4..'", "`status` is not a string", "~"),
         ("method = GET", "`method` cannot be compared with this", "GET"),
         ("method < 'GET'", "`method` has no order", "<"),
         ("path ~ '('", "bad regular expression", "'('"),
-        ("path = 'x", "a text without an end", "'x"),
+        ("path = 'x", "unterminated string", "'x"),
         ("client_ip ~ '10'", "`client_ip` is an address", "~"),
         ("client_ip = 'ten'", "`client_ip` cannot be compared with this", "'ten'"),
         ("time > 5s", "`time` cannot be compared", ">"),
-        ("outcome = 'conection_refused'", "no outcome is called `conection_refused`", "'conection_refused'"),
+        ("outcome = 'conection_refused'", "unknown outcome `conection_refused`", "'conection_refused'"),
         ("(status = 1", "`(` is never closed", "("),
         ("status = 1)", "`)` without `(`", ")"),
-        ("status = 1 status = 2", "two conditions side by side", "status"),
+        ("status = 1 status = 2", "two conditions without an operator", "status"),
         ("status == 1", "`==` is not an operator", "=="),
         ("status = 1 && status = 2", "`&&` is not an operator", "&&"),
-        ("!(status = 1)", "`!` means nothing here", "!"),
-        ("status = ü", "`ü` means nothing here", "ü"),
+        ("!(status = 1)", "`!` is not valid here", "!"),
+        ("status = ü", "`ü` is not valid here", "ü"),
         ("= 1", "a field is missing", "="),
         (
             "request_headers.cookie = 'x'",
-            "`cookie` is never logged: whoever reads the log could act as its sender",
+            "`cookie` is never logged: anyone who reads the log could impersonate its sender",
             "request_headers.cookie",
         ),
     ] {
@@ -105,8 +105,8 @@ fn faults_name_the_word_that_is_wrong() {
 fn depth_is_bounded() {
     let deep = |levels: usize| format!("{}status = 1{}", "(".repeat(levels), ")".repeat(levels));
     assert!(parse(&deep(DEPTH_LIMIT as usize)).is_ok());
-    assert_eq!(refused(&deep(DEPTH_LIMIT as usize + 1)).0, "too deep a condition");
-    assert_eq!(refused(&format!("{}status = 1", "not ".repeat(100_000))).0, "too deep a condition");
+    assert_eq!(refused(&deep(DEPTH_LIMIT as usize + 1)).0, "the condition is nested too deeply");
+    assert_eq!(refused(&format!("{}status = 1", "not ".repeat(100_000))).0, "the condition is nested too deeply");
 }
 
 /// Conditions that are right, as text.

@@ -71,7 +71,7 @@ impl<'a> Tokens<'a> {
             Some(')') => (Word::Close, 1),
             Some(quote @ ('\'' | '"')) => {
                 let Some(end) = rest[1..].find(quote) else {
-                    return Err(fault(start..self.text.len(), "a text without an end", "the closing quote is missing"));
+                    return Err(fault(start..self.text.len(), "unterminated string", "the closing quote is missing"));
                 };
                 (Word::Quoted(&rest[1..1 + end]), end + 2)
             }
@@ -114,8 +114,8 @@ impl<'a> Tokens<'a> {
             return Ok((Word::Operator(*sign), text.len()));
         }
         let range = start..start + first.len_utf8();
-        let help = if first == '!' { "write `not`" } else { "texts stand in quotes: '…'" };
-        Err(fault(range, format!("`{}` means nothing here", first.escape_debug()), "here").help(help))
+        let help = if first == '!' { "write `not`" } else { "strings need single quotes: '…'" };
+        Err(fault(range, format!("`{}` is not valid here", first.escape_debug()), "here").help(help))
     }
 }
 

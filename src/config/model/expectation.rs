@@ -68,16 +68,16 @@ pub struct Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
     /// The first word of two.
-    #[error("the first word is no method")]
+    #[error("the first word is not a method")]
     Method,
     /// The last word.
-    #[error("no address with a scheme and a host, in ASCII without blanks, such as https://example.org/path")]
+    #[error("not a URL with scheme and host, in ASCII and without spaces, such as https://example.org/path")]
     Address,
     /// Of the address.
-    #[error("the scheme is none of http, https, ws, wss, tcp, tls, udp and quic")]
+    #[error("the scheme must be http, https, ws, wss, tcp, tls, udp or quic")]
     Scheme,
     /// More than two words.
-    #[error("more than a method and an address")]
+    #[error("expected only a method and a URL")]
     Words,
 }
 

@@ -50,7 +50,7 @@ impl Reader<'_> {
                     }
                     Since::Later => self.later(spot, key.name),
                     Since::Never(why) => {
-                        let message = format!("`{}` means nothing in {}", key.name, self.title(keys));
+                        let message = format!("`{}` has no effect in {}", key.name, self.title(keys));
                         self.findings.push(Finding::new(spot, message, why));
                     }
                 },

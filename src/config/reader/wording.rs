@@ -50,7 +50,7 @@ impl Reader<'_> {
         let help = if takes_flag && matches!(text, "true" | "false") {
             Some(format!("write `{text}` without quotes"))
         } else if takes_number && text.parse::<u64>().is_ok() {
-            Some(format!("numbers stand without quotes: {text}"))
+            Some(format!("numbers are written without quotes: {text}"))
         } else {
             suggest::did_you_mean(text, words(whole))
         };
@@ -69,7 +69,7 @@ impl Reader<'_> {
                 Some(format!("write `[{}]`, with single brackets", self.path.join(".")))
             }
             (Shape::Count { .. }, DeValue::String(text)) if text.parse::<u64>().is_ok() => {
-                Some(format!("numbers stand without quotes: {text}"))
+                Some(format!("numbers are written without quotes: {text}"))
             }
             (Shape::Flag, DeValue::String(text)) if matches!(text.as_ref(), "true" | "false") => {
                 Some(format!("write `{text}` without quotes"))

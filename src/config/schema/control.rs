@@ -7,15 +7,15 @@ pub(super) static ADMIN: &[Key] = &[
         "bind",
         Shape::Text("an address"),
         Fallback::Required,
-        "The one address: \"unix:/path\", whose file is made with mode 0600, or a TCP address, which needs `token_file`.",
+        "Address to listen on: \"unix:/path\", created with mode 0600, or a TCP address, which requires `token_file`.",
     )
     .example("\"unix:/run/tidegate/admin.sock\""),
     Key::new(
         "token_file",
         Shape::Text("a path"),
         Fallback::Told("none"),
-        "A file whose first line is the token that every request must bring as `Authorization: Bearer TOKEN`. Must be \
-         there for a TCP address; on a Unix socket it may.",
+        "File whose first line is the token that every request must send as `Authorization: Bearer TOKEN`. Required \
+         for a TCP address, optional for a Unix socket.",
     )
     .example("\"/etc/tidegate/admin.token\""),
     HOSTS,
@@ -26,7 +26,8 @@ pub(super) static OBSERVE: &[Key] = &[
         "bind",
         Shape::Text("an address"),
         Fallback::Required,
-        "The one address, TCP or \"unix:/path\", whose file is made with mode 0600. Whoever can reach it may look.",
+        "Address to listen on: a TCP address, or \"unix:/path\", created with mode 0600. There is no authentication: \
+         anyone who can reach it can read it.",
     )
     .example("\"127.0.0.1:9900\""),
     HOSTS,
@@ -36,7 +37,7 @@ const HOSTS: Key = Key::new(
     "hosts",
     Shape::OneOrMany(&Shape::Text("a host")),
     Fallback::Told("none"),
-    "Names that may stand in `Host` beside `localhost` and addresses. Another name is refused, so that no page on the web \
-     can point a name of its own at this listener (DNS rebinding).",
+    "Host names accepted in `Host` in addition to `localhost` and IP addresses. Requests with other names are \
+     refused, so that a web page cannot reach this listener through a name of its own (DNS rebinding).",
 )
 .example("[\"status.internal\"]");

@@ -7,117 +7,102 @@ pub(super) static EXPECTATION: &[Key] = &[
         "request",
         Shape::Text("a request"),
         Fallback::Required,
-        "What is asked: a method, which may be left out for GET, and an address: \"GET https://example.org/x\". With tcp://, \
-         tls://, udp:// and quic:// it is a connection to a listener that reads no requests.",
+        "The request: a method, which may be left out for GET, and a URL: \"GET https://example.org/x\". The schemes \
+         tcp://, tls://, udp:// and quic:// stand for a connection to a layer 4 or QUIC listener.",
     )
     .example("\"GET http://localhost:8080/\""),
-    Key::new(
-        "headers",
-        Shape::Map(&Shape::Text("a value")),
-        Fallback::Told("none"),
-        "Headers that the request brings.",
-    )
-    .example("{ x-canary = \"yes\" }"),
+    Key::new("headers", Shape::Map(&Shape::Text("a value")), Fallback::Told("none"), "Request headers.")
+        .example("{ x-canary = \"yes\" }"),
     Key::new(
         "client",
         Shape::Text("an address"),
-        Fallback::Told("192.0.2.1, somebody on the internet"),
-        "The client's address.",
+        Fallback::Told("192.0.2.1, which stands for a client on the internet"),
+        "Client address.",
     )
     .example("\"10.0.0.7\""),
     Key::new(
         "listener",
         Shape::Text("the name of a listener"),
-        Fallback::Told("by the port of the address"),
-        "The listener that it comes to.",
+        Fallback::Told("chosen by the port of the URL"),
+        "Listener that receives the request.",
     )
     .example("\":8080\""),
     Key::new(
         "protocol",
         Shape::Choice { words: &["http1", "http2", "http3"], later: &[] },
-        Fallback::Told("http2 over TLS, else http1, as far as the listener speaks it"),
-        "What it is spoken in.",
+        Fallback::Told("http2 over TLS, otherwise http1, if the listener supports it"),
+        "HTTP version of the request.",
     )
     .example("\"http1\""),
     Key::new(
         "upgrade",
         Shape::Text("a protocol"),
-        Fallback::Told("websocket with ws:// and wss://, else none"),
-        "The protocol that it would switch to, by Upgrade on http1, by extended CONNECT on http2 and http3.",
+        Fallback::Told("websocket with ws:// and wss://, otherwise none"),
+        "Protocol to switch to, by Upgrade on http1, or by extended CONNECT on http2 and http3.",
     )
     .example("\"websocket\""),
     Key::new(
         "sni",
         Shape::Text("a name"),
-        Fallback::Told("the host of the address"),
-        "The name of the client's TLS handshake.",
+        Fallback::Told("the host of the URL"),
+        "Server name (SNI) in the client's TLS handshake.",
     )
     .example("\"example.org\""),
     Key::new(
         "alpn",
         Shape::OneOrMany(&Shape::Text("a protocol")),
         Fallback::Told("none"),
-        "The protocols that a tls:// or quic:// client offers.",
+        "ALPN protocols that a tls:// or quic:// client offers.",
     )
     .example("\"tunnel/1\""),
-    Key::new(
-        "route",
-        Shape::Text("the name of a route"),
-        Fallback::Told("any"),
-        "The route that must take it.",
-    )
-    .example("\"*/*\""),
+    Key::new("route", Shape::Text("the name of a route"), Fallback::Told("any"), "Route that must match.")
+        .example("\"*/*\""),
     Key::new(
         "upstream",
         Shape::OneOrMany(&Shape::Text("the name of an upstream")),
         Fallback::Told("any"),
-        "The upstream that it must go to; for a weighted route, every one that it may go to.",
+        "Upstream that must be used; for a weighted route, all upstreams it may use.",
     )
     .example("\"app\""),
     Key::new(
         "status",
         Shape::Count { min: 100, max: 599 },
         Fallback::Told("any"),
-        "The status that the proxy itself must answer with: of a redirect, a fixed response, or a refusal.",
+        "Status that the proxy itself must answer with: for a redirect, a fixed response or a refusal.",
     )
     .example("308"),
     Key::new(
         "outcome",
-        Shape::Text("a word of the access log"),
+        Shape::Text("an outcome as in the access log"),
         Fallback::Told("any"),
-        "The word that its refusal must have in log, metrics and Proxy-Status.",
+        "Outcome that the refusal must have in the access log, metrics and Proxy-Status.",
     )
     .example("\"http_request_denied\""),
     Key::new(
         "header",
         Shape::Map(&Shape::Text("a value or `~ regex`")),
         Fallback::Told("any"),
-        "Headers that the proxy's own answer must have: a value exactly, or \"~ regex\".",
+        "Response headers that the proxy's own answer must have: an exact value, or \"~ regex\".",
     )
     .example("{ location = \"~ ^https:\" }"),
-    Key::new(
-        "sent",
-        Shape::Table(SENT),
-        Fallback::Table,
-        "What an endpoint must get to see of it.",
-    ),
+    Key::new("sent", Shape::Table(SENT), Fallback::Table, "What the endpoint must receive."),
 ];
 
 static SENT: &[Key] = &[
-    Key::new("host", Shape::Text("a host"), Fallback::Told("any"), "Host, or :authority.").example("\"example.org\""),
-    Key::new("path", Shape::Text("a path"), Fallback::Told("any"), "The path with its query.").example("\"/x?y=1\""),
+    Key::new("host", Shape::Text("a host"), Fallback::Told("any"), "Host or :authority.").example("\"example.org\""),
+    Key::new("path", Shape::Text("a path"), Fallback::Told("any"), "Path with query.").example("\"/x?y=1\""),
     Key::new(
         "header",
         Shape::Map(&Shape::Text("a value or `~ regex`")),
         Fallback::Told("any"),
-        "Headers it must have: a value exactly, or \"~ regex\".",
+        "Headers the endpoint must receive: an exact value, or \"~ regex\".",
     )
     .example("{ x-forwarded-proto = \"https\" }"),
     Key::new(
         "without",
         Shape::OneOrMany(&Shape::Text("the name of a header")),
         Fallback::Told("none"),
-        "Headers it must not have.",
+        "Headers the endpoint must not receive.",
     )
     .example("[\"x-debug\"]"),
 ];

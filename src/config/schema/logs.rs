@@ -7,15 +7,15 @@ pub(super) static LOG: &[Key] = &[
         "level",
         Shape::Text("a level"),
         Fallback::Told("\"info\""),
-        "What it says: \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; libraries stay at warn unless they are \
-         named, as in \"debug,hyper=trace\". `--log-level` and TIDEGATE_LOG win.",
+        "Log level: \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\". Libraries stay at warn unless \
+         they are named, as in \"debug,hyper=trace\". `--log-level` and TIDEGATE_LOG take precedence.",
     )
     .example("\"info\""),
     Key::new(
         "format",
         Shape::Choice { words: &["text", "json"], later: &[] },
         Fallback::Text("text"),
-        "Lines for people, or a JSON object each.",
+        "\"text\" for people, \"json\" for one JSON object per line.",
     ),
 ];
 
@@ -30,8 +30,9 @@ pub(super) static ACCESS_LOG: &[Key] = &[
             Shape::Text("a path"),
         ]),
         Fallback::Text("stdout"),
-        "Where lines go: \"stdout\", \"stderr\", \"syslog\" (/dev/log, or another socket as \"syslog:/path\"), \"journald\" \
-         (or \"journald:/path\"), or a file, which is appended to, made with mode 0640 and opened anew at HUP and reloads.",
+        "Where lines are written: \"stdout\", \"stderr\", \"syslog\" (/dev/log, or another socket as \
+         \"syslog:/path\"), \"journald\" (or \"journald:/path\"), or a file. A file is created with mode 0640, \
+         appended to, and reopened on SIGHUP and on reloads.",
     ),
     Key::new(
         "format",
@@ -42,37 +43,43 @@ pub(super) static ACCESS_LOG: &[Key] = &[
             Shape::Text("a template of fields"),
         ]),
         Fallback::Text("json"),
-        "How a line looks: \"json\", \"logfmt\", \"combined\" (as of Apache and nginx), or a template such as \
+        "Line format: \"json\", \"logfmt\", \"combined\" (as in Apache and nginx), or a template such as \
          \"{client_ip} {method} {path} {status} {duration_ms}\". docs/access-log.md lists the fields.",
     ),
     Key::new(
         "only",
         Shape::Text("a condition"),
-        Fallback::Told("every exchange"),
-        "Which exchanges are logged: comparisons of fields (= != < <= > >=, ~ for regular expressions), `and`, `or`, \
-         `not`, parentheses; texts in single quotes.",
+        Fallback::Told("every request"),
+        "Condition on the requests to log: comparisons of fields (= != < <= > >=, ~ for regular expressions), `and`, \
+         `or`, `not`, parentheses; strings in single quotes.",
     )
     .example("\"status >= 400 or duration > 500ms\""),
-    Key::new("sample", Shape::Share, Fallback::Number("1.0"), "The share of these that is logged, by chance."),
+    Key::new(
+        "sample",
+        Shape::Share,
+        Fallback::Number("1.0"),
+        "Share of the matching requests to log, chosen at \
+     random.",
+    ),
     Key::new(
         "query",
         Shape::Flag,
         Fallback::Flag(false),
-        "Whether query strings are logged, of the request and of Referer: they often hold what is secret.",
+        "Whether to log the query strings of the request and of Referer. They often contain secrets.",
     ),
     Key::new(
         "request_headers",
         Shape::OneOrMany(&Shape::Text("the name of a header")),
         Fallback::Told("none"),
-        "Request headers that are logged as well, the first line of each. Authorization, Proxy-Authorization, Cookie and \
-         Set-Cookie never are.",
+        "Additional request headers to log; of a repeated header, its first line. Authorization, \
+         Proxy-Authorization, Cookie and Set-Cookie are never logged.",
     )
     .example("[\"x-tenant\"]"),
     Key::new(
         "response_headers",
         Shape::OneOrMany(&Shape::Text("the name of a header")),
         Fallback::Told("none"),
-        "The same of the answer's headers, as the client gets them.",
+        "Additional response headers to log, as sent to the client.",
     )
     .example("[\"content-type\"]"),
 ];

@@ -9,19 +9,20 @@ pub(super) static LISTENER: &[Key] = &[
         "retry",
         Shape::Choice { words: &["auto", "always", "off"], later: &[] },
         Fallback::Text("auto"),
-        "When a client has to prove that it is at its address before its handshake begins (RFC 9000 §8.1.2): \"auto\" while \
-         many handshakes are under way.",
+        "When a client must prove its address with a Retry before its handshake begins (RFC 9000 §8.1.2). \"auto\": \
+         while many handshakes are in progress.",
     )
-    .cost("always: a round trip for each new connection"),
+    .cost("a round trip for each new connection, with always"),
     KEEP_ALIVE,
     STREAM_WINDOW,
     Key::new(
         "connection_window",
         WINDOW,
         Fallback::Size(defaults::QUIC_CONNECTION_WINDOW as u64),
-        "Bytes that a client may send ahead on all streams together.",
+        "Flow-control window of a connection: bytes a client may send on all streams together before they are \
+         consumed.",
     )
-    .cost("up to this much memory for a connection whose upstream is slow"),
+    .cost("up to this much memory for each connection whose upstream is slow"),
     OFFLOAD,
     QLOG,
 ];
@@ -32,25 +33,26 @@ pub(super) static UPSTREAM: &[Key] = &[
         "keep_alive",
         Shape::Either(&[Shape::Word("off"), DEADLINE]),
         Fallback::Duration(defaults::UPSTREAM_QUIC_KEEP_ALIVE),
-        "Silence after which a PING is sent, so that neither the endpoint nor networks in between forget a connection on which a \
-         slow answer is waited for. Idle connections end by `pool.idle_timeout` all the same.",
+        "Idle time after which a PING is sent, so that neither the endpoint nor a NAT or firewall drops a connection \
+         that waits for a slow response. Idle connections still end after `pool.idle_timeout`.",
     ),
     STREAM_WINDOW,
     Key::new(
         "connection_window",
         WINDOW,
         Fallback::Size(defaults::UPSTREAM_QUIC_CONNECTION_WINDOW as u64),
-        "Bytes that an endpoint may send ahead on all streams of a connection together.",
+        "Flow-control window of a connection: bytes an endpoint may send on all streams together before they are \
+         consumed.",
     )
-    .cost("up to this much memory for a connection whose clients are slow"),
+    .cost("up to this much memory for each connection whose clients are slow"),
     OFFLOAD,
     QLOG,
     Key::new(
         "early_data",
         Shape::Flag,
         Fallback::Flag(false),
-        "0-RTT: safe requests, and the streams of a tunnel, go in the first flight of a resumed connection. Whoever records \
-         that flight can send it again.",
+        "Send safe requests, and the streams of a tunnel, in the first flight of a resumed connection (0-RTT). An \
+         attacker who records that flight can replay it.",
     ),
 ];
 
@@ -58,38 +60,39 @@ const CONGESTION: Key = Key::new(
     "congestion",
     Shape::Choice { words: &["cubic", "bbr", "newreno"], later: &[] },
     Fallback::Text("cubic"),
-    "The congestion control of what we send.",
+    "Congestion control algorithm for sending.",
 );
 
 const KEEP_ALIVE: Key = Key::new(
     "keep_alive",
     Shape::Either(&[Shape::Word("off"), DEADLINE]),
     Fallback::Text("off"),
-    "Silence after which a PING is sent, so that networks in between do not forget the connection. The idle deadline counts \
-     from the last packet of the other end, so that with it an idle connection lives on.",
+    "Idle time after which a PING is sent, so that a NAT or firewall does not drop the connection. The peer's \
+     replies restart the idle timeout, so an idle connection is then kept open.",
 );
 
 const STREAM_WINDOW: Key = Key::new(
     "stream_window",
     WINDOW,
     Fallback::Size(defaults::QUIC_STREAM_WINDOW as u64),
-    "Bytes that the other end may send ahead on one stream.",
+    "Flow-control window of a stream: bytes the peer may send before they are consumed.",
 );
 
 const OFFLOAD: Key = Key::new(
     "segmentation_offload",
     Shape::Flag,
     Fallback::Flag(true),
-    "UDP GSO: many datagrams for one system call. Some network cards and virtual ones break it.",
+    "UDP GSO: send many datagrams with one system call. Turn it off for network cards, real or virtual, that break \
+     it.",
 );
 
 const QLOG: Key = Key::new(
     "qlog",
     Shape::Text("a path"),
     Fallback::Told("none"),
-    "A folder that gets a qlog file of each connection's events, for tools such as qvis.",
+    "Directory for qlog files, one for each connection, for tools such as qvis.",
 )
-.cost("several KiB of disk for each connection, and as much processor time as serving it")
+.cost("several KiB of disk for each connection, and about as much processor time as serving it")
 .example("\"/var/tmp/qlog\"");
 
 const WINDOW: Shape = Shape::Size { min: 64 << 10, max: 1 << 30 };

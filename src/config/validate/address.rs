@@ -55,7 +55,7 @@ impl Check<'_> {
         let Some((host, port)) = known.filter(|(_, port)| *port != 0) else {
             let help =
                 format!("write `dns:{}:8080`", rest.split(':').next().filter(|h| !h.is_empty()).unwrap_or("name"));
-            self.fault_with_help(written.spot, format!("bad address `{text}`"), "no port behind the name", help);
+            self.fault_with_help(written.spot, format!("bad address `{text}`"), "no port after the name", help);
             return None;
         };
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
@@ -73,9 +73,9 @@ impl Check<'_> {
     fn unix_path(&mut self, written: Written<'_>, path: &str) -> Option<PathBuf> {
         // sun_path of unix(7), with its closing zero.
         let reason = match path.len() {
-            0 => "no path behind `unix:`",
+            0 => "no path after `unix:`",
             108.. => "longer than the 107 bytes that the system allows",
-            _ if path.contains('\0') => "a path holds no zero byte",
+            _ if path.contains('\0') => "a path cannot contain a zero byte",
             _ => return Some(PathBuf::from(path)),
         };
         self.fault(written.spot, format!("bad address `{}`", written.value), reason);
@@ -86,7 +86,7 @@ impl Check<'_> {
 fn bind_help(text: &str) -> (&'static str, String) {
     let shapes = "write \":80\", \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/path\"".to_owned();
     if let Some(number) = port(text) {
-        return ("a port alone", format!("write `:{number}` for every address"));
+        return ("only a port", format!("write `:{number}` for every address"));
     }
     if let Ok(address) = text.parse::<IpAddr>() {
         return ("the port is missing", format!("write `{}`", SocketAddr::new(address, 80)));
@@ -155,7 +155,7 @@ pub(super) fn host_name(text: &str) -> Result<(), &'static str> {
         return Err("write the name in its ASCII form (xn--…)");
     }
     if name.len() > 253 {
-        return Err("longer than the 253 characters of a name");
+        return Err("longer than 253 characters");
     }
     for label in name.split('.') {
         if label.is_empty() {
@@ -165,10 +165,10 @@ pub(super) fn host_name(text: &str) -> Result<(), &'static str> {
             return Err("a label longer than 63 characters");
         }
         if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
-            return Err("letters, digits, `-` and `.` make a name");
+            return Err("only letters, digits, `-` and `.` are allowed");
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return Err("a label neither begins nor ends with `-`");
+            return Err("a label cannot begin or end with `-`");
         }
     }
     Ok(())

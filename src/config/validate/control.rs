@@ -26,8 +26,11 @@ impl Check<'_> {
             section.text("token_file").map(|file| TokenFile { path: self.path(file), place: self.place(file.spot) });
         let is_open = name == "admin" && !matches!(bind, Bind::Unix(_)) && !section.has("token_file");
         if is_open {
-            let finding =
-                Finding::new(written.spot, "admin over TCP without a token", "anybody who reaches it could rule");
+            let finding = Finding::new(
+                written.spot,
+                "admin over TCP without a token",
+                "anyone who can reach it could control the proxy",
+            );
             let help =
                 "write `token_file = \"/etc/tidegate/admin.token\"`, or `bind = \"unix:/run/tidegate/admin.sock\"`";
             self.findings.push_absent(finding.help(help));
@@ -60,7 +63,7 @@ impl Check<'_> {
             let message = format!("endpoint `{}` is the address of `server.{}`", written.value, own.name);
             let label = "clients could reach it through this proxy";
             let finding = Finding::new(written.spot, message, label).second(own.spot, "bound here");
-            self.findings.push(finding.help("name another endpoint; that listener is for operators alone"));
+            self.findings.push(finding.help("use another endpoint; that listener is for operators only"));
         }
     }
 

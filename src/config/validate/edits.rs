@@ -38,7 +38,7 @@ impl Check<'_> {
             let Some(name) = self.header_name(&pair.name.value, pair.name.spot) else { continue };
             self.editable(&name, is_request, pair.name.spot);
             if values.iter().any(|(known, _)| *known == name) {
-                self.fault(pair.name.spot, format!("header `{name}` stands twice"), "the second time");
+                self.fault(pair.name.spot, format!("header `{name}` is given twice"), "the second one");
             }
             let Some(written) = pair.node.written() else { continue };
             if let Some(template) = self.template(written, scope) {
@@ -72,7 +72,7 @@ impl Check<'_> {
     /// A text with placeholders that ends in a header or a path.
     pub(super) fn template(&mut self, written: Written<'_>, scope: Scope) -> Option<Template> {
         if let Some(at) = written.value.find(|c: char| c.is_control() && c != '\t') {
-            self.fault(written.part(at..at + 1), "a control character in a value", "cannot be sent");
+            self.fault(written.part(at..at + 1), "a control character in a value", "not allowed in a header");
             return None;
         }
         let template = match Template::parse(written.value) {
@@ -107,7 +107,7 @@ impl Check<'_> {
     fn placeholder_fault(&mut self, written: Written<'_>, hole: &str, label: &str, help: &str) {
         let at = written.value.find(hole).unwrap_or(0);
         let spot = written.part(at..at + hole.len());
-        self.fault_with_help(spot, format!("`{hole}` means nothing here"), label, help);
+        self.fault_with_help(spot, format!("`{hole}` is not available here"), label, help);
     }
 }
 

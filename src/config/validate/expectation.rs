@@ -26,7 +26,7 @@ impl Check<'_> {
     /// `None`: there is no request in it, which was told.
     fn expectation(&mut self, section: &Section, listeners: &[Listener], routes: &[Route]) -> Option<Expectation> {
         if !expects_something(section) {
-            let finding = Finding::new(section.spot, "a test that expects nothing", "holds whatever happens");
+            let finding = Finding::new(section.spot, "a test without an expectation", "it can never fail");
             self.findings.push_absent(finding.help("write `route = \"…\"`, `upstream = \"…\"` or `status = 200`"));
         }
         let route = section.text("route").map(|written| self.route_name(written, routes));
@@ -95,7 +95,7 @@ impl Check<'_> {
             match HeaderValue::from_str(written.value) {
                 Ok(value) => headers.push((name, value)),
                 Err(_) => {
-                    self.fault(written.spot, format!("bad value for header `{name}`"), "no header can have this value");
+                    self.fault(written.spot, format!("bad value for header `{name}`"), "not a valid header value");
                 }
             }
         }
@@ -138,8 +138,11 @@ impl Check<'_> {
     fn outcome(&mut self, written: Written<'_>) -> Arc<str> {
         let words = || Kind::ALL.iter().map(|kind| kind.as_str()).chain(["ok", NO_LISTENER]);
         if words().all(|word| word != written.value) {
-            let finding =
-                Finding::new(written.spot, format!("unknown outcome `{}`", written.value), "no word of the access log");
+            let finding = Finding::new(
+                written.spot,
+                format!("unknown outcome `{}`", written.value),
+                "not an outcome of the access log",
+            );
             self.findings.push(finding.help_if(suggest::did_you_mean(written.value, words())));
         }
         written.value.into()

@@ -19,7 +19,7 @@ impl Check<'_> {
         let interval = duration("interval").unwrap_or(defaults::HEALTH_INTERVAL);
         let timeout = duration("timeout").unwrap_or(defaults::HEALTH_TIMEOUT.min(interval));
         if let Some(node) = section.node("timeout").filter(|_| timeout > interval) {
-            self.fault(node.spot, "`timeout` is longer than `interval`", "the next check would begin before it");
+            self.fault(node.spot, "`timeout` is longer than `interval`", "the next check would start before it");
         }
         let path = section.text("path").and_then(|written| {
             let path = PathAndQuery::try_from(written.value).ok().filter(|_| written.value.starts_with('/'));
@@ -100,12 +100,12 @@ impl Check<'_> {
         for written in written {
             match written.value.parse::<IpAddr>() {
                 Ok(address) if sources.contains(&address) => {
-                    self.fault(written.spot, format!("source `{address}` stands twice"), "the second time");
+                    self.fault(written.spot, format!("source `{address}` is given twice"), "the second one");
                 }
                 Ok(address) if address.is_unspecified() || address.is_multicast() => {
                     let help = "leave `source` out for the system's choice";
                     let message = format!("bad address `{}`", written.value);
-                    self.fault_with_help(written.spot, message, "no address of this machine", help);
+                    self.fault_with_help(written.spot, message, "not an address of this machine", help);
                 }
                 Ok(address) => {
                     if !endpoints.is_empty() && !endpoints.iter().any(|one| may_reach(&one.address, address)) {

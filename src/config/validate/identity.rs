@@ -9,7 +9,7 @@ impl Check<'_> {
         let (user, group) = (section.text("user"), section.text("group"));
         for (written, word) in [(user, "user"), (group, "group")] {
             if let Some(written) = written.filter(|written| written.value.is_empty() || written.value.contains('\0')) {
-                self.fault(written.spot, format!("not a {word}"), "a name, or a number, belongs here");
+                self.fault(written.spot, format!("not a {word}"), "expected a name or a number");
             }
         }
         match (user, group) {

@@ -36,13 +36,13 @@ impl Check<'_> {
             let table = if table.is_empty() { Some(section) } else { section.section(table) };
             let Some(entry) = table.and_then(|table| table.entry(key)) else { continue };
             let message = format!("`{key}` has no effect with mode \"{}\"", mode.as_str());
-            let finding = Finding::new(entry.name, message, "not of this mode");
+            let finding = Finding::new(entry.name, message, "not a key of this mode");
             self.findings.push(finding.help_if(help_of_mode(section, mode, key)));
         }
         let is_off = matches!(section.word("proxy_protocol"), None | Some("off"));
         if let Some(entry) = section.entry("trusted_proxies").filter(|_| mode.is_layer4() && is_off) {
             let message = "`trusted_proxies` has no effect without `proxy_protocol`";
-            let finding = Finding::new(entry.name, message, "layer 4 reads nothing else of theirs");
+            let finding = Finding::new(entry.name, message, "on layer 4 it only matters for the PROXY protocol");
             self.findings.push(finding.help("write `proxy_protocol = \"require\"`"));
         }
         let is_of_datagrams = mode.is_udp() || matches!(mode, Mode::Quic(_));
@@ -50,7 +50,7 @@ impl Check<'_> {
             let on_path = section.texts("bind").find(|written| written.value.starts_with("unix:"));
             let spot = on_path.map_or(section.spot, |written| written.spot);
             let label = format!("mode \"{}\" needs an address and a port", mode.as_str());
-            self.fault(spot, "datagrams on a path", label);
+            self.fault(spot, "datagrams on a Unix socket", label);
         }
     }
 
@@ -60,7 +60,7 @@ impl Check<'_> {
             return self.relays_to(written, terms);
         }
         if !section.has("upstream") {
-            let finding = Finding::new(section.spot, format!("mode \"{mode}\" without an upstream"), "leads nowhere");
+            let finding = Finding::new(section.spot, format!("mode \"{mode}\" without an upstream"), "no destination");
             self.findings.push_absent(finding.help("write `upstream = \"…\"`"));
         }
         0
@@ -70,7 +70,7 @@ impl Check<'_> {
         let mut routes = HelloRoutes::default();
         let terms = Terms { is_udp, knows_name: true, takes_streams: false };
         if !HELLO.iter().any(|key| section.has(key)) {
-            let finding = Finding::new(section.spot, "mode \"tls-passthrough\" without `sni`", "leads nowhere");
+            let finding = Finding::new(section.spot, "mode \"tls-passthrough\" without `sni`", "no destination");
             self.findings.push_absent(finding.help("write `sni = { \"example.org\" = \"…\", default = \"…\" }`"));
         }
         let mut first: HashMap<String, Spot> = HashMap::new();
@@ -79,8 +79,8 @@ impl Check<'_> {
             let upstream = self.relays_to(written, terms);
             let name = pair.name.value.trim_end_matches('.').to_ascii_lowercase();
             if let Some(earlier) = first.insert(name.clone(), pair.name.spot) {
-                let message = format!("name `{}` stands twice", pair.name.value);
-                let finding = Finding::new(pair.name.spot, message, "the same but for capitals and a last dot");
+                let message = format!("name `{}` is given twice", pair.name.value);
+                let finding = Finding::new(pair.name.spot, message, "differs only in case or a trailing dot");
                 self.findings.push(finding.second(earlier, "first here"));
             }
             if name == "default" {
@@ -94,7 +94,7 @@ impl Check<'_> {
             if let Some(node) = section.node(key)
                 && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
             {
-                self.fault(node.spot, format!("`{key}` is empty"), "leads nowhere");
+                self.fault(node.spot, format!("`{key}` is empty"), "no destination");
             }
         }
         routes
@@ -129,12 +129,12 @@ impl Check<'_> {
         };
         let reason = match host_name(host) {
             // RFC 6066 §3: literal addresses are not permitted.
-            Ok(()) if host.parse::<IpAddr>().is_ok() => "a ClientHello never names an address",
+            Ok(()) if host.parse::<IpAddr>().is_ok() => "a ClientHello never contains an IP address",
             Ok(()) => return Some(pattern),
             Err(reason) => reason,
         };
         let finding = Finding::new(pair.name.spot, format!("bad name `{}`", pair.name.value), reason);
-        let help = (name == "*").then(|| "write `default` for what matches nothing else".to_owned());
+        let help = (name == "*").then(|| "write `default` for names that match nothing else".to_owned());
         self.findings.push(finding.help_if(help));
         None
     }
@@ -150,8 +150,11 @@ impl Check<'_> {
         // Whom the permissions of a file let in is believed.
         let nobody = nobody && !binds.iter().all(|bind| matches!(bind, Bind::Unix(_)));
         if let Some(entry) = section.entry("proxy_protocol").filter(|_| nobody) {
-            let finding =
-                Finding::new(entry.name, "`proxy_protocol` without `trusted_proxies`", "nobody's header is believed");
+            let finding = Finding::new(
+                entry.name,
+                "`proxy_protocol` without `trusted_proxies`",
+                "no sender of the header is trusted",
+            );
             self.findings.push(finding.help("write `trusted_proxies = [\"10.0.0.0/8\"]`"));
         }
         wanted
@@ -188,12 +191,12 @@ fn help_of_mode(section: &Section, mode: &Mode, key: &str) -> Option<String> {
             Some("routes choose the upstream of a request; `mode = \"tcp\"` relays connections".to_owned())
         }
         (Mode::Forward(_), "upstream") => {
-            Some("clients say where they want to go; `forward.allow` where they may".to_owned())
+            Some("clients choose the destination; `forward.allow` says which are allowed".to_owned())
         }
         (Mode::Forward(_), _) => None,
-        (_, "forward") => Some("`mode = \"forward\"` serves clients that are pointed at a proxy".to_owned()),
+        (_, "forward") => Some("use `mode = \"forward\"` for clients that are configured to use a proxy".to_owned()),
         (Mode::Http | Mode::Tcp { .. }, "sni" | "alpn") => {
-            Some("`mode = \"tls-passthrough\"` reads the ClientHello and chooses by it".to_owned())
+            Some("`mode = \"tls-passthrough\"` chooses by the ClientHello".to_owned())
         }
         (_, "upstream") => {
             let name = section.text("upstream").map_or("…", |written| written.value);

@@ -40,7 +40,7 @@ impl Check<'_> {
             };
             match names.get(&name) {
                 Some(first) if !name.is_empty() => {
-                    let finding = Finding::new(spot, format!("listener `{name}` is defined twice"), "the second time");
+                    let finding = Finding::new(spot, format!("listener `{name}` is defined twice"), "the second one");
                     let finding = finding.second(*first, "first defined here");
                     self.findings.push(finding.help("give each its own `name`"));
                 }

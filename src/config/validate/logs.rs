@@ -88,7 +88,7 @@ impl Check<'_> {
             let Some(name) = self.header_name(written.value, written.spot) else { continue };
             match condition::unless_secret(name) {
                 Ok(name) if names.contains(&name) => {
-                    self.fault(written.spot, format!("header `{name}` stands twice"), "the second time");
+                    self.fault(written.spot, format!("header `{name}` is given twice"), "the second one");
                 }
                 Ok(name) => names.push(name),
                 Err((message, help)) => {
@@ -110,7 +110,11 @@ impl Check<'_> {
         let mut text = String::new();
         let mut at = 0;
         if let Some(at) = written.value.find(char::is_control) {
-            self.fault(written.part(at..at + 1), "a control character in a line", "an exchange has one line");
+            self.fault(
+                written.part(at..at + 1),
+                "a control character in the template",
+                "a request is logged as one line",
+            );
         }
         while let Some(open) = written.value[at..].find('{').map(|open| at + open) {
             text.push_str(&written.value[at..open]);
@@ -149,7 +153,7 @@ impl Check<'_> {
         }
         if at == 0 {
             let help = suggest::did_you_mean(written.value, ["json", "logfmt", "combined"])
-                .unwrap_or_else(|| "fields stand in braces: \"{method} {path} {status}\"".into());
+                .unwrap_or_else(|| "fields are written in braces: \"{method} {path} {status}\"".into());
             self.fault_with_help(written.spot, "a line without a field", "always the same", help);
         }
         parts

@@ -78,20 +78,20 @@ impl Check<'_> {
             if name == http::header::HOST {
                 self.fault_with_help(
                     pair.name.spot,
-                    "`host` is no header here",
-                    "matched by its own key",
+                    "`host` cannot be matched as a header",
+                    "it has its own key",
                     "write `host = \"…\"`",
                 );
             }
             if predicates.iter().any(|(known, _)| *known == name) {
-                self.fault(pair.name.spot, format!("header `{name}` stands twice"), "the second time");
+                self.fault(pair.name.spot, format!("header `{name}` is given twice"), "the second one");
             }
             let Some(written) = pair.node.written() else { continue };
             let Some(pattern) = self.value_pattern(written) else { continue };
             if let ValuePattern::Exact(value) = &pattern
                 && http::HeaderValue::from_str(value).is_err()
             {
-                self.fault(written.spot, format!("bad value for header `{name}`"), "no header can have this value");
+                self.fault(written.spot, format!("bad value for header `{name}`"), "not a valid header value");
             }
             predicates.push((name, pattern));
         }
@@ -142,7 +142,7 @@ fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
         return Ok(HostPattern::Wildcard(rest.to_owned()));
     }
     if name.contains('*') {
-        return Err(("`*` stands for whole labels at the beginning", Some("write `*.example.org`".into())));
+        return Err(("`*` is allowed only as the first label", Some("write `*.example.org`".into())));
     }
     if let Some(rest) = name.strip_prefix('.') {
         return Err(("an empty label", Some(format!("write `*.{rest}`"))));
@@ -180,14 +180,15 @@ fn plain_path(text: &str) -> Result<(), (&'static str, String)> {
     let body = text.strip_suffix("/*").unwrap_or(text);
     if body.contains('*') {
         let before = body.split('*').next().unwrap_or("").trim_end_matches('/');
-        return Err(("`*` stands for whole segments at the end", format!("write `{before}/*`, or `~ ^regex$`")));
+        return Err(("`*` is allowed only as the last segment", format!("write `{before}/*`, or `~ ^regex$`")));
     }
     if let Some(mark) = ['?', '#'].into_iter().find(|mark| body.contains(*mark)) {
-        let help = if mark == '?' { "the query has its own key, `query`" } else { "no request has a fragment" };
-        return Err(("more than a path", help.into()));
+        let help =
+            if mark == '?' { "the query has its own key, `query`" } else { "fragments are never sent in requests" };
+        return Err(("not only a path", help.into()));
     }
     if !body.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(("characters that no path has", "write them percent-encoded, as they are sent".into()));
+        return Err(("characters that are not allowed in a path", "write them percent-encoded".into()));
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ impl<'a> Check<'a> {
         let first = written.next();
         if let Some(first) = first {
             for again in written {
-                let finding = Finding::new(again.spot, "`[server]` stands in two files", "the second one");
+                let finding = Finding::new(again.spot, "`[server]` appears in two files", "the second one");
                 self.findings.push(finding.second(first.spot, "the first one"));
             }
         }
@@ -144,7 +144,7 @@ impl<'a> Check<'a> {
             match first.get(name.value.as_str()) {
                 Some(earlier) => {
                     let message = format!("upstream `{}` is defined twice", name.value);
-                    let finding = Finding::new(name.spot, message, "the second time");
+                    let finding = Finding::new(name.spot, message, "the second one");
                     self.findings.push(finding.second(earlier.spot, "first defined here"));
                 }
                 None => {
@@ -168,8 +168,8 @@ impl<'a> Check<'a> {
         let has_routes = self.with_routes.is_empty() || self.with_routes.contains(&true);
         let mut routes = sections.iter().flat_map(|section| section.sections("route"));
         if let Some(first) = routes.next().filter(|_| !has_routes) {
-            let finding = Finding::new(first.spot, "a route that no request meets", "no listener has mode \"http\"");
-            self.findings.push_absent(finding.help("other listeners say themselves where everything goes"));
+            let finding = Finding::new(first.spot, "a route that can never match", "no listener has mode \"http\"");
+            self.findings.push_absent(finding.help("listeners of other modes name their upstream themselves"));
         }
         if has_routes && !sections.iter().any(|section| section.has("route")) {
             let finding = Finding::of_file(0, "no route", format!("{words} would answer every request with 404"));
@@ -217,14 +217,18 @@ impl<'a> Check<'a> {
         let valid = |c: char| !c.is_control() && !c.is_whitespace() && c != '"';
         if value.is_empty() || value.len() > 128 || !value.chars().all(valid) {
             let message = format!("bad name `{value}`");
-            self.findings.push(Finding::new(spot, message, "1 to 128 characters, no blanks, quotes or controls"));
+            self.findings.push(Finding::new(
+                spot,
+                message,
+                "1 to 128 characters, without spaces, quotes and control characters",
+            ));
         }
     }
 
     /// A path of a file, relative to the directory of the text that names it.
     fn path(&mut self, written: Written<'_>) -> PathBuf {
         if written.value.is_empty() || written.value.contains('\0') {
-            self.findings.push(Finding::new(written.spot, "not a path", "the name of a file belongs here"));
+            self.findings.push(Finding::new(written.spot, "not a path", "expected the name of a file"));
         }
         self.sources.file(written.spot.file).directory.join(written.value)
     }

@@ -21,8 +21,8 @@ impl Check<'_> {
         if allow.is_empty() && listener.is_sound(&["forward"]) && section.is_none_or(|s| s.is_sound(&["allow"])) {
             let spot =
                 section.map_or(listener.spot, |section| section.node("allow").map_or(section.spot, |node| node.spot));
-            let finding = Finding::new(spot, "mode \"forward\" without `forward.allow`", "leads nowhere");
-            let help = "nothing is allowed that is not written: `forward.allow = [\"*.example.org:443\"]`";
+            let finding = Finding::new(spot, "mode \"forward\" without `forward.allow`", "no destination");
+            let help = "nothing is allowed by default; write `forward.allow = [\"*.example.org:443\"]`";
             self.findings.push_absent(finding.help(help));
         }
         Outbound {
@@ -88,7 +88,7 @@ fn parse(text: &str) -> Result<(Hosts, (u16, u16)), Wrong> {
             Some((host, _)) if host.contains(':') => {
                 let address = host.split('/').next().unwrap_or(host).parse::<Ipv6Addr>();
                 let help = address.is_ok().then(|| format!("write `[{host}]:{}`", &text[host.len() + 1..]));
-                return Err(("IPv6 stands in brackets, the port behind them", help));
+                return Err(("an IPv6 address needs brackets, with the port after them", help));
             }
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
@@ -147,7 +147,7 @@ fn hosts(host: &str, bracketed: bool) -> Result<Hosts, Wrong> {
         None => (false, host),
     };
     if name.contains('*') {
-        return Err(("`*` stands alone, or in front as `*.`", None));
+        return Err(("`*` is allowed only alone or as a leading `*.`", None));
     }
     host_name(name).map_err(|reason| (reason, None))?;
     let name = name.trim_end_matches('.').to_ascii_lowercase();

@@ -52,7 +52,7 @@ impl Check<'_> {
         if transport.stream_window > transport.connection_window {
             let spot = section.node("stream_window").or(section.node("connection_window")).map(|node| node.spot);
             let spot = spot.unwrap_or(section.spot);
-            self.fault(spot, "a stream's window is larger than its connection's", "could never be used up");
+            self.fault(spot, "a stream's window is larger than its connection's", "it could never be used up");
         }
     }
 
@@ -81,12 +81,12 @@ impl Check<'_> {
             self.findings.push(finding.help("write `tls.certificates = [{ cert = \"…\", key = \"…\" }]`"));
         }
         if !binds.is_empty() && binds.iter().all(|bind| matches!(bind, Bind::Unix(_))) {
-            self.fault(spot, "http3 on a path", "QUIC needs an address and a port");
+            self.fault(spot, "http3 on a Unix socket", "QUIC needs an address and a port");
         }
         if section.word("proxy_protocol") == Some("require") {
             // Who the client is would be believed without the header that has to say it.
             let help = "give http3 a listener of its own, without `proxy_protocol`";
-            self.fault_with_help(spot, "http3 where a PROXY header is required", "QUIC carries none", help);
+            self.fault_with_help(spot, "http3 where a PROXY header is required", "QUIC cannot carry one", help);
         }
     }
 
@@ -98,13 +98,13 @@ impl Check<'_> {
             self.findings.push_absent(finding.help(help));
         }
         if !section.has("alpn") {
-            let finding = Finding::new(section.spot, "mode \"quic\" without `alpn`", "leads nowhere");
+            let finding = Finding::new(section.spot, "mode \"quic\" without `alpn`", "no destination");
             self.findings.push_absent(finding.help("write `alpn = { \"postgres\" = \"…\" }`"));
         }
         if let Some(node) = section.node("alpn")
             && matches!(&node.data, Data::Map(pairs) if pairs.is_empty())
         {
-            self.fault(node.spot, "`alpn` is empty", "leads nowhere");
+            self.fault(node.spot, "`alpn` is empty", "no destination");
         }
         Mode::Quic(self.alpn_routes(section, Terms { is_udp: false, knows_name: true, takes_streams: true }))
     }
@@ -123,8 +123,13 @@ impl Check<'_> {
         let raw = upstream.protocol == UpstreamProtocol::Quic;
         if raw && !section.has("alpn") {
             let spot = section.node("protocol").map_or(name.spot, |node| node.spot);
-            let help = "write `alpn = \"…\"`, the protocol that the endpoint chooses by";
-            self.fault_with_help(spot, "protocol \"quic\" without `alpn`", "which protocol is asked for", help);
+            let help = "write `alpn = \"…\"` with the protocol that the endpoint expects";
+            self.fault_with_help(
+                spot,
+                "protocol \"quic\" without `alpn`",
+                "no protocol to offer in the handshake",
+                help,
+            );
         }
         if let Some(entry) = section.entry("alpn").filter(|_| !raw) {
             self.fault(entry.name, "`alpn` has no effect", "only with protocol \"quic\"");
@@ -133,7 +138,11 @@ impl Check<'_> {
         if let Some(entry) = section.entry("alt_svc").filter(|_| upstream.alt_svc) {
             if upstream.tls.is_none() {
                 // RFC 7838 §2.1: only who has proved who it is may send its clients elsewhere.
-                self.fault(entry.name, "`alt_svc` without `tls`", "the origin's word has to be authentic");
+                self.fault(
+                    entry.name,
+                    "`alt_svc` without `tls`",
+                    "Alt-Svc is trusted only from an authenticated origin",
+                );
             } else if !learns {
                 self.fault(entry.name, "`alt_svc` has no effect", "only with protocol \"auto\" or \"http2\"");
             }
@@ -159,14 +168,14 @@ impl Check<'_> {
                 _ => node.written(),
             };
             if let Some(written) = written.filter(|written| written.value.starts_with("unix:")) {
-                let message = format!("QUIC to a path: `{}`", written.value);
+                let message = format!("QUIC to a Unix socket: `{}`", written.value);
                 self.fault(written.spot, message, "needs an address and a port");
             }
         }
         if let Some(entry) =
             section.entry("send_proxy_protocol").filter(|_| upstream.send_proxy_protocol != SendProxyProtocol::Off)
         {
-            self.fault(entry.name, "a PROXY header over QUIC", "there is no place for it before a handshake");
+            self.fault(entry.name, "a PROXY header over QUIC", "QUIC has no place for it before the handshake");
         }
     }
 }

@@ -58,7 +58,11 @@ impl Check<'_> {
                 && !is_of_routes
                 && uses.iter().all(|relay| relay.terms.is_udp)
             {
-                let finding = Finding::new(entry.name, "`path` where datagrams are relayed", "no HTTP is spoken there");
+                let finding = Finding::new(
+                    entry.name,
+                    "`path` on an upstream of a udp listener",
+                    "its endpoints do not speak HTTP",
+                );
                 let finding = finding.second(first.spot, "relayed to from here");
                 self.findings.push(finding.help("leave it out: then a check is a TCP connection"));
             }
@@ -73,15 +77,15 @@ impl Check<'_> {
         };
         if is_of_routes {
             let message = "`protocol = \"quic\"` on an upstream of a route";
-            let finding = Finding::new(entry.name, message, "streams of bytes are no requests");
+            let finding = Finding::new(entry.name, message, "requests cannot be sent over raw streams");
             self.findings.push(finding.help("write `protocol = \"http3\"`, or give requests an upstream of their own"));
         }
         if let Some(relay) = uses.iter().find(|relay| !relay.terms.takes_streams) {
             let help = "only listeners with mode \"tcp\" or \"quic\" do";
-            self.unfit(section, "protocol", relay, "what is relayed there does not become streams", help);
+            self.unfit(section, "protocol", relay, "connections of this listener do not become streams", help);
         }
         if let Some(entry) = section.section("health").and_then(|health| health.entry("path")) {
-            let finding = Finding::new(entry.name, "`path` with protocol \"quic\"", "no HTTP is spoken there");
+            let finding = Finding::new(entry.name, "`path` with protocol \"quic\"", "its endpoints do not speak HTTP");
             self.findings.push(finding.help("leave it out: then a check is a QUIC handshake"));
         }
         if matches!(upstream.hash_on, HashOn::Header(_) | HashOn::Cookie(_) | HashOn::Path) && !uses.is_empty() {
@@ -108,7 +112,7 @@ impl Check<'_> {
     fn datagrams(&mut self, upstream: &Upstream, section: &Section, relay: &Relay) {
         if upstream.send_proxy_protocol == SendProxyProtocol::V1 {
             let help = "write `send_proxy_protocol = \"v2\"`";
-            self.unfit(section, "send_proxy_protocol", relay, "version 1 knows no datagrams", help);
+            self.unfit(section, "send_proxy_protocol", relay, "version 1 does not support datagrams", help);
         }
         for node in section.list("endpoints") {
             let written = match &node.data {
@@ -116,7 +120,7 @@ impl Check<'_> {
                 _ => node.written(),
             };
             if let Some(written) = written.filter(|written| written.value.starts_with("unix:")) {
-                let message = format!("datagrams to a path: `{}`", written.value);
+                let message = format!("datagrams to a Unix socket: `{}`", written.value);
                 let finding = Finding::new(written.spot, message, "mode \"udp\" needs an address and a port");
                 self.findings.push(finding.second(relay.spot, "relayed to from here"));
             }
@@ -146,10 +150,10 @@ impl Check<'_> {
             let name = &listeners[relaying[start]].name;
             let message = match circle.len() {
                 1 => format!("listener `{name}` relays to itself"),
-                more => format!("listener `{name}` relays to itself, by way of {} more", more - 1),
+                more => format!("listener `{name}` relays to itself through {} more", more - 1),
             };
-            let finding = Finding::new(spot, message, "leads back to where it came from");
-            self.findings.push(finding.help("name the endpoint that is meant, not an address of this proxy"));
+            let finding = Finding::new(spot, message, "leads back to the listener");
+            self.findings.push(finding.help("use the address of the endpoint, not one of this proxy"));
         }
     }
 

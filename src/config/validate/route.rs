@@ -29,7 +29,7 @@ impl Check<'_> {
             match written.get(name.value) {
                 Some(first) => {
                     let message = format!("route `{}` is defined twice", name.value);
-                    let finding = Finding::new(name.spot, message, "the second time");
+                    let finding = Finding::new(name.spot, message, "the second one");
                     self.findings.push(finding.second(*first, "first defined here"));
                 }
                 None => {
@@ -49,7 +49,7 @@ impl Check<'_> {
             {
                 let finding =
                     Finding::new(section.spot, "this route never matches", "has the same match as an earlier one");
-                self.findings.push(finding.second(first, "this one takes every request"));
+                self.findings.push(finding.second(first, "this one matches every request first"));
             }
             if route.name.is_empty() {
                 let listeners: Vec<_> = section.texts("listener").map(|written| written.value).collect();
@@ -65,8 +65,8 @@ impl Check<'_> {
         for written in section.texts("listener") {
             let Some(index) = self.listener_index(written) else { continue };
             if !self.with_routes[index] {
-                let message = format!("listener `{}` asks no routes", written.value);
-                self.fault(written.spot, message, "its mode is not \"http\": it says itself where everything goes");
+                let message = format!("listener `{}` does not use routes", written.value);
+                self.fault(written.spot, message, "its mode is not \"http\"");
             } else if !listeners.contains(&index) {
                 listeners.push(index);
             }
@@ -168,12 +168,7 @@ impl Check<'_> {
             let is_location = text.starts_with(['/', '{']) || text.contains("://");
             if !is_location || text.contains(char::is_whitespace) || !text.is_ascii() {
                 let help = "write \"https://{host}{path_and_query}\" or \"/path\"";
-                self.fault_with_help(
-                    written.spot,
-                    format!("bad location `{text}`"),
-                    "neither an address nor a path",
-                    help,
-                );
+                self.fault_with_help(written.spot, format!("bad location `{text}`"), "neither a URL nor a path", help);
             }
             self.template(written, scope)
         });
@@ -182,7 +177,7 @@ impl Check<'_> {
         if !REDIRECTS.contains(&status) {
             let spot = section.and_then(|section| section.node("status")).map(|node| node.spot);
             if let Some(spot) = spot {
-                self.fault(spot, format!("`{status}` is no redirect"), "must be 301, 302, 303, 307 or 308");
+                self.fault(spot, format!("`{status}` is not a redirect status"), "must be 301, 302, 303, 307 or 308");
             }
         }
         RouteAction::Redirect { to: to.unwrap_or_else(|| Template::literal("/")), status: status_code(status) }
@@ -193,7 +188,7 @@ impl Check<'_> {
         let body = section.and_then(|section| section.text("body"));
         // RFC 9110 §15.3.5, §15.3.6, §15.4.5.
         if let (204 | 205 | 304, Some(written)) = (status, body.filter(|written| !written.value.is_empty())) {
-            self.fault(written.spot, format!("an answer {status} has no body"), "cannot be sent");
+            self.fault(written.spot, format!("a response with status {status} has no body"), "not allowed in a header");
         }
         let content_type = section.and_then(|section| section.text("content_type")).and_then(|written| {
             let value = HeaderValue::from_str(written.value).ok().filter(|_| written.value.contains('/'));
@@ -245,7 +240,7 @@ impl Check<'_> {
         let read = nodes.len() == shares.len() && !action.node.is_bad();
         if read && shares.iter().all(|(_, weight)| *weight == 0) {
             let label = if shares.is_empty() { "empty" } else { "every weight is 0" };
-            self.fault(action.node.spot, "`weighted` leads nowhere", label);
+            self.fault(action.node.spot, "`weighted` has no destination", label);
         }
         shares
     }
@@ -254,7 +249,7 @@ impl Check<'_> {
         let strip = section.text("strip_prefix");
         let replace = section.text("replace_path");
         if let (Some(_), Some(replace)) = (strip, replace) {
-            self.fault(replace.spot, "`strip_prefix` and `replace_path` in one route", "one of them");
+            self.fault(replace.spot, "`strip_prefix` and `replace_path` in one route", "use only one of them");
         }
         if let Some(written) = strip {
             return PathRewrite::StripPrefix(self.strip_prefix(written, path));
@@ -344,7 +339,7 @@ impl Check<'_> {
                 other => match other.parse::<u16>().ok().filter(|status| (400..600).contains(status)) {
                     Some(status) => rules.on_status.push(status_code(u32::from(status))),
                     None => {
-                        let message = format!("unknown reason for a retry `{other}`");
+                        let message = format!("unknown retry condition `{other}`");
                         let help = suggest::did_you_mean(other, ["connect-failure", "reset-before-headers"]);
                         let label = "expected connect-failure, reset-before-headers or a status from 400 to 599";
                         self.findings.push(Finding::new(written.spot, message, label).help_if(help));
@@ -364,7 +359,7 @@ impl Check<'_> {
             let name = written.value.to_ascii_lowercase();
             // RFC 9113 §3.1 took h2c out; through a proxy it only serves to smuggle requests past the routes.
             if name == "h2c" {
-                self.fault(written.spot, format!("bad protocol `{name}`"), "requests in it would meet no route");
+                self.fault(written.spot, format!("bad protocol `{name}`"), "requests inside h2c would bypass the routes");
             } else {
                 self.protocol_name(written);
             }

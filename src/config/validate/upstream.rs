@@ -85,12 +85,12 @@ impl Check<'_> {
             self.not_our_endpoint(&address, written);
             if let (EndpointAddress::Unix(_), Some(UpstreamTls { server_name: None, .. })) = (&address, tls) {
                 let help = "write `tls = { server_name = \"…\" }`";
-                self.fault_with_help(written.spot, "tls to a path without a name", "no name to verify", help);
+                self.fault_with_help(written.spot, "tls to a Unix socket without a name", "no name to verify", help);
             }
             match first.get(&address) {
                 Some(spot) => {
-                    let message = format!("endpoint `{}` stands twice", written.value);
-                    let finding = Finding::new(written.spot, message, "the second time").second(*spot, "first here");
+                    let message = format!("endpoint `{}` is given twice", written.value);
+                    let finding = Finding::new(written.spot, message, "the second one").second(*spot, "first here");
                     self.findings.push(finding.help("a `weight` gives an endpoint a larger share"));
                 }
                 None => {
@@ -126,7 +126,7 @@ impl Check<'_> {
         let insecure = section.flag("insecure").unwrap_or(false);
         let ca = section.text("ca").map(|written| {
             if insecure {
-                self.fault(written.spot, "`ca` has no effect", "`insecure` verifies nothing");
+                self.fault(written.spot, "`ca` has no effect", "`insecure` turns verification off");
             }
             self.path(written)
         });
