@@ -284,8 +284,9 @@ fn doctor_says_what_to_set() {
     // That is no fault of the file.
     let (code, out, err) = tidegate(&["check", "greedy.toml"], folder.path());
     assert_eq!(code, 0, "{err}");
-    let (_, short) =
-        out.split_once("\nthis system grants less than that\nbad   descriptors (hard limit)  ").expect(&out);
+    let (_, short) = out
+        .split_once("\nthis system provides less than the configuration asks for\nbad   descriptors (hard limit)  ")
+        .expect(&out);
     assert!(
         short.contains("for 4000000000 connections (max_connections)\n") && short.contains("LimitNOFILE="),
         "{out}"
@@ -454,7 +455,7 @@ fn the_demo_takes_another_port_where_one_is_taken() {
             .env("TIDEGATE_DEMO_OBSERVE", FREE),
     );
     assert_eq!(code, 0, "{out}{err}");
-    assert!(out.contains(&format!("note: {address} is taken")), "{out}");
+    assert!(out.contains(&format!("note: {address} is in use")), "{out}");
 }
 
 #[test]

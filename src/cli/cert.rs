@@ -12,19 +12,19 @@ use super::{Exit, terminal};
 /// Arguments of `tidegate cert`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The authority is for development: whoever holds ca.key can pose as any site to whoever trusts \
-                        ca.pem."
+    after_help = "The CA is for development only: anyone who has ca.key can impersonate any site to clients that \
+                        trust ca.pem."
 )]
 pub struct Cert {
-    /// What the certificate is for: names, `*.` names, addresses. The first names the files
+    /// Hosts of the certificate: names, wildcards (`*.`) and IP addresses. The files are named after the first
     #[arg(required = true, value_name = "HOST")]
     hosts: Vec<String>,
 
-    /// The directory to write to; made if it is not there. A ca.pem and ca.key found in it sign the new certificate
+    /// Output directory, created if missing. If it holds a ca.pem and ca.key, these sign the certificate
     #[arg(long, value_name = "DIR", default_value = "certs")]
     out: PathBuf,
 
-    /// Overwrite the certificate and key of the host; never the authority
+    /// Overwrite the host's certificate and key; the CA is never overwritten
     #[arg(long)]
     force: bool,
 }
@@ -36,8 +36,8 @@ impl Cert {
         let certificate = Certificate::named(&self.out, first);
         if certificate.exists() && !self.force {
             terminal::complain(
-                format_args!("{} or its key is there already", certificate.cert.display()),
-                "nothing was written; --force replaces both, --out names another directory",
+                format_args!("{} or its key already exists", certificate.cert.display()),
+                "nothing was written; use --force to replace both, or --out for another directory",
             );
             return Exit::Fault;
         }
@@ -52,14 +52,14 @@ impl Cert {
 
     fn account(&self, files: &Certificate, signer: Signer) -> String {
         let authority = match signer {
-            Signer::New => "a new development authority",
-            Signer::Old => "the development authority that was there",
+            Signer::New => "new development CA",
+            Signer::Old => "existing development CA",
         };
         let hosts = self.hosts.join(", ");
         let lines = [
-            (&files.ca, format!("{authority}: clients that trust it accept what it signs")),
-            (&files.ca_key, "its key: keep it to yourself".to_owned()),
-            (&files.cert, format!("the certificate for {hosts}")),
+            (&files.ca, format!("{authority}; clients that trust it accept the certificates it signs")),
+            (&files.ca_key, "its private key; keep it secret".to_owned()),
+            (&files.cert, format!("certificate for {hosts}")),
             (&files.key, "its key".to_owned()),
         ];
         let width = lines.iter().map(|(path, _)| path.display().to_string().chars().count()).max().unwrap_or(0);
@@ -70,7 +70,7 @@ impl Cert {
         let (cert, key) = (files.cert.display(), files.key.display());
         let _ = write!(
             text,
-            "\nIn a [[listener]] of tidegate.toml:\n  \
+            "\nAdd to a [[listener]] in tidegate.toml:\n  \
              tls.certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}]\n\n\
              Try it:\n  {}\n",
             self.hosts.first().map_or_else(String::new, |host| files.curl(host, 443))

@@ -45,7 +45,7 @@ pub enum Signer {
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// Half a pair, or somebody else's.
+    /// One file of the CA's pair is missing, or the pair was not made by `tidegate cert`.
     #[error("{} {reason}", .ca.display())]
     Authority {
         /// The authority's certificate.
@@ -61,8 +61,8 @@ pub enum CertificateError {
         /// Why.
         source: io::Error,
     },
-    /// A host that is none, or no randomness.
-    #[error("no certificate: {0}")]
+    /// An invalid host, or no randomness from the system.
+    #[error("cannot make a certificate: {0}")]
     Make(#[from] MakeError),
 }
 
@@ -87,7 +87,7 @@ impl Certificate {
     /// Makes a certificate for `hosts` and writes it, with the directory where there is none. Keys get mode 0600.
     ///
     /// # Errors
-    /// A host that is none, an authority that cannot sign, or a file that cannot be written.
+    /// An invalid host, a CA that cannot sign, or a file that cannot be written.
     pub fn create(&self, hosts: &[String], keep: Keep) -> Result<Signer, CertificateError> {
         let (authority, signer) = self.authority(keep)?;
         let leaf = make_leaf(hosts, &authority)?;
@@ -129,28 +129,28 @@ impl Certificate {
                 let [ca, key] = [&self.ca, &self.ca_key]
                     .map(|path| fs::read_to_string(path).map_err(|source| file_error(path, source)));
                 let authority = Authority::from_pem(&ca?, &key?).map_err(|_| {
-                    refuse("and ca.key are no pair that `tidegate cert` made: move both away, or choose another --out")
+                    refuse("and ca.key are not a pair made by `tidegate cert`: move both away, or choose another --out")
                 })?;
                 Ok((authority, Signer::Old))
             }
             (_, (true, false)) => Err(refuse(
-                "is there without its ca.key, so nothing can be signed: move it away, or choose another --out",
+                "exists without its ca.key, so nothing can be signed: move it away, or choose another --out",
             )),
             (_, (false, true)) => {
-                Err(refuse("is not there, but its ca.key is: move that away, or choose another --out"))
+                Err(refuse("is missing, but its ca.key exists: move that away, or choose another --out"))
             }
         }
     }
 }
 
 impl CertificateError {
-    /// Says it on stderr.
+    /// Reports it on stderr.
     pub fn report(&self) -> Exit {
         match self {
             Self::Make(MakeError::Host(_)) => {
                 terminal::complain(
                     self,
-                    "write a name (in punycode where it is not ASCII), `*.` and a name, or an IP address",
+                    "use a host name (in punycode if it is not ASCII), `*.` and a name, or an IP address",
                 );
                 Exit::Usage
             }

@@ -15,7 +15,7 @@ use super::{Exit, serving, terminal};
 /// Arguments of `tidegate check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
+    /// Configuration file [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
     file: Option<PathBuf>,
 
     /// The same, written as `run` takes it
@@ -58,6 +58,6 @@ fn shortages(config: &config::Config) -> String {
     if findings.is_empty() {
         return String::new();
     }
-    let title = Palette::stdout().bold("this system grants less than that");
+    let title = Palette::stdout().bold("this system provides less than the configuration asks for");
     format!("\n{title}\n{}{}", table(&findings, Palette::stdout()), how_to_keep(&findings))
 }

@@ -8,7 +8,7 @@ use super::{Cli, Exit, terminal};
 /// Arguments of `tidegate completions`.
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// The shell to write for
+    /// Shell to generate the script for
     shell: Shell,
 }
 

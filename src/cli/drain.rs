@@ -12,13 +12,13 @@ use super::{Exit, terminal};
 /// Arguments of `tidegate drain`.
 #[derive(Debug, Args)]
 pub struct Drain {
-    /// Only this endpoint: it is picked no more, by any worker and over reloads, until it is resumed
+    /// Drain only this endpoint: it gets no new requests, also after reloads, until it is resumed
     ///
-    /// The address as `tidegate status` shows it, or dns:NAME:PORT for every address of a name.
+    /// ADDRESS is as shown by `tidegate status`, or dns:NAME:PORT for all addresses of a name.
     #[arg(long, value_name = "UPSTREAM/ADDRESS")]
     endpoint: Option<EndpointName>,
 
-    /// Have the endpoint picked again
+    /// Resume the endpoint
     #[arg(long, requires = "endpoint")]
     resume: bool,
 
@@ -34,7 +34,7 @@ struct EndpointName {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("write the name of the upstream, a slash and the address, as in api/10.0.0.3:8080")]
+#[error("expected UPSTREAM/ADDRESS, such as api/10.0.0.3:8080")]
 struct EndpointNameError;
 
 impl Drain {
@@ -50,7 +50,7 @@ impl Drain {
             if answer.status != 202 {
                 return Err(answer.complain());
             }
-            terminal::print("draining: it takes no new work, and leaves when what is under way has ended\n");
+            terminal::print("draining: no new connections are accepted; the process exits when open ones have ended\n");
             return Ok(Exit::Done);
         };
         let order = DrainOrder { upstream: Some(upstream), endpoint: Some(endpoint), resume: self.resume };

@@ -10,7 +10,7 @@ use super::{Cli, Exit, terminal};
 /// Arguments of `tidegate man`.
 #[derive(Debug, Args)]
 pub struct Man {
-    /// Write tidegate.1 and a page for each command into this directory
+    /// Write tidegate.1 and one page for each command to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -30,7 +30,7 @@ impl Man {
         match written {
             Ok(()) => Exit::Done,
             Err(error) => {
-                terminal::complain(format_args!("cannot write the manual to {}: {error}", out.display()), "");
+                terminal::complain(format_args!("cannot write manual pages to {}: {error}", out.display()), "");
                 Exit::System
             }
         }

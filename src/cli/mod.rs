@@ -1,5 +1,5 @@
-//! The command line, one file per command. [`main`] turns words into one command and its end into an exit code: 0
-//! done, 1 the configuration or the request was at fault, 2 usage, 3 the system refused.
+//! The command line, one file per command. [`main`] parses the arguments, runs one command and returns its exit code:
+//! 0 success, 1 fault in the configuration or the request, 2 wrong usage, 3 error from the operating system.
 
 mod admin;
 mod cert;
@@ -31,7 +31,7 @@ use crate::telemetry::log;
 
 use self::terminal::Palette;
 
-/// Runs one command. Called by the program, and by nothing else: it may start threads and take over signals.
+/// Runs one command. Only the program's `main` may call it, because it starts threads and installs signal handlers.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
@@ -67,65 +67,67 @@ enum Exit {
 
 /// A forwarding proxy for HTTP/1.1, HTTP/2, HTTP/3, QUIC streams, TCP and UDP
 ///
-/// It stands in front of services and forwards what arrives: TLS in front, pooled connections behind, routes by host,
-/// path, method and header between, with limits and deadlines that are safe on the open internet by default.
+/// It accepts connections with or without TLS, routes requests by host, path, method and header, and forwards them over
+/// pooled connections. The default limits and timeouts are safe on the open internet.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, max_term_width = 100, after_help = START_HERE)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// What the log on stderr says: off, error, warn, info, debug or trace
+    /// Level of the log on stderr: off, error, warn, info, debug or trace
     ///
-    /// Libraries stay at `warn` unless they are named, as in `debug,hyper=trace`. Also taken from TIDEGATE_LOG.
-    /// Default: info; for `demo`, whose table tells the same, warn.
+    /// Libraries stay at `warn` unless they are named, as in `debug,hyper=trace`. Can also be set by TIDEGATE_LOG.
+    /// Default: info; for `demo`, which prints a table instead, warn.
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<log::Filter>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve what a configuration file says
+    /// Serve a configuration file
     ///
-    /// HUP reads the file again: a fault in it changes nothing. TERM drains: no new connections, and what is under
-    /// way may finish within `server.drain_timeout`.
+    /// SIGHUP reloads the file; if it has a fault, nothing changes. SIGTERM drains: no new connections are accepted, and
+    /// requests in progress may finish within `server.drain_timeout`.
     Run(run::Run),
-    /// See it work: an embedded configuration, an origin of its own, one request through every way in
+    /// Serve a built-in demonstration on loopback and send one request through each kind of listener
     ///
-    /// Needs nothing and writes nothing but a temporary certificate. Stays up, so that you can try it by hand.
+    /// Needs no files and no installed server; writes only a temporary certificate. Keeps running, so that you can try it
+    /// by hand.
     Demo(demo::Demo),
-    /// Serve without a file: --from here --to there
+    /// Serve without a configuration file: --from ADDRESS --to ADDRESS
     Proxy(proxy::Proxy),
-    /// Read and compile a configuration; print what it would serve, or every fault
+    /// Validate a configuration; print what it would serve, or all its faults
     Check(check::Check),
-    /// Tell what would become of a request: listener, certificate, route, upstream, and what would be sent
+    /// Show how a request would be handled: listener, certificate, route, upstream, and the forwarded request
     ///
-    /// Why each other route lost, the limits and deadlines in force, and the line of the configuration that decided each.
-    /// Exit 1 where the request would be refused.
+    /// Also shows why the other routes did not match, which limits and timeouts apply, and the configuration line behind
+    /// each decision. Exits with 1 if the request would be refused.
     Explain(explain::Explain),
-    /// Look at what this system grants beside what a configuration asks for, and say what to set
+    /// Compare the limits of this system with what a configuration needs, and suggest settings
     ///
-    /// Descriptors, queues, buffers, ports, cgroups, clock, certificates. Exit 1 where something is bad.
+    /// Checks file descriptors, queues, buffers, ports, cgroups, clock and certificates. Exits with 1 if a check fails.
     Doctor(doctor::Doctor),
-    /// Tell what the running process is doing: listeners, upstreams and their endpoints, certificates, recent errors
+    /// Show the state of the running process: listeners, upstreams and endpoints, certificates, recent errors
     ///
-    /// Asks its admin listener, `[server.admin]`, as `reload` and `drain` do. Exit 3 where nobody listens.
+    /// Connects to its admin listener (`[server.admin]`), as `reload` and `drain` do. Exits with 3 if nothing listens
+    /// there.
     Status(status::Status),
-    /// Have the running process read its configuration again; print what changed, or every fault
+    /// Reload the configuration of the running process; print what changed, or all faults
     ///
-    /// A fault changes nothing: exit 1. HUP does the same without an answer.
+    /// If there is a fault, nothing changes and the exit code is 1. SIGHUP does the same, with the result in the log.
     Reload(reload::Reload),
-    /// Have the running process take no new work and leave, or take one endpoint out of the picks
+    /// Drain the running process and stop it, or drain a single endpoint
     Drain(drain::Drain),
-    /// Make a development authority and a certificate for some hosts
+    /// Create a development CA and a certificate for the given hosts
     Cert(cert::Cert),
-    /// Print the JSON Schema of the configuration, for editors that complete and check it
+    /// Print the JSON Schema of the configuration, for completion and validation in editors
     ///
-    /// Taplo and Even Better TOML use the one that a file names on its first line: `#:schema ./schema.json`.
+    /// Taplo and Even Better TOML use the schema named on the first line of a file: `#:schema ./schema.json`.
     Schema(schema::Schema),
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions(completions::Completions),
-    /// Print the manual page, or write one for each command
+    /// Print the manual page, or write one page for each command
     #[command(hide = true)]
     Man(man::Man),
 }
@@ -149,10 +151,10 @@ impl Command {
         }
     }
 
-    /// The filter where nobody asked for one.
+    /// The filter to use when none is set.
     fn quiet_filter(&self) -> log::Filter {
         match self {
-            // The table tells what the log would.
+            // The table shows what the log would repeat.
             Self::Demo(_) => log::Filter::level(LevelFilter::WARN),
             _ => log::Filter::default(),
         }
@@ -170,17 +172,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Help and version are asked for and go to stdout; the rest is a fault of usage.
+/// Prints what clap reports. Help and version are not errors; anything else is wrong usage.
 fn refuse(error: &clap::Error) -> Exit {
     if let Some(name) = later_command(error) {
         let version = env!("CARGO_PKG_VERSION");
         terminal::complain(
             format_args!("`tidegate {name}` is not in this version ({version})"),
-            "`tidegate --help` lists what is",
+            "`tidegate --help` lists the commands",
         );
         return Exit::Usage;
     }
-    // Fails only where nobody reads it.
+    // Fails only if the stream is closed, and then there is nobody to tell.
     let _ = error.print();
     if error.use_stderr() { Exit::Usage } else { Exit::Done }
 }
@@ -204,27 +206,28 @@ fn filter_of_environment() -> Result<Option<log::Filter>, log::FilterError> {
 
 const LOG_VARIABLE: &str = "TIDEGATE_LOG";
 
-/// Named in the documentation of later versions; whoever types one here should learn that it is not a typing error.
+/// Commands of later versions: using one here is reported as unsupported, not as a typing error.
 const LATER_COMMANDS: [&str; 1] = ["upgrade"];
 
 const NO_COMMAND: &str = "\
-tidegate: no command. Type one of these:
+tidegate: no command given. Try one of these:
 
-  tidegate demo                                     see it work on this machine, nothing needed
-  tidegate proxy --from :8080 --to 127.0.0.1:3000   stand in front of a service, no file needed
-  tidegate run --config tidegate.toml               serve what a file says
+  tidegate demo                                     see it work on this machine; needs nothing else
+  tidegate proxy --from :8080 --to 127.0.0.1:3000   put it in front of a service, without a file
+  tidegate run --config tidegate.toml               serve a configuration file
 
 `tidegate --help` lists every command.
 ";
 
 const START_HERE: &str = "\
 Start here:
-  tidegate demo                                     see it work on this machine, nothing needed
-  tidegate proxy --from :8080 --to 127.0.0.1:3000   stand in front of a service, no file needed
-  tidegate check tidegate.toml                      every fault of a file, by line and column
-  tidegate run --config tidegate.toml               serve what a file says
+  tidegate demo                                     see it work on this machine; needs nothing else
+  tidegate proxy --from :8080 --to 127.0.0.1:3000   put it in front of a service, without a file
+  tidegate check tidegate.toml                      list all faults of a file, with line and column
+  tidegate run --config tidegate.toml               serve a configuration file
 
-Signals to a running tidegate: HUP reads the file again, TERM drains and leaves, INT drains and
-leaves, at once when sent twice.
-Environment: TIDEGATE_LOG as --log-level; NO_COLOR for no colours.
-Exit codes: 0 done, 1 the configuration or the request was at fault, 2 usage, 3 the system refused.";
+Signals: SIGHUP reloads the configuration; SIGTERM drains and exits; SIGINT does the same, and exits
+at once when sent twice.
+Environment: TIDEGATE_LOG sets the log level, as --log-level does; NO_COLOR turns colours off.
+Exit codes: 0 success, 1 fault in the configuration or the request, 2 wrong usage, 3 system error
+(bind, permission, disk).";

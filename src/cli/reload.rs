@@ -55,7 +55,7 @@ fn told(refused: &ReloadRefused) -> String {
         0 => String::new(),
         many => format!("{}; ", count(many, "fault")),
     };
-    format!("{faults}nothing has changed")
+    format!("{faults}nothing was changed")
 }
 
 fn count(number: usize, word: &str) -> String {

@@ -12,7 +12,7 @@ use super::{Exit, serving, terminal};
 /// Arguments of `tidegate run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
+    /// Configuration file [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -42,16 +42,16 @@ impl Run {
     }
 }
 
-/// The first of the two files that there is.
+/// The first of the two default files that exists.
 pub fn find_configuration() -> Option<PathBuf> {
     SEARCH.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned)
 }
 
-/// What to type where there is no file; `usage` is how this command takes one.
+/// The message for a missing configuration file; `usage` is the command line that names one.
 pub fn no_configuration(usage: &str) -> String {
     format!(
-        "tidegate: no configuration: neither ./{} nor {} is there.\n  \
-         `tidegate {usage}` names one; without a file, try `tidegate demo` or `tidegate proxy --from :8080 --to \
+        "tidegate: no configuration found: neither ./{} nor {} exists.\n  \
+         Name a file with `tidegate {usage}`, or start without one: `tidegate demo` or `tidegate proxy --from :8080 --to \
          127.0.0.1:3000`.\n",
         SEARCH[0], SEARCH[1]
     )

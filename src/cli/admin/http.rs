@@ -55,8 +55,7 @@ pub fn exchange(
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    parse(&answer)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what came back is no answer of tidegate's"))
+    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the response is not from tidegate"))
 }
 
 fn connect(address: &AdminAddress) -> io::Result<Box<dyn Stream>> {

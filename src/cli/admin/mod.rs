@@ -22,16 +22,16 @@ use crate::config::model::{Bind, ControlListener};
 /// Where the process is asked.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The configuration of the running process, which says where its admin listener is [default: ./tidegate.toml,
-    /// then /etc/tidegate/tidegate.toml]
+    /// Configuration of the running process, to find its admin listener [default: ./tidegate.toml, then
+    /// /etc/tidegate/tidegate.toml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Ask here instead: unix:/path or address:port
+    /// Address of the admin listener: unix:/path or IP:PORT
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     admin: Option<AdminAddress>,
 
-    /// The file of the token that the listener asks for [default: what the configuration says]
+    /// File with the token for the admin listener [default: from the configuration]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -45,7 +45,7 @@ enum AdminAddress {
 
 /// Not an address.
 #[derive(Debug, thiserror::Error)]
-#[error("write unix:/path or address:port")]
+#[error("expected unix:/path or IP:PORT")]
 struct AddressError;
 
 /// A listener that is known, with what it wants to see.
@@ -73,7 +73,7 @@ impl Target {
     /// Finds the listener.
     ///
     /// # Errors
-    /// Said on stderr already: no configuration, no admin in it, no token where one is wanted.
+    /// Already reported on stderr: no configuration, no admin listener in it, or no token although one is required.
     pub fn find(self, command: &str) -> Result<Door, Exit> {
         let (address, configured) = match self.admin {
             Some(address) => (address, None),
@@ -95,7 +95,7 @@ fn admin_of(path: &Path) -> Result<ControlListener, Exit> {
     match config::load_admin(path) {
         Ok(Some(listener)) => Ok(listener),
         Ok(None) => {
-            terminal::complain(format_args!("{} has no admin listener to ask", path.display()), NO_ADMIN);
+            terminal::complain(format_args!("{} has no admin listener", path.display()), NO_ADMIN);
             Err(Exit::Fault)
         }
         Err(faults) => {
@@ -117,8 +117,8 @@ fn address_of(bind: &Bind) -> Result<AdminAddress, Exit> {
     };
     if address.port() == 0 {
         terminal::complain(
-            "the port of the admin listener is chosen by the system",
-            "name the address that the process logged: `--admin ADDR`",
+            "the system chooses the port of the admin listener",
+            "give the address from the log of the process: `--admin ADDR`",
         );
         return Err(Exit::Fault);
     }
@@ -133,11 +133,11 @@ fn read_token(path: &Path) -> Result<String, Exit> {
     match std::fs::read_to_string(path) {
         Ok(text) => match text.lines().next().map(str::trim).filter(|line| !line.is_empty()) {
             Some(line) => Ok(line.to_owned()),
-            None => told(&format_args!("{} holds no token", path.display()), ""),
+            None => told(&format_args!("{} contains no token", path.display()), ""),
         },
         Err(error) => told(
             &format_args!("cannot read the token file {}: {error}", path.display()),
-            "it belongs to those who may rule the process; name another with `--token-file`",
+            "only users who may control the process can read it; name another file with `--token-file`",
         ),
     }
 }
@@ -146,11 +146,14 @@ impl Door {
     /// Sends one request and reads the answer.
     ///
     /// # Errors
-    /// Said on stderr already: nobody listens, or what listens does not answer.
+    /// Already reported on stderr: nothing listens there, or it does not answer.
     pub fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer, Exit> {
         let answer = http::exchange(&self.address, method, path, self.token.as_deref(), body);
         answer.map_err(|error| {
-            terminal::complain(format_args!("cannot ask {}: {error}", self.address), help(&error, &self.address));
+            terminal::complain(
+                format_args!("request to {} failed: {error}", self.address),
+                help(&error, &self.address),
+            );
             Exit::System
         })
     }
@@ -160,25 +163,25 @@ impl Answer {
     /// The typed body of an answer.
     ///
     /// # Errors
-    /// Said on stderr already: it is of another form, as that of another version may be.
+    /// Already reported on stderr: the body has another format, such as that of another version.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Exit> {
         serde_json::from_slice(&self.body).map_err(|error| {
             terminal::complain(
-                format_args!("the answer is not of the form that this version knows: {error}"),
-                "use the `tidegate` that the process was started from",
+                format_args!("the response has an unknown format: {error}"),
+                "use the same version of `tidegate` as the running process",
             );
             Exit::System
         })
     }
 
-    /// Says what an answer that is no success says.
+    /// Reports an error response on stderr.
     pub fn complain(&self) -> Exit {
         let detail = serde_json::from_slice::<ErrorBody>(&self.body).map(|body| body.detail).unwrap_or_default();
         let help = match self.status {
-            401 => "name the file of the token: `--token-file FILE`",
+            401 => "name the token file with `--token-file FILE`",
             _ => "",
         };
-        terminal::complain(format_args!("answered with {}: {detail}", self.status), help);
+        terminal::complain(format_args!("the process answered with {}: {detail}", self.status), help);
         Exit::Fault
     }
 }
@@ -186,12 +189,12 @@ impl Answer {
 fn help(error: &io::Error, address: &AdminAddress) -> &'static str {
     match (error.kind(), address) {
         (io::ErrorKind::PermissionDenied, AdminAddress::Unix(_)) => {
-            "the socket lets in only the user that tidegate runs as: try it as that user, or as root"
+            "only the user that tidegate runs as, and root, may use the socket"
         }
         (io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound, _) => {
-            "nobody listens there: start it with `tidegate run`; a listener that was added takes a reload (HUP)"
+            "nothing listens there: start it with `tidegate run`; a newly added admin listener needs a reload (SIGHUP)"
         }
-        (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => "whatever listens there does not answer",
+        (io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _) => "the process listening there does not answer",
         _ => "",
     }
 }
@@ -218,7 +221,7 @@ impl FromStr for AdminAddress {
     }
 }
 
-const NO_ADMIN: &str = "add these two lines and reload it (HUP):\n      [server.admin]\n      bind = \
+const NO_ADMIN: &str = "add these two lines and reload (SIGHUP):\n      [server.admin]\n      bind = \
                         \"unix:/run/tidegate/admin.sock\"";
 
 #[cfg(test)]

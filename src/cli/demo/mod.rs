@@ -30,7 +30,7 @@ use super::{Exit, serving, terminal};
 /// Arguments of `tidegate demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Leave after the table: with 0 only if every row succeeded
+    /// Exit after printing the table, with 0 only if every row succeeded
     #[arg(long)]
     exit: bool,
 }
@@ -138,7 +138,7 @@ impl Stage {
     }
 
     fn notes(&self) -> String {
-        let note = |taken: &SocketAddr| format!("note: {taken} is taken, so a free port stands in for it\n");
+        let note = |taken: &SocketAddr| format!("note: {taken} is in use; using a free port instead\n");
         self.taken.iter().map(note).collect()
     }
 
@@ -146,13 +146,13 @@ impl Stage {
         let Self { cleartext, secure, relayed, dashboard, certificate, .. } = self;
         let ca = certificate.ca.display();
         let commands = [
-            (format!("curl http://{cleartext}/anything"), "what the origin received"),
+            (format!("curl http://{cleartext}/anything"), "shows what the origin received"),
             (format!("curl --http2-prior-knowledge http://{cleartext}/anything"), "the same over HTTP/2"),
             (format!("curl --cacert {ca} https://{secure}/anything"), "the same over TLS"),
-            (format!("curl http://{relayed}/anything"), "the same, relayed as bytes over TCP"),
-            (format!("curl --http3 --cacert {ca} https://{secure}/anything"), "over HTTP/3, by a curl that can"),
-            (format!("curl -N http://{cleartext}/events"), "an event every second"),
-            (format!("curl -o /dev/null http://{cleartext}/bytes/1000000000"), "a gigabyte"),
+            (format!("curl http://{relayed}/anything"), "the same through the TCP relay"),
+            (format!("curl --http3 --cacert {ca} https://{secure}/anything"), "over HTTP/3, if your curl supports it"),
+            (format!("curl -N http://{cleartext}/events"), "one event per second"),
+            (format!("curl -o /dev/null http://{cleartext}/bytes/1000000000"), "downloads one gigabyte"),
         ];
         let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
         let mut text = format!("\n{}\n", colours.bold("Try it:"));

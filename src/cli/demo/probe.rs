@@ -230,7 +230,7 @@ impl std::fmt::Display for Answer {
 enum ProbeError {
     #[error("cannot connect: {0}")]
     Connect(std::io::Error),
-    #[error("cannot read the demo's authority: {0}")]
+    #[error("cannot read the demo's CA certificate: {0}")]
     Authority(String),
     #[error("TLS handshake: {0}")]
     Handshake(Error),
@@ -250,9 +250,9 @@ enum ProbeError {
     Version(Version),
     #[error("agreed on {0:?} instead of TLS 1.3")]
     TlsVersion(Option<rustls::ProtocolVersion>),
-    #[error("the answer was changed on its way")]
+    #[error("the response was modified on its way")]
     Changed,
-    #[error("something else answered, not the demo's origin")]
+    #[error("the response is not from the demo's origin")]
     Stranger,
 }
 

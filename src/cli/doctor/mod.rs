@@ -23,15 +23,15 @@ use super::{Exit, serving, terminal};
 /// Arguments of `tidegate doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
+    /// Configuration file [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Look at the limits of this process instead of this shell's: a running tidegate
+    /// Check the limits of the process with this id, such as a running tidegate, instead of this shell's
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
 
-    /// Print a list of JSON objects instead of the table
+    /// Print a JSON list instead of the table
     #[arg(long)]
     json: bool,
 }
@@ -79,14 +79,14 @@ fn summed(findings: &[Finding], colours: Palette) -> String {
     let mut out = table(findings, colours);
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let (warned, bad) = (count(Verdict::Warn), count(Verdict::Bad));
-    let _ = writeln!(out, "\n{} ok, {warned} to look at, {bad} bad", count(Verdict::Ok));
+    let _ = writeln!(out, "\n{} ok, {warned} warnings, {bad} failed", count(Verdict::Ok));
     out + how_to_keep(findings)
 }
 
 /// A setting of the kernel is gone with the next boot.
 pub(super) fn how_to_keep(findings: &[Finding]) -> &'static str {
     if findings.iter().any(|finding| finding.fix.contains("sysctl -w")) {
-        "sysctl -w holds until the next boot; a line `name = value` in /etc/sysctl.d/90-tidegate.conf stays.\n"
+        "`sysctl -w` lasts until the next boot; a line `name = value` in /etc/sysctl.d/90-tidegate.conf is permanent.\n"
     } else {
         ""
     }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(lines[0], "ok    net.core.somaxconn  128  at least 4096");
         assert_eq!(lines[1], "warn  net.core.somaxconn  128  at least 4096");
         assert_eq!(lines[2], "      sysctl -w net.core.somaxconn=4096");
-        assert_eq!(lines[4], "1 ok, 1 to look at, 0 bad");
+        assert_eq!(lines[4], "1 ok, 1 warnings, 0 failed");
         assert!(lines[5].contains("/etc/sysctl.d/"));
     }
 

@@ -23,46 +23,46 @@ use super::{Exit, serving};
 /// Arguments of `tidegate explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The request: a method, GET where it is left out, and an address
+    /// Request: an optional method (default: GET) and a URL
     ///
     /// http:// and https:// for requests, ws:// and wss:// for WebSocket; tcp://, tls://, udp:// and quic:// for connections
-    /// to listeners that read no requests.
+    /// to layer 4 and QUIC listeners.
     #[arg(value_name = "[METHOD] URL", num_args = 1..=2, required = true)]
     request: Vec<String>,
 
-    /// A header that it brings; may be repeated
+    /// Request header; repeatable
     #[arg(long, short = 'H', value_name = "NAME: VALUE")]
     header: Vec<String>,
 
-    /// The client's address [default: 192.0.2.1, somebody on the internet]
+    /// Client address [default: 192.0.2.1, which stands for a client on the internet]
     #[arg(long, value_name = "IP")]
     client: Option<String>,
 
-    /// What it is spoken in: 1.0, 1.1, 2 or 3 [default: 2 over TLS, else 1.1, as far as the listener speaks it]
+    /// HTTP version: 1.0, 1.1, 2 or 3 [default: 2 over TLS, otherwise 1.1, if the listener supports it]
     #[arg(long, value_name = "VERSION")]
     http: Option<String>,
 
-    /// A protocol that it would switch to: by Upgrade, or by extended CONNECT over 2 and 3 [default: websocket for ws:// and wss://]
+    /// Protocol to switch to, by Upgrade, or by extended CONNECT on HTTP/2 and 3 [default: websocket for ws:// and wss://]
     #[arg(long, value_name = "PROTOCOL")]
     upgrade: Option<String>,
 
-    /// The listener that it comes to [default: by the port of the address]
+    /// Listener that receives the request [default: chosen by the port of the URL]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
 
-    /// The name of its TLS handshake [default: the host of the address]
+    /// Server name (SNI) of the TLS handshake [default: the host of the URL]
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
 
-    /// A protocol that the client offers in its handshake, for tls:// and quic://; may be repeated
+    /// ALPN protocol offered by the client, for tls:// and quic://; repeatable
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
 
-    /// Ask the running process, which knows how its endpoints are
+    /// Ask the running process, which knows the health of its endpoints
     #[arg(long)]
     live: bool,
 
-    /// As JSON, all of it: docs/explain.md says what is what
+    /// Print everything as JSON; docs/explain.md describes the fields
     #[arg(long)]
     json: bool,
 
@@ -112,7 +112,7 @@ impl Explain {
         let headers = self.header.iter().map(|header| {
             let pair = header.split_once(':').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
             pair.ok_or_else(|| {
-                terminal::complain(format_args!("`{header}` is no header"), "write -H 'name: value'");
+                terminal::complain(format_args!("`{header}` is not a header"), "write -H 'name: value'");
                 Exit::Usage
             })
         });

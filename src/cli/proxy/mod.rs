@@ -20,33 +20,33 @@ use super::{Exit, serving, terminal};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Proxy {
-    /// Where to accept: `:8080` (every address of both families), `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`; may repeat
+    /// Address to accept on: `:8080` (all IPv4 and IPv6 addresses), `127.0.0.1:8080`, `[::1]:8080`, `unix:/path`; repeatable
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     from: Vec<String>,
 
-    /// Where to forward: `127.0.0.1:3000`, `3000` (on this machine), `app.internal:3000`, `https://example.org`,
-    /// `unix:/path`; may repeat, then each gets its turn
+    /// Address to forward to: `127.0.0.1:3000`, `3000` (on this machine), `app.internal:3000`, `https://example.org`,
+    /// `unix:/path`; repeatable, used in turn
     #[arg(long, value_name = "ADDRESS", required = true)]
     to: Vec<Destination>,
 
-    /// Serve HTTPS and HTTP/3 as well, with a development certificate for this host made on the spot; may repeat
+    /// Also serve HTTPS and HTTP/3, with a temporary development certificate for this host; repeatable
     #[arg(long, value_name = "HOST")]
     tls: Vec<String>,
 
-    /// Where to accept HTTPS and, on the UDP port of the same number, HTTP/3 [default: port 8443 beside the first --from]
+    /// Address for HTTPS and, on the same UDP port, HTTP/3 [default: port 8443 on the address of the first --from]
     #[arg(long, value_name = "ADDRESS", requires = "tls")]
     tls_from: Option<String>,
 
-    /// The Host that the upstream sees: `preserve` (as the client sent it), `upstream` (its own) or a name [default:
-    /// preserve; upstream where --to is https:// with a name, which rarely answers to another]
+    /// Host sent to the upstream: `preserve` (the client's), `upstream` (the upstream's own) or a name [default:
+    /// preserve; upstream if --to is https:// with a name]
     #[arg(long, value_name = "HOST")]
     host_header: Option<String>,
 
-    /// Accept any certificate of an https:// upstream. Anybody on the way can then read and change everything
+    /// Accept any certificate of an https:// upstream. Anyone on the path can then read and change the traffic
     #[arg(long)]
     insecure: bool,
 
-    /// Print the configuration that the options stand for, to save and grow, and leave
+    /// Print the equivalent configuration file and exit
     #[arg(long)]
     print_config: bool,
 }
@@ -85,13 +85,13 @@ impl Proxy {
         let encrypted = self.to.iter().filter(|to| to.is_tls).count();
         if encrypted != 0 && encrypted != self.to.len() {
             terminal::complain(
-                "some `--to` are https:// and some are not, and one upstream speaks one or the other",
-                "forward to both with a file: two [upstream]s and two [[route]]s; `--print-config` is a start",
+                "`--to` mixes https:// with cleartext addresses, but all endpoints of an upstream need the same protocol",
+                "use a configuration file with two upstreams and two routes; `--print-config` prints a start",
             );
             return Some(Exit::Usage);
         }
         if self.insecure && encrypted == 0 {
-            terminal::complain("`--insecure` has no meaning without `--to https://…`", "");
+            terminal::complain("`--insecure` requires `--to https://…`", "");
             return Some(Exit::Usage);
         }
         None
@@ -130,7 +130,7 @@ impl Proxy {
         if let Some((files, host)) = certificate.zip(self.tls.first()) {
             let port = serving::address(&running, TLS_LISTENER).map_or(DEFAULT_TLS_PORT, |address| address.port());
             terminal::print(&format!(
-                "HTTPS and HTTP/3 with a development certificate; try\n  {}\n",
+                "HTTPS and HTTP/3 with a development certificate. Try:\n  {}\n",
                 files.curl(host, port)
             ));
         }

@@ -13,7 +13,7 @@ use super::terminal::{self, Palette};
 /// Arguments of `tidegate status`.
 #[derive(Debug, Args)]
 pub struct Status {
-    /// As JSON, all of it: docs/openapi.json says what is what
+    /// Print everything as JSON; docs/openapi.json describes the fields
     #[arg(long)]
     json: bool,
 
