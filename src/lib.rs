@@ -1,9 +1,9 @@
-//! Tidegate: a forwarding proxy for HTTP/1.1, HTTP/2 and HTTP/3, raw QUIC streams, TCP and UDP, with one thread, one runtime
-//! and one set of sockets and pools per core.
+//! Tidegate: a proxy for HTTP/1.1, HTTP/2 and HTTP/3, raw QUIC streams, TCP and UDP. Each core has one thread with its own
+//! runtime, sockets and connection pools.
 //!
-//! The rooms below are declared bottom-up: a room imports only rooms declared above its own line, and rooms on the
-//! same level never import each other. `tests/architecture.rs` holds that. `docs/ARCHITECTURE.md` tells the life of a
-//! request.
+//! The rooms (top-level modules) below are declared bottom-up: a room imports only rooms declared above its own line, and
+//! rooms on the same level never import each other. `tests/architecture.rs` enforces this. `docs/ARCHITECTURE.md`
+//! describes the life of a request.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

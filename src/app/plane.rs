@@ -97,7 +97,7 @@ impl Plane {
                 event = self.control.watch() => match event {
                     Event::FilesChanged => self.files_changed().await,
                     Event::WorkerLeft(worker) => {
-                        error!(worker, "a worker is gone; leaving, since its connections and its share of new ones are lost");
+                        error!(worker, "a worker died; stopping, because its connections and its share of new ones are lost");
                         return ExitReason::WorkerGone;
                     }
                 },
@@ -113,7 +113,7 @@ impl Plane {
                 if result.is_ok() {
                     self.view.renew(&self.control, config);
                     if let Err(error) = self.own.commit(planned, &self.view, &self.orders) {
-                        error!(%error, "a listener of the proxy's own cannot be watched");
+                        error!(%error, "cannot poll the admin or observe listener");
                     }
                 }
                 result
@@ -185,7 +185,7 @@ impl Plane {
             return None;
         }
         self.view.begin_drain();
-        info!(delay_s = delay.as_secs_f64(), "leaving: a drain begins after a delay");
+        info!(delay_s = delay.as_secs_f64(), "stopping: the drain begins after the delay");
         self.supervision.stopping("waiting for load balancers to notice", delay + timeout + STOP_TIMEOUT);
         let over = tokio::time::sleep(delay);
         tokio::pin!(over);
@@ -195,7 +195,7 @@ impl Plane {
                 request = self.requests.next() => match request {
                     Request::Drain(again) if again == asked => return None,
                     Request::Drain(other) => {
-                        info!(trigger = other.name(), "asked to leave as well: the delay goes on");
+                        info!(trigger = other.name(), "another request to stop: the delay continues");
                         asked = other;
                     }
                     Request::Interrupt => return None,
@@ -206,7 +206,7 @@ impl Plane {
                     // As a reload that is asked for: past doing.
                     Event::FilesChanged => {}
                     Event::WorkerLeft(worker) => {
-                        error!(worker, "a worker is gone while leaving");
+                        error!(worker, "a worker died while stopping");
                         return Some(ExitReason::WorkerGone);
                     }
                 },
@@ -234,7 +234,7 @@ impl Plane {
             () = tokio::time::sleep(timeout) => ExitReason::DrainTimeout { connections: 0 },
         };
         let connections = self.control.workers().open_connections();
-        warn!(connections, "leaving with connections open");
+        warn!(connections, "stopping with open connections");
         match reason {
             ExitReason::DrainTimeout { .. } => {
                 // The connections reach the same deadline a little later and reset what is unfinished. The end of the
@@ -252,7 +252,7 @@ impl Plane {
         let workers = self.control.workers();
         workers.stop();
         if tokio::time::timeout(STOP_TIMEOUT, workers.all_left()).await.is_err() {
-            error!("a worker does not leave; the process ends without it");
+            error!("a worker does not stop; exiting without it");
             workers.abandon();
         }
         workers.join();

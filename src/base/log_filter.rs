@@ -19,7 +19,7 @@ pub struct Filter {
 
 /// A filter that cannot be understood.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is not a log level: write off, error, warn, info, debug or trace, or `debug,hyper=trace`")]
+#[error("`{word}` is not a log level: use off, error, warn, info, debug or trace, or `debug,hyper=trace`")]
 pub struct FilterError {
     /// The part that is wrong.
     pub word: String,

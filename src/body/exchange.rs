@@ -388,5 +388,5 @@ fn overdue() -> Error {
     Error::upstream(Kind::ExchangeTimeout, Retry::Never, OVERDUE)
 }
 
-const OVERDUE: &str = "the exchange took longer than its route allows";
-const GONE: &str = "the client went away before its answer was complete";
+const OVERDUE: &str = "the request took longer than its route allows";
+const GONE: &str = "the client disconnected before the response was complete";

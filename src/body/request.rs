@@ -299,5 +299,5 @@ fn broken(error: incoming::Error) -> Error {
         let reason = "the framing of the request's body is malformed";
         return Error::downstream(Kind::HttpRequestError, reason).because(error);
     }
-    Error::downstream(Kind::ClientGone, "the client went away inside its body").because(error)
+    Error::downstream(Kind::ClientGone, "the client disconnected during the request body").because(error)
 }

@@ -83,7 +83,7 @@ impl AccessLogs {
             Ok(Some(file)) => log.replace(file),
             Ok(None) => {}
             Err(error) => {
-                warn!(file = log.output(), %error, "the access log cannot be opened anew; the old file is written on")
+                warn!(file = log.output(), %error, "cannot reopen the access log; writing to the old file continues")
             }
         }
     }

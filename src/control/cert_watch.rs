@@ -40,7 +40,7 @@ impl CertWatch {
             }
             if renewal.authorities {
                 counters.certificate_swaps.add(1);
-                info!(listener = %listener.name, "clients are checked by new authorities");
+                info!(listener = %listener.name, "new CA certificates for client certificates in use");
             }
             for fault in renewal.faults {
                 self.tell("listener", &listener.name, &fault, counters, &mut faults);
@@ -68,7 +68,7 @@ impl CertWatch {
                 Ok(false) => {}
                 Ok(true) => {
                     counters.certificate_swaps.add(1);
-                    info!(upstream = %upstream.name, "new authorities or a new client certificate in use");
+                    info!(upstream = %upstream.name, "new CA certificates or a new client certificate in use");
                     changed.push(Arc::clone(upstream));
                 }
                 Err(fault) => self.tell("upstream", &upstream.name, &fault, counters, &mut faults),
@@ -99,7 +99,7 @@ impl CertWatch {
     fn tell_text(&mut self, text: String, counters: &ControlCounters, faults: &mut HashSet<String>) {
         if !self.told.contains(&text) && !faults.contains(&text) {
             counters.certificate_failures.add(1);
-            warn!("{text}; what was in use stays in use");
+            warn!("{text}; the previous one stays in use");
         }
         faults.insert(text);
     }

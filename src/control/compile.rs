@@ -206,7 +206,7 @@ fn upstream(
             Ok(client) => {
                 if tls.insecure {
                     // At every start, reload and check, so that what was meant for a minute is not forgotten.
-                    warn!(upstream = %config.name, "`insecure = true`: whoever answers is believed and can read and change everything");
+                    warn!(upstream = %config.name, "`insecure = true`: certificates are not verified; anyone on the path can read and change the traffic");
                 }
                 Some(kept(client, previous.and_then(|snapshot| snapshot.upstream_named(&config.name))))
             }
@@ -221,7 +221,7 @@ fn upstream(
     };
     for source in config.source.iter().filter(|source| !bind::is_of_this_machine(**source)) {
         // No fault: the address may come later, and the file may be checked elsewhere.
-        warn!(upstream = %config.name, %source, "a `source` that is no address of this machine: nothing connects from it");
+        warn!(upstream = %config.name, %source, "this `source` is not an address of this machine and is not used");
     }
     Some(registry.upstream(UpstreamId(id), Arc::new(config.clone()), tls))
 }

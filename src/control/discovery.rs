@@ -170,7 +170,7 @@ impl<R: Resolve> Discovery<R> {
                 self.schedule.answered(&host, now, resolved.valid_for);
                 let count = resolved.addresses.len();
                 if self.registry.learn(&host, resolved.addresses) {
-                    tracing::info!(%host, addresses = count, "resolved anew");
+                    tracing::info!(%host, addresses = count, "name resolved to new addresses");
                     return self.changes(&host);
                 }
             }

@@ -41,7 +41,7 @@ pub(super) fn compile(
         },
     };
     if users.is_none() && outbound.allow.iter().any(|entry| entry.hosts == Hosts::Any) && is_open(listener) {
-        warn!(listener = %listener.name, "whoever reaches this listener can go everywhere through it: `forward.users` asks who they are");
+        warn!(listener = %listener.name, "anyone who can reach this listener can connect anywhere through it; `forward.users` requires a password");
     }
     let names: Arc<dyn Names> = match before {
         Some(before) if before.outbound.name_servers == outbound.name_servers => Arc::clone(&before.names),

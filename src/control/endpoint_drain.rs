@@ -20,7 +20,7 @@ pub enum Unknown {
     #[error("no upstream has this name")]
     Upstream,
     /// No endpoint of the upstream has the address.
-    #[error("the upstream has no endpoint of this address")]
+    #[error("the upstream has no endpoint with this address")]
     Endpoint,
 }
 
@@ -54,10 +54,10 @@ pub fn drain(
     let (left, endpoints) = (set.endpoints().len(), labels.join(", "));
     match order.drained {
         true => info!(upstream = %upstream.name, endpoints, left, "endpoint drained"),
-        false => info!(upstream = %upstream.name, endpoints, left, "endpoint back in the picks"),
+        false => info!(upstream = %upstream.name, endpoints, left, "endpoint resumed"),
     }
     if left == 0 {
-        warn!(upstream = %upstream.name, "requests to it are answered with 503: {}", set.why_none());
+        warn!(upstream = %upstream.name, "requests to this upstream are answered with 503: {}", set.why_none());
     }
     Ok(labels)
 }

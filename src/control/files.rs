@@ -55,7 +55,7 @@ impl Files {
     pub fn is_news(&mut self, result: &Result<Config, Faults>, in_force: &Config) -> bool {
         let is_same = result.as_ref().is_ok_and(|config| config == in_force && token(config) == self.token);
         if is_same && self.refused.take().is_some() {
-            info!("the files say again what is in force");
+            info!("the files match the configuration in force again");
         }
         !is_same
     }

@@ -240,7 +240,7 @@ impl<A: Ask> Health<A> {
             if !let_back(&endpoint, now) {
                 continue;
             }
-            info!(%upstream, endpoint = %endpoint.label, "endpoint let in again after its ejection");
+            info!(%upstream, endpoint = %endpoint.label, "endpoint back in use after its ejection");
             let known = changed.iter().any(|known| known.name == upstream);
             let current = self.upstreams.iter().find(|current| current.name == upstream).filter(|_| !known);
             changed.extend(current.cloned());
@@ -254,7 +254,7 @@ impl<A: Ask> Health<A> {
         let endpoints = self.registry.endpoint_set(&upstream.config);
         upstream.endpoints.store(Arc::clone(&endpoints));
         if endpoints.endpoints().is_empty() {
-            warn!(upstream = %upstream.name, "requests to it are answered with 503: {}", endpoints.why_none());
+            warn!(upstream = %upstream.name, "requests to this upstream are answered with 503: {}", endpoints.why_none());
         }
         Change { upstream: Arc::clone(upstream), endpoints }
     }
@@ -287,7 +287,7 @@ impl Check {
         match failure {
             Some(reason) => {
                 let checks = rules.unhealthy_after;
-                warn!(%upstream, %endpoint, %reason, checks, left, "endpoint unhealthy: it takes no new work");
+                warn!(%upstream, %endpoint, %reason, checks, left, "endpoint unhealthy: it gets no new requests");
             }
             None => info!(%upstream, %endpoint, checks = rules.healthy_after, left, "endpoint healthy again"),
         }

@@ -86,6 +86,6 @@ fn is_timeout(error: &NetError) -> bool {
     matches!(error, NetError::Timeout)
 }
 
-const NO_SETTINGS: &str = "the system's settings of name servers cannot be read";
+const NO_SETTINGS: &str = "the system's resolver configuration cannot be read";
 const NO_ANSWER: &str = "no name server answered in time";
 const NO_ADDRESS: &str = "the name has no address";

@@ -109,19 +109,19 @@ pub fn give_up(identity: Option<&Identity>) -> Result<(), Refused> {
 fn become_account(wanted: Option<&Account>) -> io::Result<()> {
     let Some(account) = wanted else {
         if geteuid().is_root() && !is_contained(Path::new("/")) {
-            warn!("running as root: name a `user` in [server], which is taken on once every address is bound");
+            warn!("running as root: set `user` in [server] to drop privileges once every address is bound");
         }
         return Ok(());
     };
     if !geteuid().is_root() {
         let uid = geteuid().as_raw();
         if uid != account.uid {
-            warn!(user = %account.written, uid, "`server.user` has no effect: only root can become another user");
+            warn!(user = %account.written, uid, "`server.user` has no effect: only root can switch to another user");
         }
         return Ok(());
     }
     if account.uid == 0 {
-        warn!(user = %account.written, "`server.user` is root: nothing is given up");
+        warn!(user = %account.written, "`server.user` is root: no privileges are dropped");
         return Ok(());
     }
     sys::become_user(account.uid, account.gid, account.name.as_deref())?;
@@ -130,7 +130,7 @@ fn become_account(wanted: Option<&Account>) -> io::Result<()> {
     if !is_done || sys::become_user(0, 0, None).is_ok() {
         return Err(io::Error::other("the kernel lets this process be root again"));
     }
-    info!(user = %account.written, uid = account.uid, gid = account.gid, "no longer root");
+    info!(user = %account.written, uid = account.uid, gid = account.gid, "dropped root privileges");
     Ok(())
 }
 

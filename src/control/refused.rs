@@ -15,13 +15,13 @@ pub enum Refused {
     #[error("{}", one_per_line(.0))]
     Bind(Vec<BindError>),
     /// The system has no thread, no descriptor or no signal for us.
-    #[error("the system refused: {0}")]
+    #[error("system error: {0}")]
     System(#[from] io::Error),
     /// There is no file to read again.
     #[error("this proxy was started without a configuration file")]
     NoFile,
     /// The process is on its way out.
-    #[error("the process is leaving")]
+    #[error("the process is stopping")]
     Leaving,
 }
 

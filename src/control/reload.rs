@@ -132,7 +132,7 @@ impl Control {
     /// As [`Refused`]; then nothing is left behind.
     pub async fn prepare(config: &Arc<Config>, inherited: Vec<InheritedSocket>) -> Result<Prepared, Refused> {
         if let Err(error) = limits::raise_descriptor_limit() {
-            warn!(%error, "the descriptor limit could not be raised");
+            warn!(%error, "cannot raise the file descriptor limit");
         }
         let descriptors = limits::descriptor_limit();
         let connections = limits::connections_within(descriptors);
@@ -210,7 +210,7 @@ impl Control {
         resolve(&mut self.discovery, &next).await;
         if config.server.workers != self.workers.count() {
             let (running, wanted) = (self.workers.count(), config.server.workers);
-            warn!(running, wanted, "the number of workers changes with a restart, not with a reload");
+            warn!(running, wanted, "the number of workers changes only with a restart");
         }
         let (shares, sockets) = self.sockets.commit(plan, &next);
         let failed = self.workers.apply(&next, shares).await;
@@ -338,7 +338,7 @@ impl Control {
             }
             if let Some(max_connections) = listener.config.limits.max_connections.filter(|max| *max > connections) {
                 let listener = &*listener.name;
-                warn!(listener, max_connections, connections, "the descriptor limit allows fewer connections");
+                warn!(listener, max_connections, connections, "the file descriptor limit allows fewer connections");
             }
         }
     }

@@ -88,7 +88,7 @@ impl Request {
     /// Answers a reload that is past doing, since the process is on its way out.
     pub fn refuse(self) {
         if let Self::Reload(_, trigger, answer) | Self::ReloadFile(trigger, answer) = self {
-            warn!(trigger = trigger.name(), "asked to reload while leaving: not done");
+            warn!(trigger = trigger.name(), "reload ignored: the process is stopping");
             answer.give(Err(Refused::Leaving));
         }
     }

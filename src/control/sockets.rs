@@ -201,7 +201,7 @@ impl ListeningSockets {
         for ((socket, is_told), is_taken) in self.inherited.iter_mut().zip(taken) {
             if !is_taken && !*is_told {
                 let (address, name) = (socket.local_address(), socket.name());
-                warn!(%address, name, "nobody accepts on a socket that was handed over: no listener has its address or its name");
+                warn!(%address, name, "a socket passed by the service manager is not used: no listener has its address or its name");
             }
             *is_told = !is_taken;
         }

@@ -41,7 +41,7 @@ impl Supervision {
         let Inheritance { descriptors, values } = match sys::take_inheritance(&variables) {
             Ok(taken) => taken,
             Err(error) => {
-                warn!(%error, "what the service manager handed over cannot be taken");
+                warn!(%error, "cannot use the sockets passed by the service manager");
                 return Self::default();
             }
         };
@@ -49,17 +49,17 @@ impl Supervision {
         for (descriptor, name) in descriptors {
             match InheritedSocket::new(descriptor, name.clone()) {
                 Ok(socket) => {
-                    info!(name, address = %socket.local_address(), "a socket was handed over");
+                    info!(name, address = %socket.local_address(), "socket passed by the service manager");
                     sockets.push(socket);
                 }
-                Err(error) => warn!(name, %error, "a socket that was handed over is not used"),
+                Err(error) => warn!(name, %error, "a socket passed by the service manager is not used"),
             }
         }
         let path = values.into_iter().next().flatten();
         let notify = path.and_then(|path| match line_to(&path) {
             Ok(line) => Some(line),
             Err(error) => {
-                warn!(%error, path = %path.display(), "the service manager cannot be told anything");
+                warn!(%error, path = %path.display(), "cannot send notifications to the service manager");
                 None
             }
         });
@@ -114,7 +114,7 @@ impl Supervision {
                 Some(worker) if !is_told => {
                     is_told = true;
                     let silent_s = workers[worker].since_heartbeat().as_secs_f64();
-                    error!(worker, silent_s, "a worker hangs: the service manager is no longer told that all is well");
+                    error!(worker, silent_s, "a worker hangs: watchdog notifications stop");
                 }
                 Some(_) => {}
             }
@@ -127,7 +127,7 @@ impl Supervision {
         let lines: Vec<_> = states.iter().map(|state| state.to_string().replace(['\n', '\r'], " ")).collect();
         // Never waits: a manager that does not read must not hold the process up.
         if let Err(error) = socket.send_to_addr(lines.join("\n").as_bytes(), manager) {
-            debug!(%error, "the service manager was not told");
+            debug!(%error, "the service manager was not notified");
         }
     }
 }

@@ -109,9 +109,9 @@ impl FileWatch {
         match refused {
             Some(error) if !std::mem::replace(&mut self.is_told, true) => {
                 let help = help(&error);
-                warn!(%error, help, "files cannot be watched; they are read once a minute instead");
+                warn!(%error, help, "cannot watch files for changes; they are checked once a minute instead");
             }
-            None if std::mem::take(&mut self.is_told) => info!("files are watched again"),
+            None if std::mem::take(&mut self.is_told) => info!("watching files for changes again"),
             Some(_) | None => {}
         }
     }

@@ -46,16 +46,16 @@ pub enum BadQuestion {
     #[error("{0}")]
     Request(#[from] BadRequest),
     /// A header.
-    #[error("`{0}` is no header")]
+    #[error("`{0}` is not a header")]
     Header(String),
     /// The client.
-    #[error("`{0}` is no IP address")]
+    #[error("`{0}` is not an IP address")]
     Client(String),
     /// The protocol to switch to.
     #[error("`{0}` is no name of a protocol")]
     Upgrade(String),
     /// The version.
-    #[error("`{0}` is no version of HTTP: 1.0, 1.1, 2 or 3")]
+    #[error("`{0}` is not an HTTP version: use 1.0, 1.1, 2 or 3")]
     Version(String),
 }
 

@@ -214,7 +214,7 @@ impl Exchange<'_> {
         for head in &heads {
             // One that is larger than the client takes: the final one is what it asked for.
             if let Err(error) = self.connection.send_interim(self.stream, head, self.writer) {
-                tracing::debug!(stream = self.stream, reason = error.reason(), "an interim answer was not sent");
+                tracing::debug!(stream = self.stream, reason = error.reason(), "an interim response was not sent");
             }
         }
         !heads.is_empty()

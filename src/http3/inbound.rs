@@ -286,7 +286,7 @@ impl Inbound {
     pub(super) fn push_interim(&self, head: Response<()>) {
         let mut interim = self.interim.borrow_mut();
         if interim.len() == MAX_INTERIM {
-            return tracing::debug!(stream = self.stream, "an interim answer found no place");
+            return tracing::debug!(stream = self.stream, "an interim response was dropped: too many are queued");
         }
         interim.push(head);
         drop(interim);

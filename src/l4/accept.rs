@@ -187,7 +187,7 @@ impl Acceptor {
     fn full<T>(&mut self, limit: &str, connections: u32, now: Instant) -> Option<T> {
         if self.full_logged.is_none_or(|last| now - last >= LOG_INTERVAL) {
             self.full_logged = Some(now);
-            warn!(listener = %self.listener.spec.name, limit, connections, "full: new clients wait in the queue");
+            warn!(listener = %self.listener.spec.name, limit, connections, "connection limit reached: new clients wait in the backlog");
         }
         None
     }
@@ -216,7 +216,7 @@ impl Acceptor {
 
     fn back_off(&mut self, error: &io::Error, now: Instant) {
         if self.pause.is_zero() {
-            error!(%error, "cannot accept connections; clients wait");
+            error!(%error, "cannot accept connections; clients wait in the backlog");
         }
         self.pause = (self.pause * 2).clamp(RETRY, LONGEST_PAUSE);
         self.state = State::Until(now + self.pause);

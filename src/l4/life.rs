@@ -29,7 +29,7 @@ pub struct Admission {
 }
 
 /// What is said of a connection past `max_connections_per_ip`.
-pub const TOO_MANY: &str = "its address has too many connections";
+pub const TOO_MANY: &str = "too many connections from its address";
 
 /// A session's life.
 pub struct Life {

@@ -278,7 +278,7 @@ const TOO_LONG: &str = "a ClientHello longer than 65536 bytes";
 const MALFORMED_EXTENSIONS: &str = "malformed extensions";
 const MALFORMED_NAMES: &str = "a malformed list of server names";
 const MALFORMED_PROTOCOLS: &str = "a malformed list of protocols";
-const NO_NAME: &str = "a server name that is no host name";
+const NO_NAME: &str = "a server name that is not a host name";
 
 #[cfg(test)]
 mod tests;

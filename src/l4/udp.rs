@@ -148,7 +148,7 @@ impl Udp {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // One that a send of ours left behind; it says nothing about what waits.
-                Err(error) => tracing::debug!(%error, "receiving datagrams of clients"),
+                Err(error) => tracing::debug!(%error, "cannot receive datagrams from clients"),
             }
             turn += 1;
             if turn >= TURN {

@@ -115,7 +115,7 @@ impl Worker {
         while !self.is_done() {
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                    error!(worker = self.setup.id, %error, "the event loop of layer 4 is broken");
+                    error!(worker = self.setup.id, %error, "the layer 4 event loop failed");
                     return;
                 }
                 _ => {}
@@ -132,7 +132,7 @@ impl Worker {
             let again = more || self.tcp.has_turns();
             wait = Some(if again { Duration::ZERO } else { next.saturating_duration_since(now) });
         }
-        debug!(worker = self.setup.id, "worker leaves");
+        debug!(worker = self.setup.id, "worker stopped");
     }
 
     fn is_done(&self) -> bool {

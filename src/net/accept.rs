@@ -1,5 +1,5 @@
-//! The accept loop of one listening socket on one worker: a permit first, then a connection, in batches, without ever
-//! waiting for a client. Who calls it decides what becomes of a connection (spawn, or hand over to another worker).
+//! The accept loop of one listening socket on one worker: it takes a permit, then accepts a connection, in batches, and
+//! never waits for a client. The caller decides what to do with a connection (spawn a task, or hand it to another worker).
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,18 +16,18 @@ use super::socket::is_exhausted;
 use super::timer::{self, Instant};
 use crate::base::addr::canonical;
 
-/// A connection and the client's address, which a Unix socket does not tell.
+/// A connection and the client's address; `None` on a Unix socket.
 pub type Accepted = (Socket, Option<SocketAddr>);
 
-/// Where connections come from; a seam for tests.
+/// The source of connections; a trait, so that tests can replace the socket.
 pub trait Accept {
-    /// The next connection, or the waker is kept.
+    /// The next connection; if there is none, the waker is registered.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>>;
 
-    /// Asks the kernel itself, past what the runtime believes; `WouldBlock` when nothing waits.
+    /// Calls accept(2) directly, without the runtime's readiness state; `WouldBlock` if the backlog is empty.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of accept(2).
     fn accept_now(&mut self) -> io::Result<Accepted>;
 }
 
@@ -41,7 +41,7 @@ pub enum Listener {
 }
 
 impl Accept for Listener {
-    // One accept4(SOCK_NONBLOCK | SOCK_CLOEXEC) that brings the address along; every option is inherited.
+    // One accept4(SOCK_NONBLOCK | SOCK_CLOEXEC), which also returns the address; socket options are inherited.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
             Self::Tcp(listener) => {
@@ -67,12 +67,12 @@ impl Accept for Listener {
     }
 }
 
-/// Accepts until `stop` is ready, and then until nobody waits any more: what the kernel has already acknowledged would
-/// be reset by a close. `admit` gives the permit that each connection takes along; while it waits, clients wait in the
-/// kernel's queue. `take` must not block.
+/// Accepts until `stop` is ready, and then until the backlog is empty, because closing the socket would reset connections
+/// that the kernel has already acknowledged. `admit` returns the permit of each connection; while it waits, clients wait
+/// in the backlog. `take` must not block.
 ///
-/// After `stop` it may still wait, for a permit or for a descriptor: the caller's drain deadline ends that.
-/// Dropping the future ends it at once; a connection is never held across an await, so none is lost in here.
+/// After `stop` it may still wait for a permit or a file descriptor; the caller's drain deadline bounds that. Dropping the
+/// future ends it at once; no connection is held across an await, so none is lost.
 pub async fn accept_loop<P>(
     mut listener: impl Accept,
     mut admit: impl AsyncFnMut() -> P,
@@ -87,8 +87,7 @@ pub async fn accept_loop<P>(
             First::Done(permit) => permit,
             First::Stopped => break,
         };
-        // The permit is held only while the kernel is asked: a loop that waited with one in hand would keep it from
-        // the clients of another worker.
+        // The permit is not held while waiting, because that would take it away from the other workers.
         match poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await {
             Poll::Ready(Ok((socket, remote))) => {
                 pause.clear();
@@ -132,14 +131,14 @@ async fn accept_rest<P>(
         match listener.accept_now() {
             Ok((socket, remote)) => take(socket, remote, permit),
             Err(error) if is_of_one_connection(&error) => {}
-            // Those who wait get in as soon as connections that end leave room.
+            // The rest of the backlog is accepted when connections end and free descriptors.
             Err(error) if is_exhausted(&error) => pause.wait(&error).await,
             Err(_) => return,
         }
     }
 }
 
-/// Accepted in a row before others have their turn.
+/// Connections accepted in a row before other tasks get a turn.
 const BATCH: u32 = 64;
 
 enum First<T> {
@@ -147,7 +146,7 @@ enum First<T> {
     Stopped,
 }
 
-/// `future`, unless it has to wait and `stop` is ready.
+/// Runs `future` unless it is pending when `stop` is ready.
 async fn first<F: Future>(future: F, mut stop: Pin<&mut impl Future<Output = ()>>) -> First<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -161,13 +160,13 @@ async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
 }
 
-/// Ends when the task is woken by whatever kept its waker before.
+/// Ends when the task is woken by a waker registered before.
 async fn woken() {
     let mut waited = false;
     poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-/// An error of the connection that was to be accepted, not of the listener: accept(2), "Error handling".
+/// Whether accept(2) reports an error of the connection, not of the listener; see "Error handling" in its manual page.
 pub fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied | TimedOut)
@@ -185,7 +184,7 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
         )
 }
 
-/// Waiting after an error of the listener itself: out of descriptors or of memory.
+/// The back-off after an error of the listener itself: out of file descriptors or of memory.
 #[derive(Default)]
 struct Pause {
     next: Duration,
@@ -204,7 +203,7 @@ impl Pause {
         let now = Instant::now();
         if self.logged.is_none_or(|at| now - at >= Duration::from_secs(1)) {
             self.logged = Some(now);
-            tracing::error!(%error, "cannot accept connections; clients wait");
+            tracing::error!(%error, "cannot accept connections; clients wait in the backlog");
         }
         self.next = (self.next * 2).clamp(Self::SHORTEST, Self::LONGEST);
         timer::sleep(self.next).await;

@@ -88,7 +88,7 @@ pub fn explain(error: io::Error) -> Error {
             (Kind::ConnectionLimitReached, "no local port is free for a connection to the endpoint")
         }
         Is::PermissionDenied => (Kind::DestinationUnavailable, "the connection to the endpoint is not permitted"),
-        _ if is_exhausted(&error) => return Error::internal("out of descriptors or memory").because(error),
+        _ if is_exhausted(&error) => return Error::internal("out of file descriptors or memory").because(error),
         _ => (Kind::DestinationUnavailable, "the connection to the endpoint failed"),
     };
     Error::upstream(kind, Retry::Always, reason).because(error)

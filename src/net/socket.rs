@@ -82,7 +82,7 @@ pub fn connect_from(socket: &impl AsFd, source: IpAddr) -> io::Result<()> {
 
 /// No interface of this machine has the address that a connection was to come from.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is no address of this machine")]
+#[error("{0} is not an address of this machine")]
 pub struct NotOurs(pub IpAddr);
 
 /// A socket for datagrams to endpoints, which nobody else sends to: bound to `source`, or to no address in particular where that

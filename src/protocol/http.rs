@@ -82,7 +82,7 @@ const HEADER_LATE: Refusal =
     Refusal { kind: Kind::RequestHeaderTimeout, reason: "the head of the request did not arrive in time" };
 
 /// All that hyper may find fault with in a head that the wire let pass.
-const NO_URI: Refusal = Refusal { kind: Kind::HttpRequestError, reason: "the request target is no URI" };
+const NO_URI: Refusal = Refusal { kind: Kind::HttpRequestError, reason: "the request target is not a valid URI" };
 
 /// What became of hyper's connection.
 enum Ended {

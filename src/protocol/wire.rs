@@ -229,7 +229,7 @@ impl Wire {
             None => return Ok(None),
             Some(b' ') if length > 0 => {}
             Some(b'\r' | b'\n') => return Err(bad("the request line is not complete")),
-            Some(_) => return Err(bad("the request target holds what none may hold")),
+            Some(_) => return Err(bad("the request target contains an invalid character")),
         }
         let version = &target[length + 1..];
         self.head.is_1_0 = match version.first_chunk() {

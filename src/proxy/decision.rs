@@ -1,5 +1,6 @@
-//! What becomes of a request, decided before anything waits: is it one unambiguous message, which route takes it, may this
-//! client use it, and what would an endpoint get to see. Traffic asks with `()`, `explain` with a witness of every step.
+//! All decisions about a request that need no waiting: whether it is one unambiguous message, which route matches, whether
+//! the client may use it, and what is sent to the endpoint. Each step is reported to a witness: `()` for traffic, a recorder for
+//! `explain`.
 
 use std::rc::Rc;
 
@@ -30,23 +31,23 @@ use crate::route::rewrite::{in_normal_form, rewrite};
 use crate::route::table::RequestHead;
 use crate::upstream::worker::WorkerUpstream;
 
-/// Which way a request takes.
+/// How a request continues.
 pub enum Way {
     /// To an endpoint.
     Forward(Box<Order>),
-    /// Where it says, if that is allowed.
+    /// To the destination that the client named, if that is allowed (forward mode).
     Egress(Box<Asked>),
-    /// No further.
+    /// The proxy answers it itself.
     Answer(Box<(Response<Body>, Method)>),
 }
 
-/// A request that is refused, with its head for the answer.
+/// A refused request, with its head for the error response.
 pub type Refused = Box<(Error, Parts, RequestId)>;
 
-/// Before anything reads the request: is it one unambiguous message, and is it meant for this connection?
+/// Checks that the request is one unambiguous message and belongs on this connection, then routes it.
 ///
 /// # Errors
-/// Why the request goes no further.
+/// The reason for refusing the request.
 pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witness) -> Result<Way, Refused> {
     let spec = &scene.profile.spec;
     let is_forward = spec.egress.is_some();
@@ -73,8 +74,8 @@ pub fn checked(scene: Scene, head: Parts, id: RequestId, witness: &mut impl Witn
     routed(scene, head, normalized, id, witness)
 }
 
-/// RFC 9110 §15.5.20: a request for a host that the certificate of this connection does not cover is not ours to answer
-/// here. The name of the handshake itself always is.
+/// RFC 9110 §15.5.20: a request for a host that this connection's certificate does not cover gets 421. The name in the
+/// handshake is always accepted.
 fn belongs_here(scene: &Scene, asked: &Normalized) -> Result<(), Error> {
     let Some(sni) = scene.connection.sni() else { return Ok(()) };
     let Some(tls) = &scene.profile.spec.tls else { return Ok(()) };
@@ -86,7 +87,7 @@ fn belongs_here(scene: &Scene, asked: &Normalized) -> Result<(), Error> {
     Err(Error::downstream(Kind::Misdirected, reason))
 }
 
-/// Which route takes it, and may this client use it?
+/// Finds the route and checks that the client may use it.
 fn routed(
     scene: Scene,
     head: Parts,
@@ -117,16 +118,16 @@ fn routed(
     let facts = Facts { normalized, target, rest, client };
     record::routed(&scene.exchange, route, &facts);
     if !route.access.permits(client) {
-        let error = Error::downstream(Kind::HttpRequestDenied, "the route does not admit this client");
+        let error = Error::downstream(Kind::HttpRequestDenied, "the route does not allow this client");
         return Err(Box::new((error, head, id)));
     }
     if let Action::Respond(respond) = &route.action
         && respond.status.is_success()
         && head.method == Method::CONNECT
     {
-        // RFC 8441 §4: to the client, success would be the other protocol.
+        // RFC 8441 §4: the client would take a success as the switch to the other protocol.
         let error =
-            Error::downstream(Kind::RequestNotImplemented, "the route answers itself and switches no protocols");
+            Error::downstream(Kind::RequestNotImplemented, "the route answers itself and cannot switch protocols");
         return Err(Box::new((error, head, id)));
     }
     let stamps = Stamps::of(&scene.profile, route);
@@ -170,7 +171,7 @@ fn redirect_to(redirect: &Redirect, values: &Values<'_>) -> Response<Bytes> {
     response
 }
 
-/// To an endpoint of one of the route's upstreams.
+/// Chooses one of the route's upstreams.
 fn to_endpoint(
     scene: Scene,
     head: Parts,
@@ -188,7 +189,7 @@ fn to_endpoint(
     Ok(onward(scene, head, facts, id, upstream, (route, rule, stamps), witness))
 }
 
-/// What the endpoint gets to see: no hop-by-hop field, who the client is, and the route's edits over all of it.
+/// Builds the forwarded request: removes hop-by-hop fields, adds those about the client, and applies the route's edits last.
 pub fn onward(
     mut scene: Scene,
     mut head: Parts,
@@ -217,12 +218,12 @@ pub fn onward(
     max_forwards::count_down(&head.method, &mut fields);
     let wanted = Wanted::of(&mut head, &fields, seen.upgrade, rule);
     witness.passed(Step::HopByHop, &fields);
-    // RFC 9110 §10.1.1: the endpoint is asked for itself, where its word can be heard and a body follows.
+    // RFC 9110 §10.1.1: `forward` sends Expect again if the session reports 1xx responses and a body follows.
     let expects = fields.remove(EXPECT).is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     witness.passed(Step::Expect, &fields);
     let interim = Interim::new(scene.informational.take(), expects, hop_by_hop::filter_interim);
     if head.version == Version::HTTP_3 && scene.connection.link.is_early() {
-        // RFC 8470 §5.1: whoever forwards it before the handshake is over says so.
+        // RFC 8470 §5.1: a request forwarded before the handshake is complete is marked.
         fields.insert(EARLY_DATA, HeaderValue::from_static("1"));
         witness.passed(Step::EarlyData, &fields);
     }
@@ -236,7 +237,7 @@ pub fn onward(
     witness.passed(Step::Stamps, &fields);
     let mut has_host = !facts.normalized.rewrites_host() && facts.normalized.authority().is_some();
     let mut target = None;
-    // Most routes edit nothing, and then nothing is computed for it.
+    // Most routes edit nothing; they skip this.
     let edits = !route.request_headers.is_empty() || rule.rewrite != PathRewrite::Keep || rule.normalize_path;
     if edits || !facts.is_origin_form() {
         let values = facts.values(&scene.connection, &id);
@@ -256,7 +257,7 @@ pub fn onward(
         upstream,
         key,
         route: route.id,
-        // An extended CONNECT becomes one again where it goes over streams.
+        // For an extended CONNECT, `Wanted::put_into` restores the method if the session has streams.
         method: if head.method == Method::CONNECT { Method::GET } else { head.method },
         version: head.version,
         target: target.unwrap_or_else(|| facts.target.clone()),

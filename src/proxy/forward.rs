@@ -1,5 +1,5 @@
-//! Sends one request to an endpoint of its route's upstream, again where that is safe, and brings the answer back.
-//! Called by `stack` once the route is known; below it only `upstream` is asked.
+//! Sends one request to an endpoint of its upstream, retries where that is safe, and returns the response. Called by
+//! `stack` after all decisions are made; it calls only `upstream`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,56 +38,56 @@ use crate::upstream::balance::EndpointIndex;
 use crate::upstream::client::{Answer, SendFailure, Session};
 use crate::upstream::worker::{Pick, WorkerUpstream};
 
-/// One request on its way out.
+/// One request to be forwarded.
 pub struct Order {
-    /// Where it was met.
+    /// Its context.
     pub scene: Scene,
     /// The upstream that was chosen.
     pub upstream: Rc<WorkerUpstream>,
-    /// The hash of what keeps it with its endpoint, where the upstream's policy asks for one.
+    /// The hash for choosing the endpoint, if the upstream's policy uses one.
     pub key: Option<u64>,
     /// Its route.
     pub route: RouteId,
     /// The method.
     pub method: Method,
-    /// What the client speaks.
+    /// The client's HTTP version.
     pub version: Version,
     /// The target, rewritten.
     pub target: PathAndQuery,
-    /// The fields, edited; no hop-by-hop field is left in them.
+    /// The edited header fields, without hop-by-hop fields.
     pub fields: HeaderMap,
-    /// Whether `fields` has the effective authority as its Host.
+    /// Whether Host in `fields` is already the effective authority.
     pub has_host: bool,
-    /// The protocol that the client wants to switch to, where the route allows it.
+    /// The protocol that the client wants to switch to, if the route allows it.
     pub wanted: Option<Wanted>,
-    /// Whether the client takes trailers.
+    /// Whether trailers may be sent to the client.
     pub takes_trailers: bool,
-    /// Whether the client said so with `TE: trailers`, which the endpoint is told again.
+    /// Whether the client sent `TE: trailers`, which is then also sent to the endpoint.
     pub asks_trailers: bool,
     /// The body's limit in bytes.
     pub max_body: Option<u64>,
-    /// HTTP/1.1 is to be told that a body follows which it would not expect.
+    /// A body of unknown length follows a GET or HEAD, which must be declared on HTTP/1.1.
     pub chunked: bool,
-    /// The form that an answer of our own should have.
+    /// The client's Accept, for error responses of the proxy.
     pub accept: Option<HeaderValue>,
-    /// How the client speaks gRPC; `None`: it does not.
+    /// The client's form of gRPC; `None`: not a gRPC request.
     pub form: Option<grpc::Form>,
-    /// The form of gRPC-Web that the answer is put into; `None`: nothing is translated.
+    /// The form of gRPC-Web to translate the response to; `None`: no translation.
     pub translated: Option<grpc::Form>,
-    /// How long the client waits, where it says so (gRPC).
+    /// How long the client waits, from `grpc-timeout`.
     pub patience: Option<Duration>,
-    /// What was decided about it.
+    /// The facts that its route was chosen by.
     pub facts: Facts,
-    /// Its id.
+    /// Its request id.
     pub id: RequestId,
-    /// Whether the answer names the id.
+    /// Whether the response carries the id.
     pub answers_id: bool,
-    /// Where interim answers go, if the client takes any.
+    /// The channel for interim (1xx) responses, if the client takes any.
     pub interim: Option<Interim>,
 }
 
 impl Order {
-    /// Carries out what the route says about the answer's fields.
+    /// Applies the route's edits to the fields of the response.
     pub fn edit_response(&self, fields: &mut HeaderMap) {
         if self.answers_id {
             record::put_request_id(fields, &self.id);
@@ -98,18 +98,17 @@ impl Order {
         }
     }
 
-    /// Whether an answer of this status switches protocols, or should have.
+    /// Whether a response with this status switches protocols, or should have.
     fn switches(&self, status: StatusCode, multiplexed: bool) -> bool {
         let concerns = |wanted: &Wanted| wanted.concerns(status, multiplexed);
         status == StatusCode::SWITCHING_PROTOCOLS || self.wanted.as_ref().is_some_and(concerns)
     }
 }
 
-/// Sends the request and gives the answer's head with its body streaming.
+/// Sends the request and returns the response with a streaming body.
 ///
 /// # Errors
-/// What kept the last attempt from an answer. Dropping the future gives the request up: its connection is closed, or
-/// its stream reset.
+/// The error of the last attempt. Dropping the future cancels the request: its connection is closed, or its stream reset.
 pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>, Error> {
     let generation = Rc::clone(&order.scene.generation);
     let egress = order.scene.profile.spec.egress.clone();
@@ -123,7 +122,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
     };
     let timeouts = &order.upstream.upstream().config.timeouts;
     order.scene.exchange.limit_stream_idle(timeouts.stream_idle);
-    // Nobody waits any longer than the client does. It can only shorten what the route allows.
+    // The client's own deadline can only shorten the route's.
     if let Some(total) = rule.total_timeout.into_iter().chain(order.patience).min() {
         order.scene.exchange.limit_total(total);
     }
@@ -131,16 +130,16 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
     let tunnel_idle = rule.tunnel_idle.unwrap_or(timeouts.tunnel_idle);
     let source = source_of(order, rule, body).await?;
     if let Some((source, limit)) = source.as_ref().zip(rule.buffer.request) {
-        // Boxed: hardly a route has it.
+        // Boxed: few routes buffer, and the future of every request would be larger.
         let filled: Pin<Box<dyn Future<Output = _>>> = Box::pin(source.fill(limit));
         within_total(&order.scene.exchange, filled).await?;
     }
-    // RFC 9110 §7.8: what follows a request with a body is not the other protocol yet.
+    // RFC 9110 §7.8: bytes after a request with a body are that body, not the other protocol.
     if source.is_some() {
         order.wanted = None;
     }
     match attempts(order, rule, source.as_ref(), response_timeout).await {
-        // Boxed: hardly a request has it.
+        // Boxed: few requests switch protocols.
         Ok((multiplexed, answer)) if order.switches(answer.response.status(), multiplexed) => {
             Box::pin(upgrade::switch(order, multiplexed, answer, tunnel_idle)).await
         }
@@ -154,7 +153,7 @@ pub async fn forward(order: &mut Order, body: Incoming) -> Result<Response<Body>
     }
 }
 
-/// Sends the request as often as is safe and allowed.
+/// Sends the request, and again as often as is safe and allowed.
 async fn attempts(
     order: &mut Order,
     rule: &ForwardRule,
@@ -177,14 +176,14 @@ async fn attempts(
         let exchange = &order.scene.exchange;
         exchange.ledger().attempt(pick.label());
         let (fresh, clock, header) = (state.replays > 0, exchange.clock(), header.as_deref());
-        // Mostly there is one, and nothing is to be awaited.
+        // Usually a pooled session is available at once, without an await.
         let at_hand = match (&order.wanted, header) {
             (None, None) => order.upstream.at_hand(&pick, fresh),
             _ => None,
         };
         let made = match (at_hand, &order.wanted) {
             (Some(session), _) => Ok(session),
-            // Boxed: what is awaited there would lie in the future of every request.
+            // Boxed: otherwise the state of connecting would enlarge the future of every request.
             (None, None) => {
                 let made = Box::pin(order.upstream.session(&pick, fresh, clock, header));
                 within_total(exchange, made).await
@@ -203,7 +202,7 @@ async fn attempts(
             Err(error) => return Err(error),
         };
         let (reused, multiplexed) = (session.is_reused(), session.is_multiplexed());
-        // A copy is kept only where the request may have to be sent again.
+        // The fields are copied only if the request may have to be sent again.
         let mut kept = state.may_be_sent_again(reused, multiplexed);
         let fields = if kept { order.fields.clone() } else { std::mem::take(&mut order.fields) };
         let request = prepared(order, rule, fields, &session, &pick, source)?;
@@ -261,7 +260,7 @@ async fn attempts(
     }
 }
 
-/// The request as it goes on this session; where it asks for interim answers, with who hears them.
+/// The request for this session, with the receiver of interim responses if the client takes any.
 fn prepared(
     order: &Order,
     rule: &ForwardRule,
@@ -273,7 +272,7 @@ fn prepared(
     let multiplexed = session.is_multiplexed();
     let mut request = request_for(order, rule, fields, multiplexed, &pick.endpoint().authority, source)?;
     if let Some(interim) = &order.interim {
-        // RFC 9110 §10.1.1: the endpoint says whether it wants the body, where we hear it.
+        // RFC 9110 §10.1.1: pass the expectation on if the session reports 1xx responses; otherwise ask for the body now.
         let asked = source.filter(|source| source.is_expecting());
         match asked {
             Some(_) if session.hears_interim() => {
@@ -287,7 +286,7 @@ fn prepared(
     Ok(request)
 }
 
-/// Nothing of a request was sent: it comes back whole, and no copy was needed.
+/// Takes back a request of which nothing was sent, so that no copy of its fields is needed.
 fn take_back(order: &mut Order, request: Request<Body>) {
     order.fields = request.into_parts().0.headers;
     order.fields.remove(EXPECT);
@@ -308,7 +307,7 @@ fn next_pick(
 }
 
 pin_project_lite::pin_project! {
-    /// A future that ends early when something else says so. Not an `async fn`: that would hold its future twice.
+    /// A future that ends early with the error of `overdue`. Not an `async fn`, which would store its future twice.
     struct Unless<F, O> {
         #[pin]
         future: F,
@@ -332,7 +331,7 @@ where
     }
 }
 
-/// Runs a phase that keeps its own deadline under the route's deadline for the whole.
+/// Runs a phase that has a deadline of its own, under the deadline of the whole exchange too.
 fn within_total<T>(
     exchange: &Exchange,
     phase: impl Future<Output = Result<T, Error>>,
@@ -340,7 +339,7 @@ fn within_total<T>(
     Unless { future: phase, overdue: |cx: &mut Context<'_>| exchange.poll_total_overdue(cx) }
 }
 
-/// Sends one request and waits for the head of its answer.
+/// Sends one request and waits for the head of the response, at most for `limit` or the rest of the total deadline.
 fn send(
     exchange: &Exchange,
     session: Session,
@@ -359,7 +358,7 @@ fn send(
     Unless { future: session.send(request), overdue }
 }
 
-/// The answer as the client gets it.
+/// The response as it is sent to the client.
 fn finish(
     order: &Order,
     rule: &ForwardRule,

@@ -1,4 +1,5 @@
-//! What of a request is a body: not what has none behind an open stream, and not what becomes a tunnel. Called by `forward`.
+//! Finds out whether a request has a body: an open HTTP/2 or HTTP/3 stream may have none, and an upgraded one becomes a tunnel.
+//! Called by `forward`.
 
 use std::rc::Rc;
 
@@ -13,10 +14,10 @@ use crate::body::incoming::Incoming;
 use crate::body::request::{Source, first_frame};
 use crate::route::action::ForwardRule;
 
-/// The request's body, where it has one, within its limit.
+/// The request's body, if it has one, limited to `max_body`.
 ///
 /// # Errors
-/// The client's fault: it is too large, breaks off, or does not come.
+/// The client's fault: the body is too large, breaks off, or stalls.
 pub async fn source_of(order: &mut Order, rule: &ForwardRule, body: Incoming) -> Result<Option<Rc<Source>>, Error> {
     let body = match &mut order.wanted {
         Some(wanted) => wanted.take_end(body),
@@ -24,14 +25,14 @@ pub async fn source_of(order: &mut Order, rule: &ForwardRule, body: Incoming) ->
     };
     let Some(mut body) = body else { return Ok(None) };
     let announced = http_body::Body::size_hint(&body).exact();
-    // The end of a stream may come after its head, and then it is not known to be there.
+    // The END_STREAM of a request without a body may arrive after its head; then `is_end_stream` is still false.
     if http_body::Body::is_end_stream(&body) || announced == Some(0) {
         return Ok(None);
     }
     let mut first = None;
     if announced.is_none() && order.version >= Version::HTTP_2 && matches!(order.method, Method::GET | Method::HEAD) {
         let client_stall = order.scene.exchange.client_stall();
-        // Boxed: hardly a request has it.
+        // Boxed: few requests need it.
         first = Box::pin(first_frame(&mut body, client_stall)).await?;
         if first.is_none() {
             return Ok(None);
@@ -43,8 +44,8 @@ pub async fn source_of(order: &mut Order, rule: &ForwardRule, body: Incoming) ->
         return Err(Error::downstream(Kind::RequestBodyTooLarge, reason));
     }
     let exchange = Rc::clone(&order.scene.exchange);
-    // Towards HTTP/1 a request that is not idempotent is sent again only while nothing of its body was read, and what is
-    // kept for nothing could not be read into again.
+    // Over HTTP/1, a request that is not idempotent is retried only while nothing of its body was read, so a replay buffer
+    // would be useless.
     let kept_for = retry::is_idempotent(&order.method) || order.upstream.upstream().may_multiplex();
     let replay = if kept_for { rule.retry.replay } else { 0 };
     let source = Source::new(body, exchange, order.max_body, replay, hop_by_hop::filter_trailers);

@@ -169,7 +169,7 @@ fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
     }
     if head.method == Method::CONNECT {
         if !is_extended_connect(head) {
-            return Err(Refusal { kind: Kind::RequestNotImplemented, reason: "CONNECT is not offered here" });
+            return Err(Refusal { kind: Kind::RequestNotImplemented, reason: "CONNECT is not supported here" });
         }
         // RFC 8441 §4.
         if uri.authority().is_none() || uri.scheme().is_none() {

@@ -1,4 +1,4 @@
-//! The request as an endpoint gets it: origin-form and Host on HTTP/1.1, scheme and authority where there are streams.
+//! Builds the request for a session: origin-form and Host on HTTP/1.1, scheme and authority on HTTP/2 and HTTP/3.
 
 use std::rc::Rc;
 
@@ -14,8 +14,10 @@ use crate::body::request::Source;
 use crate::config::model::{HostHeader, SendProxyProtocol};
 use crate::route::action::ForwardRule;
 
-/// The request as the session wants it: origin-form and Host on HTTP/1.1, scheme and authority on the streams of HTTP/2 and
-/// HTTP/3. `own` is the endpoint's own Host.
+/// The request for a session; `own` is the endpoint's own Host.
+///
+/// # Errors
+/// The authority cannot be part of a URI, which the checks of the request and the configuration rule out.
 pub fn request_for(
     order: &Order,
     rule: &ForwardRule,
@@ -25,12 +27,13 @@ pub fn request_for(
     source: Option<&Rc<Source>>,
 ) -> Result<Request<Body>, Error> {
     let host = match &rule.host_header {
-        // RFC 9112 §3.2: what goes on as HTTP/1.1 has a Host, so a client without one gets the endpoint's.
+        // RFC 9112 §3.2: HTTP/1.1 requires a Host; an HTTP/1.0 request without one gets the endpoint's.
         HostHeader::Preserve => order.facts.normalized.authority().unwrap_or(own),
         HostHeader::Upstream => own,
         HostHeader::Name(name) => name,
     };
-    // RFC 9112 §9.6: it serves no other client. The endpoint, told so, is the one that keeps the port for a while.
+    // RFC 9112 §9.6: with a PROXY header the connection serves one request. Asking the endpoint to close moves TIME_WAIT to
+    // its side.
     let alone = order.upstream.upstream().config.send_proxy_protocol != SendProxyProtocol::Off;
     let uri = if multiplexed {
         fields.remove(HOST);
@@ -39,20 +42,20 @@ pub fn request_for(
         if !order.has_host || !matches!(rule.host_header, HostHeader::Preserve) {
             fields.insert(HOST, host.clone());
         }
-        // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies come split into fields, HTTP/1.1 knows one.
+        // RFC 9113 §8.2.3, RFC 9114 §4.2.1: cookies may be split into several fields; HTTP/1.1 allows one.
         if order.version >= Version::HTTP_2 {
             cookie::join(&mut fields);
         }
         if order.chunked {
-            // hyper sends none of unknown length with GET and HEAD unless it is told so.
+            // hyper sends a body of unknown length with GET and HEAD only if it is declared.
             fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Uri::from(order.target.clone())
     };
     if order.wanted.is_some() {
-        // What belongs to the connection is about the switch alone.
+        // The connection fields of an upgrade are set by `Wanted::put_into`.
     } else if order.asks_trailers {
-        // RFC 9110 §10.1.4: it belongs to one connection, so that we ask for ourselves; gRPC does not go without.
+        // RFC 9110 §10.1.4: TE applies to one connection, so the proxy sends its own. gRPC requires it.
         fields.insert(TE, HeaderValue::from_static("trailers"));
         if !multiplexed {
             fields.insert(CONNECTION, HeaderValue::from_static(if alone { "te, close" } else { "te" }));
@@ -70,7 +73,7 @@ pub fn request_for(
     Ok(request)
 }
 
-/// RFC 9113 §8.3.1: scheme and authority travel in the target.
+/// RFC 9113 §8.3.1: scheme and authority are part of the request target.
 fn absolute(order: &Order, host: &HeaderValue, target: PathAndQuery) -> Result<Uri, Error> {
     let scheme = if order.upstream.upstream().tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     Uri::builder()

@@ -1,5 +1,5 @@
-//! One HTTP exchange as a tower service: the only place that orders its layers. They are composed statically; each
-//! comment says why the layer stands where it does.
+//! One HTTP exchange as a tower service, and the only place that defines the order of its layers. They are composed
+//! statically; a comment at each layer gives the reason for its position.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -37,7 +37,7 @@ pub fn stack<B: Into<Incoming>>(
     Future: Future<Output = Result<Response<Body>, Infallible>>,
 > + Clone {
     service_fn(move |request: Request<B>| {
-        // One generation for the whole request: a reload in between changes nothing for it.
+        // One generation for the whole request: a reload in between does not affect it.
         let (generation, profile) = connection.home.now();
         // The exchange begins before its future is polled: HTTP/2 and HTTP/3 spawn the stream right after this call,
         // and the task that drives it must know its deadlines.
@@ -54,33 +54,32 @@ pub fn stack<B: Into<Incoming>>(
     })
 }
 
-/// Where a request is met: what stays the same while it passes the layers.
+/// The context of a request, which does not change while it passes the layers.
 pub struct Scene {
     /// The connection it came on.
     pub connection: Rc<Connection>,
-    /// Its deadlines and its end.
+    /// Its deadlines and its outcome.
     pub exchange: Rc<Exchange>,
-    /// The generation that was in force when it came.
+    /// The generation that was in force when it arrived.
     pub generation: Rc<WorkerSnapshot>,
-    /// The listener, as that generation has it.
+    /// The listener as configured in that generation.
     pub profile: Rc<Profile>,
-    /// Where interim answers go, if the client takes any.
+    /// The channel for interim (1xx) responses, if the client's protocol has one.
     pub informational: Option<Informational>,
 }
 
-/// What is decided about a request.
-#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+/// The decision about a request.
+#[allow(clippy::large_enum_variant, reason = "it is matched right after it is made, and never stored")]
 pub enum Decided {
-    /// An endpoint is to be asked this.
+    /// Forward it to an endpoint of the route's upstream.
     Forward(Box<Order>),
-    /// A client that is pointed at a proxy wants to go where it says.
+    /// Forward it to the destination that the client named (forward mode).
     Egress(Box<Asked>),
-    /// It is answered already.
+    /// The proxy answers it itself.
     Answered(Response<Body>),
 }
 
-/// An answer, as hyper and `http3` await it. Boxed: they and the runtime move a stream's future several times, and this
-/// one is large.
+/// The future of a response. Boxed, because hyper, `http3` and the runtime move it several times, and it is large.
 type Awaited = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>;
 
 fn carried_out<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Awaited {
@@ -96,8 +95,8 @@ fn carried_out<B: Into<Incoming>>(scene: Scene, request: Request<B>) -> Awaited 
     }
 }
 
-/// What is decided about a request before its body is looked at. Outermost: whatever fails below becomes an answer here, and
-/// its outcome is noted once.
+/// Decides about a request before its body is read. This is the outermost layer: every error below becomes a response here,
+/// and its outcome is recorded once.
 pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided {
     let id = RequestId::default();
     if scene.profile.logger.is_some() {
@@ -123,18 +122,18 @@ pub fn decided(scene: Scene, head: Parts, witness: &mut impl Witness) -> Decided
     Decided::Answered(concluded(&connection.link, &exchange, alt_svc.as_ref(), response, &method, version))
 }
 
-/// Asks an endpoint and finishes its answer.
+/// Forwards a request and completes the response.
 async fn to_and_fro(mut order: Box<Order>, body: Incoming) -> Result<Response<Body>, Infallible> {
     let response = answer_of(&mut order, body).await;
     let Scene { connection, exchange, profile, .. } = &order.scene;
     Ok(concluded(&connection.link, exchange, profile.alt_svc.as_ref(), response, &order.method, order.version))
 }
 
-/// The answer of an endpoint, or why there is none.
+/// The endpoint's response, or an error response.
 pub(super) async fn answer_of(order: &mut Order, body: Incoming) -> Response<Body> {
     match forward(order, body).await {
         Ok(mut response) => {
-            // Last, so that what the route says stands over what endpoint and proxy put.
+            // Last, so that the route's edits take precedence over fields of the endpoint and the proxy.
             order.edit_response(response.headers_mut());
             response
         }
@@ -142,7 +141,7 @@ pub(super) async fn answer_of(order: &mut Order, body: Incoming) -> Response<Bod
             let asked = Audience { accept: order.accept.as_ref(), form: order.form, version: order.version };
             let mut response = apologise(&order.scene.exchange, &error, &asked, &order.id);
             if order.translated.is_some() {
-                // Without the route's fields for CORS a browser would keep the fault from its page.
+                // gRPC-Web: without the route's CORS fields, a browser would hide the error from the page.
                 order.edit_response(response.headers_mut());
             }
             response
@@ -159,7 +158,7 @@ pub(super) fn concluded(
     version: Version,
 ) -> Response<Body> {
     if method == Method::HEAD {
-        // Nothing of a body follows (RFC 9110 §9.3.2), whatever was prepared; on HTTP/2 hyper would send it, and so would HTTP/3.
+        // RFC 9110 §9.3.2: no body follows. hyper (on HTTP/2) and `http3` would send one.
         *response.body_mut() = Body::Empty;
         exchange.finish();
     }
@@ -168,18 +167,18 @@ pub(super) fn concluded(
     }
     record::answered(exchange, response.headers());
     exchange.note_status(response.status().as_u16());
-    // hyper adapts the version to the client's (RFC 9110 §6.2); the endpoint's own must not pass.
+    // hyper sets the version to the client's (RFC 9110 §6.2); the endpoint's version must not be passed on.
     *response.version_mut() = Version::HTTP_11;
     if version < Version::HTTP_2 && !link.is_switching() && link.is_leaving() {
-        // RFC 9112 §9.6: who closes after an answer says so in it.
+        // RFC 9112 §9.6: a response after which the connection is closed says so.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-/// RFC 7838 §3. What an endpoint says of itself is of no use to a client that knows it by our name.
+/// Sets our own Alt-Svc (RFC 7838 §3) and removes the endpoint's, which does not apply to the proxy's address.
 fn advertise(link: &Link, alt_svc: &HeaderValue, fields: &mut HeaderMap, version: Version) {
-    // Who is there already need not be told, and a listener that closes has nothing to offer.
+    // Not needed on HTTP/3 itself, and wrong for a listener that is closing.
     if version < Version::HTTP_3 && !link.is_leaving() {
         fields.insert(ALT_SVC, alt_svc.clone());
     } else {

@@ -197,7 +197,7 @@ pub(super) fn failure_of(end: &End) -> Option<(Kind, &'static str)> {
     })
 }
 
-const GONE: &str = "the client went away inside the tunnel";
+const GONE: &str = "the client disconnected from the tunnel";
 
 /// Counts a tunnel as open while it lives.
 struct Open(Arc<Counters>);

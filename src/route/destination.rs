@@ -61,7 +61,7 @@ impl Host {
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
         if host.len() > 253 || !labels.all(valid) {
-            return bad("a host that is no name");
+            return bad("a host that is not a name");
         }
         // As the URL standard has it: what ends in a number is an address, or nothing.
         let last = host.rsplit('.').next().unwrap_or_default();
@@ -140,12 +140,12 @@ pub fn allowing<'a>(rules: &'a Outbound, host: &Host, port: u16) -> Option<&'a D
 
 const NOT_ALLOWED: Prohibited<'_> = Prohibited {
     kind: Kind::HttpRequestDenied,
-    reason: "no entry of the listener's `allow` has the destination",
+    reason: "the destination is not in the listener's `allow`",
     entry: None,
 };
 const NOT_PUBLIC: Prohibited<'_> = Prohibited {
     kind: Kind::DestinationIpProhibited,
-    reason: "the destination's address is not public, and no network of the listener's `allow` has it",
+    reason: "the destination's address is not public and not in a network of the listener's `allow`",
     entry: None,
 };
 

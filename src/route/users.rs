@@ -78,7 +78,7 @@ impl Users {
             } else if let Err((what, help)) = check(hash) {
                 fault(name.len() + 1, what, help);
             } else if hashes.insert(name.into(), hash.into()).is_some() {
-                fault(0, "the name stands twice", "take one of the lines away");
+                fault(0, "the name is given twice", "take one of the lines away");
             }
         }
         if hashes.is_empty() && faults.is_empty() {

@@ -1,5 +1,5 @@
-//! One downstream connection from its socket to its end: the TLS handshake, then HTTP through the proxy's stack. Spawned
-//! by the accept loop, which never waits for it.
+//! One downstream connection from accept to close: PROXY header, TLS handshake, then HTTP through `proxy::stack`. Spawned by
+//! the accept loop, which never waits for it.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ use crate::snapshot::WorkerSnapshot;
 use crate::transport::Channel;
 use crate::transport::tls::server::{Accepted, Alpn};
 
-/// Serves one connection until it ends; `permit` is given back then. Not cancel-safe: dropping it closes the connection.
+/// Serves one connection until it ends and then releases `permit`. Not cancel-safe: dropping it closes the connection.
 pub async fn serve(
     worker: Rc<Worker>,
     listener: Rc<WorkerListener>,
@@ -37,12 +37,12 @@ pub async fn serve(
 ) {
     let (generation, profile) = listener.now();
     let tells_of_clients = generation.tells_of_clients;
-    // An old generation is not kept for as long as the connection lives.
+    // A long-lived connection must not keep an old generation alive.
     drop(generation);
     let expected = introduction::expected(&profile, remote);
     let (mut client, mut ends) = (remote, None);
     if tells_of_clients || expected != Expected::Nothing {
-        // Boxed, so that an open connection does not hold the room that this took.
+        // Boxed, so that its state is freed and does not enlarge the future of an open connection.
         match Box::pin(introduced(&worker, &profile, &socket, remote, expected)).await {
             Some(introduced) => (client, ends) = (introduced.0, Some(Box::new(introduced.1))),
             None => return,
@@ -58,7 +58,7 @@ pub async fn serve(
     let settled = match &tls {
         None => Settled::Nothing,
         Some(accepted) if accepted.alpn == Alpn::Http2 => Settled::Http2,
-        // RFC 9113 §3.3: over TLS, HTTP/2 is chosen by ALPN alone.
+        // RFC 9113 §3.3: over TLS, HTTP/2 is negotiated only by ALPN.
         Some(_) => Settled::Http1,
     };
     let draining = Rc::clone(&listener);
@@ -81,7 +81,7 @@ pub async fn serve(
     drop(permit);
 }
 
-/// Who the client is, and what else is known of its connection; `None`: it is to be closed, which was told already.
+/// The client's address and the other facts about its connection; `None`: it must be closed, and that has been logged.
 async fn introduced(
     worker: &Worker,
     profile: &Profile,
@@ -94,7 +94,7 @@ async fn introduced(
         expected => match introduction(profile, socket, expected).await {
             Ok(told) => told,
             Err(error) => {
-                // A check that only connects is no header that was refused.
+                // A TCP health check connects and sends nothing; that is not a refused header.
                 if error.kind() != Kind::ClientGone {
                     worker.counters().proxy_headers_refused.add(1);
                 }
@@ -102,7 +102,7 @@ async fn introduced(
                     peer.addr = peer.map(tracing::field::display),
                     kind = error.kind().as_str(),
                     reason = error.reason(),
-                    "closed without a client"
+                    "closed: no valid PROXY header"
                 );
                 return None;
             }
@@ -113,7 +113,7 @@ async fn introduced(
     Some((told.client.or(peer), Ends { peer, local, tlvs: told.tlvs }))
 }
 
-/// What carries the connection: TLS where the listener speaks it. `None`: that failed, which was told.
+/// The channel of the connection, with TLS if the listener uses it; `None`: the handshake failed, and that has been logged.
 async fn secured(
     worker: &Worker,
     profile: &Profile,
@@ -123,7 +123,7 @@ async fn secured(
     if profile.spec.tls.is_none() {
         return Some((Channel::Plain(socket), None));
     }
-    // Boxed, so that an open connection does not hold the room that this took.
+    // Boxed, so that its state is freed and does not enlarge the future of an open connection.
     match Box::pin(handshake(worker, profile, socket)).await {
         Ok((channel, accepted)) => Some((channel, Some(accepted))),
         Err(error) => {
@@ -156,7 +156,7 @@ async fn handshake(worker: &Worker, profile: &Profile, socket: Socket) -> Result
     }
 }
 
-/// What a client is told whose head was refused before hyper saw it; counted and logged as any other request.
+/// The response to a head that was refused before hyper saw it; counted and logged like any other request.
 fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>) -> Refuse {
     let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
     Rc::new(move |refusal| {
@@ -165,7 +165,7 @@ fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>) -> Refuse {
     })
 }
 
-/// Counts and logs a head that was refused. Gives the error to be told, and the id that it is told with.
+/// Counts and logs a refused head. Returns the error and the request id for the response.
 pub(super) fn refused(worker: &Worker, connection: &Connection, refusal: Refusal, version: Version) -> (Error, String) {
     worker.counters().heads_refused.add(1);
     let error = Error::downstream(refusal.kind, refusal.reason);

@@ -51,7 +51,7 @@ pub(super) async fn introduction(
     expected: Expected,
 ) -> Result<Option<Told>, Error> {
     if expected == Expected::Refused {
-        return Err(Error::downstream(Kind::HttpRequestDenied, "it is none of the trusted proxies"));
+        return Err(Error::downstream(Kind::HttpRequestDenied, "the peer is not a trusted proxy"));
     }
     let received = match timer::timeout(profile.spec.config.timeouts.handshake, receive(socket)).await {
         Ok(Ok(received)) => received,
@@ -68,7 +68,9 @@ pub(super) async fn introduction(
         Received::Absent if expected == Expected::Maybe => Ok(None),
         Received::Absent => Err(Error::downstream(Kind::HttpRequestDenied, "no PROXY header")),
         Received::Broken(reason) => Err(Error::downstream(Kind::HttpRequestError, reason)),
-        Received::Ended(0) => Err(Error::downstream(Kind::ClientGone, "it ended before its first byte")),
-        Received::Ended(_) => Err(Error::downstream(Kind::HttpRequestError, "it ended inside of the PROXY header")),
+        Received::Ended(0) => Err(Error::downstream(Kind::ClientGone, "the connection ended before its first byte")),
+        Received::Ended(_) => {
+            Err(Error::downstream(Kind::HttpRequestError, "the connection ended within the PROXY header"))
+        }
     }
 }

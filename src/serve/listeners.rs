@@ -89,7 +89,7 @@ impl WorkerListener {
         let now = Instant::now();
         if self.full_logged.get().is_none_or(|last| now - last >= FULL_LOG_INTERVAL) {
             self.full_logged.set(Some(now));
-            warn!(listener = %self.spec().name, limit, connections, "full: {what}");
+            warn!(listener = %self.spec().name, limit, connections, "connection limit reached: {what}");
         }
     }
 
@@ -136,7 +136,7 @@ impl Admission {
         if !is_admitted {
             worker.counters().connections_refused.add(1);
             let client = client.map(tracing::field::display);
-            debug!(listener = %spec.name, client.addr = client, "closed: its address has too many connections");
+            debug!(listener = %spec.name, client.addr = client, "closed: too many connections from this address");
         }
         is_admitted
     }
@@ -276,7 +276,7 @@ fn hand_over(
 ) {
     let socket = match socket.into_raw() {
         Ok(socket) => socket,
-        Err(error) => return debug!(%error, "a connection was lost on its way to another worker"),
+        Err(error) => return debug!(%error, "a connection could not be handed to another worker"),
     };
     let (generation, profile) = listener.now();
     let last = (Arc::clone(&generation.snapshot), ListenerSpec::clone(&profile.spec));
@@ -296,7 +296,7 @@ fn hand_over(
 fn serve_raw(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, connection: HandedOver<Admission>) {
     match connection.socket.into_socket() {
         Ok(socket) => start(worker, listener, socket, connection.remote, connection.permit),
-        Err(error) => debug!(%error, "a connection was lost on its way to another worker"),
+        Err(error) => debug!(%error, "a connection could not be handed to another worker"),
     }
 }
 

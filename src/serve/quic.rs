@@ -52,7 +52,7 @@ impl QuicSide {
         if let (Some(endpoint), Some(tls)) = (self.endpoint.get(), &spec.tls)
             && let Err(error) = endpoint.renew(&spec.config, tls)
         {
-            debug!(listener = %spec.name, %error, "QUIC stays as it was");
+            debug!(listener = %spec.name, %error, "cannot apply the new QUIC settings; the old ones stay in use");
         }
     }
 }
@@ -180,7 +180,7 @@ fn arrived(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, endpoint: &Rc<Qui
     worker.counters().connections_accepted.add(1);
     let connecting = match endpoint.accept(incoming) {
         Ok(connecting) => connecting,
-        Err(error) => return debug!(client.addr = %remote, %error, "a QUIC connection did not begin"),
+        Err(error) => return debug!(client.addr = %remote, %error, "a QUIC connection could not be started"),
     };
     let permit = ConnectionPermit::new(worker, admission);
     let (opening, open) = (listener.quic.opening.enter(), endpoint.steering().opened());

@@ -255,7 +255,7 @@ impl Worker {
             }
         }
         self.pools.close_idle();
-        debug!(worker = self.id, "worker leaves");
+        debug!(worker = self.id, "worker stopped");
     }
 }
 
@@ -296,7 +296,7 @@ pub fn spawn(setup: Setup, first: Apply, left: UnboundedSender<usize>) -> io::Re
         let _left = Left { worker: setup.id, told: left };
         match runtime() {
             Ok(runtime) => runtime.block_on(serve(setup, first)),
-            Err(error) => error!(worker = setup.id, %error, "the worker's runtime could not be made"),
+            Err(error) => error!(worker = setup.id, %error, "cannot create the worker's runtime"),
         }
     })
 }

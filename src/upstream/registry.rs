@@ -130,7 +130,7 @@ impl Known {
     fn is_own(&self, host: &str, address: SocketAddr) -> bool {
         let is_own = self.own.iter().any(|own| bind::is_reached_at(own, address));
         if is_own {
-            tracing::warn!(%host, %address, "the name resolves to a listener of the proxy's own: not used");
+            tracing::warn!(%host, %address, "the name resolves to an admin or observe listener of this proxy; the address is not used");
         }
         is_own
     }

@@ -286,14 +286,14 @@ impl WorkerEndpoint {
             Ok(Ok(connection)) => {
                 let alternative = Some((Arc::clone(state), port));
                 let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative, early: None };
-                tracing::debug!(endpoint = %self.endpoint.label, port, "HTTP/3 is used, as Alt-Svc said");
+                tracing::debug!(endpoint = %self.endpoint.label, port, "switching to HTTP/3, as offered by Alt-Svc");
                 // Dropped at once, it stays in the pool unless that closes.
                 drop(http3::start(connection, &self.pool, &counters, terms));
             }
             failed => {
                 let error = failed.ok().and_then(Result::err);
-                let reason = error.as_ref().map_or("nobody answered in time", Error::reason);
-                tracing::debug!(endpoint = %self.endpoint.label, port, reason, "no HTTP/3, though Alt-Svc said so");
+                let reason = error.as_ref().map_or("no answer in time", Error::reason);
+                tracing::debug!(endpoint = %self.endpoint.label, port, reason, "HTTP/3 was offered by Alt-Svc but cannot be reached");
                 state.alternative.broke(state.age());
             }
         }

@@ -220,7 +220,7 @@ fn admin_over_tcp_wants_its_token() {
     // A file without a token is a fault, and the one in force stays.
     fs::write(&token, "\n").unwrap();
     process.signal(Signal::HUP);
-    process.wait_for("holds no token");
+    process.wait_for("contains no token");
     assert_eq!(asked("authorization: Bearer other\r\n").status, 200);
 }
 
@@ -355,7 +355,7 @@ fn the_level_of_the_log_changes_while_it_runs() {
     assert_eq!(served.admin("GET", "/log-level").json(), json!({ "level": "info" }));
     assert_eq!(served.order("PUT", "/log-level", &json!({ "level": "loud" })).status, 422);
     assert_eq!(served.order("PUT", "/log-level", &json!({ "level": "debug" })).json(), json!({ "level": "debug" }));
-    served.process.wait_for("the level of the log was changed");
+    served.process.wait_for("the log level was changed");
     // Once more: an event that only a debug log has.
     Client::at(served.web).get("/");
     served.process.wait_for("DEBUG");
@@ -525,14 +525,14 @@ fn the_commands_speak_to_it() {
     served.write(OWN, &configuration.replace("[[route]]", "[[route]]\nhots = \"a\""));
     let (code, _, err) = served.command(&["reload"]);
     assert_eq!(code, Some(1));
-    assert!(err.contains("unknown key `hots`") && err.ends_with("nothing has changed\n"), "{err}");
+    assert!(err.contains("unknown key `hots`") && err.ends_with("nothing was changed\n"), "{err}");
     served.write(OWN, &configuration);
 
     assert_eq!(served.command(&["drain"]).0, Some(0));
     assert_eq!(served.process.exit_code(), Some(0));
     let (code, _, err) = served.command(&["status"]);
     assert_eq!(code, Some(3));
-    assert!(err.contains("nobody listens there"), "{err}");
+    assert!(err.contains("nothing listens there"), "{err}");
     served.write("", &configuration);
     let (code, _, err) = served.command(&["status"]);
     assert_eq!(code, Some(1));

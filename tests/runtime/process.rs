@@ -158,7 +158,7 @@ fn hup_while_draining_is_told_and_not_done() {
     process.wait_for("draining");
     std::fs::write(process.file(), answering("new")).unwrap();
     process.signal(Signal::HUP);
-    process.wait_for("not done");
+    process.wait_for("the process is stopping");
     request.answer("late");
     assert_eq!(client.receive().body, "late");
     assert_eq!(process.exit_code(), Some(0));

@@ -170,7 +170,7 @@ fn a_socket_that_nobody_wants_is_told() {
     let address = wanted.local_addr().unwrap();
     let site = on(&address.to_string(), &answering("x"));
     let mut process = activated("one:two", vec![wanted.into(), other.into()], &site);
-    let line = process.wait_for("nobody accepts on a socket that was handed over");
+    let line = process.wait_for("a socket passed by the service manager is not used");
     assert!(line.contains("two"), "{line}");
     process.wait_for("ready");
     assert_eq!(Client::at(address).get("/").body, "x");
@@ -195,7 +195,7 @@ fn accepting_goes_on_for_the_delay_of_a_drain() {
     let mut kept = Client::at(address);
     assert_eq!(kept.get("/").status, 200);
     process.signal(Signal::TERM);
-    process.wait_for("a drain begins after a delay");
+    process.wait_for("the drain begins after the delay");
     assert!(ask(&observe, "/readyz").starts_with("HTTP/1.1 503"));
     assert_eq!(Client::at(address).get("/").status, 200);
     assert!(!kept.get("/").says_close());
@@ -210,7 +210,7 @@ fn a_second_term_and_an_int_shorten_the_delay() {
         let mut process = Process::start(&with_server("drain_delay = \"1h\"", &answering("x")));
         process.address();
         process.signal(Signal::TERM);
-        process.wait_for("a drain begins after a delay");
+        process.wait_for("the drain begins after the delay");
         process.signal(second);
         process.wait_for("draining");
         assert_eq!(process.exit_code(), Some(0));
@@ -231,10 +231,10 @@ fn a_term_after_an_order_of_the_admin_listener_does_not_shorten_the_delay() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
-    process.wait_for("a drain begins after a delay");
+    process.wait_for("the drain begins after the delay");
     // As the kubelet after a preStop hook.
     process.signal(Signal::TERM);
-    process.wait_for("the delay goes on");
+    process.wait_for("the delay continues");
     assert_eq!(Client::at(address).get("/").status, 200);
     process.signal(Signal::TERM);
     process.wait_for("draining");
@@ -262,7 +262,7 @@ fn root_is_given_up_for_good_and_on_every_thread() {
     }
     let site = with_server("workers = 2\nuser = \"nobody\"", &on("127.0.0.1:0", &answering("x")));
     let mut process = Process::start(&site);
-    let line = process.wait_for("no longer root");
+    let line = process.wait_for("dropped root privileges");
     assert!(line.contains("nobody"), "{line}");
     let address = process.address();
     assert_eq!(Client::at(address).get("/").body, "x");

@@ -41,7 +41,7 @@ impl RequestBody {
 
     pub(in crate::body) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.source.abandoned.get() {
-            let error = Error::internal("the rest of the request's body is not wanted any more");
+            let error = Error::internal("the rest of the request body is no longer needed");
             return Poll::Ready(Some(Err(error)));
         }
         self.source.carried_by(cx);

@@ -100,7 +100,7 @@ impl TunnelBody {
         if pipe.state.get() == State::Broken {
             // RFC 9220 §3: what a reset is to TCP.
             let broken_off = BrokenOff(pipe.code.get().unwrap_or(Code::REQUEST_CANCELLED));
-            let error = Error::downstream(Kind::ClientGone, "the tunnel was broken off").because(broken_off);
+            let error = Error::downstream(Kind::ClientGone, "the tunnel was aborted").because(broken_off);
             return Poll::Ready(Some(Err(error)));
         }
         if let Some(bytes) = pipe.queue.borrow_mut().pop_front() {

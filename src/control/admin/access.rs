@@ -178,13 +178,13 @@ const BAD_HOST: Refusal =
     Refusal { status: StatusCode::BAD_REQUEST, reason: "a request has one Host, and it is that of its target" };
 const FOREIGN_HOST: Refusal = Refusal {
     status: StatusCode::MISDIRECTED_REQUEST,
-    reason: "Host is neither an address nor localhost nor one of `hosts`: ask by address, or add the name there",
+    reason: "Host is not an IP address, localhost or one of `hosts`: use an IP address, or add the name to `hosts`",
 };
 const BAD_ORIGIN: Refusal =
-    Refusal { status: StatusCode::FORBIDDEN, reason: "a page of another origin may not ask here" };
+    Refusal { status: StatusCode::FORBIDDEN, reason: "requests from pages of other origins are not allowed" };
 const CROSS_SITE: Refusal = Refusal {
     status: StatusCode::FORBIDDEN,
-    reason: "a page of another site may not ask here: type the address into the browser",
+    reason: "requests from pages of other sites are not allowed: type the address into the browser",
 };
 const NO_TOKEN: Refusal =
     Refusal { status: StatusCode::UNAUTHORIZED, reason: "send the token: `Authorization: Bearer TOKEN`" };

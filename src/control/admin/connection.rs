@@ -65,7 +65,7 @@ where
                 tokio::task::spawn_local(serve(socket, taken, answer.clone()));
             }
             Err(error) => {
-                warn!(%error, "cannot accept on a listener of the proxy's own");
+                warn!(%error, "cannot accept on the admin or observe listener");
                 sleep(PAUSE).await;
             }
         }
@@ -96,7 +96,7 @@ where
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    debug!(%error, "a connection to a listener of the proxy's own ended");
+                    debug!(%error, "a connection to the admin or observe listener ended");
                 }
                 return;
             }

@@ -199,7 +199,7 @@ pub async fn set_log_level(request: Request<Incoming>) -> Answer {
             if !log::set_level(filter) {
                 return no_log();
             }
-            tracing::warn!(level, "the level of the log was changed at the admin listener");
+            tracing::warn!(level, "the log level was changed through the admin listener");
             answer::json(StatusCode::OK, &LogLevel { level })
         }
         Err(error) => answer::error(StatusCode::UNPROCESSABLE_ENTITY, "bad_level", &error.to_string()),

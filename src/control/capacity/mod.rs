@@ -72,7 +72,7 @@ pub fn shortages(config: &Config) -> Vec<Finding> {
 /// Says in the log what [`shortages`] finds, a line each.
 pub fn warn_of_shortages(config: &Config) {
     for Finding { what, found, wanted, fix, .. } in shortages(config) {
-        warn!(found, wanted, remedy = fix.replace('\n', "; "), "the system grants less than configured: {what}");
+        warn!(found, wanted, remedy = fix.replace('\n', "; "), "the system provides less than configured: {what}");
     }
 }
 

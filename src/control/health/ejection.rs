@@ -67,7 +67,7 @@ pub(super) fn eject(upstream: &Upstream, rules: &model::Outlier, now: Instant) -
         let for_s = (until - now).as_secs_f64();
         let left = crew.others_ready;
         warn!(upstream = %upstream.name, endpoint = %endpoint.label, failures, for_s, times, left,
-            "endpoint ejected: it failed real traffic several times in a row");
+            "endpoint ejected: several requests in a row failed");
         ejected.push(Ejected { upstream: Arc::clone(&upstream.name), endpoint: Arc::clone(endpoint), until });
     }
     ejected
@@ -77,7 +77,7 @@ pub(super) fn eject(upstream: &Upstream, rules: &model::Outlier, now: Instant) -
 fn spare(upstream: &Upstream, endpoint: &Endpoint, failures: u32, why: &str, now: Instant) {
     let (name, label) = (&upstream.name, &endpoint.label);
     if endpoint.state.standing().tells_that_it_is_spared(now, TELL_AGAIN) {
-        warn!(upstream = %name, endpoint = %label, failures, "endpoint fails real traffic and is not ejected: {why}");
+        warn!(upstream = %name, endpoint = %label, failures, "requests to the endpoint fail, but it is not ejected: {why}");
     } else {
         debug!(upstream = %name, endpoint = %label, failures, "endpoint not ejected: {why}");
     }
@@ -104,7 +104,7 @@ pub(in crate::control) fn spare_the_last(upstream: &Upstream, now: Instant) {
     for endpoint in set.all().iter().filter(|endpoint| endpoint.state.state() == State::Ejected) {
         if let_back(endpoint, now) {
             info!(upstream = %upstream.name, endpoint = %endpoint.label,
-                "endpoint let in before its ejection is over: no other is ready");
+                "endpoint back in use before the end of its ejection: no other is ready");
         }
     }
 }

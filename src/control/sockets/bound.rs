@@ -159,7 +159,7 @@ impl Bound {
         }
         for member in &self.members {
             if let Err(error) = member.change_options(wanted) {
-                warn!(address = bind::name(&self.key.bind), %error, "a changed socket option was refused and waits for a restart");
+                warn!(address = bind::name(&self.key.bind), %error, "a changed socket option was refused; it needs a restart");
             }
         }
         self.options = wanted.clone();
@@ -191,7 +191,7 @@ impl Bound {
             warn!(
                 listener = %spec.name,
                 %error,
-                "the kernel does not steer QUIC to workers; datagrams of clients that move are passed on between them"
+                "the kernel does not steer QUIC packets to workers; packets of clients that change address are passed between workers"
             );
         }
     }

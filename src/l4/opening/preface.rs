@@ -24,7 +24,7 @@ impl Opening {
             return Ok(false);
         }
         match retry_on_intr(|| rustix::net::recv(&self.client, &mut *buffer, RecvFlags::empty())) {
-            Ok((0, _)) if self.bytes.is_empty() => Err(gone("it ended before its first byte")),
+            Ok((0, _)) if self.bytes.is_empty() => Err(gone("the connection ended before its first byte")),
             Ok((0, _)) => Err(gone("it ended before it was known where it leads")),
             Ok((count, _)) => {
                 self.bytes.extend_from_slice(&buffer[..count]);
@@ -109,6 +109,6 @@ pub fn expects_header(listener: &L4Listener, peer: Option<SocketAddr>) -> Result
         // A stranger's bytes are the stranger's own.
         ProxyProtocol::Optional => Ok(trusted()),
         ProxyProtocol::Require if trusted() => Ok(true),
-        ProxyProtocol::Require => Err(Error::downstream(Kind::HttpRequestDenied, "it is none of the trusted proxies")),
+        ProxyProtocol::Require => Err(Error::downstream(Kind::HttpRequestDenied, "the peer is not a trusted proxy")),
     }
 }

@@ -231,7 +231,7 @@ impl Relays {
                 Some(id)
             }
             Err((mut life, error)) => {
-                debug!(listener = %listener.spec.name, client.addr = %peer, %error, "no flow");
+                debug!(listener = %listener.spec.name, client.addr = %peer, %error, "cannot start a flow");
                 life.target.get_or_insert_with(|| Target::new(Rc::clone(upstream)));
                 let (outcome, reason) = (Some(error.kind()), error.reason());
                 life.tell(Ending { outcome, reason, bytes_in: 0, bytes_out: 0 }, telemetry, clock.now);

@@ -246,12 +246,12 @@ impl Socket {
             Full::Listener => "max_connections",
             Full::Process => "the descriptor limit",
             Full::Address => {
-                return debug!(%listener, client.addr = %client, "dropped: its address has too many flows");
+                return debug!(%listener, client.addr = %client, "dropped: too many flows from this address");
             }
         };
         if self.full_told.is_none_or(|last| now.saturating_duration_since(last) >= FULL_TOLD_INTERVAL) {
             self.full_told = Some(now);
-            warn!(%listener, limit, "full: datagrams of new clients are dropped");
+            warn!(%listener, limit, "at the limit: datagrams of new clients are dropped");
         }
     }
 }

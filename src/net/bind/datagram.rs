@@ -24,7 +24,7 @@ pub fn bind_datagram(bind: &Bind, options: &SocketOptions, members: usize) -> Re
             sockets => sockets,
         },
         Bind::Address(address) => open(*address, true, options, members),
-        Bind::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "datagrams on a path")),
+        Bind::Unix(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "datagrams on a Unix socket")),
     };
     sockets.map_err(|source| BindError { address: name(bind), source, place: None })
 }

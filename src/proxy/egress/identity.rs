@@ -61,7 +61,7 @@ async fn try_out(users: &Users, trial: Trial, turn: SemaphorePermit<'static>) ->
         let _turn = turn;
         trial.carry_out()
     });
-    let verdict = tried.await.map_err(|error| Error::internal("a password could not be tried").because(error))?;
+    let verdict = tried.await.map_err(|error| Error::internal("the password could not be verified").because(error))?;
     users.learn(digest, verdict, Instant::now());
     Ok(verdict)
 }
@@ -95,7 +95,7 @@ fn given(fields: &HeaderMap) -> Result<(Box<str>, Vec<u8>), &'static str> {
 }
 
 fn crowded() -> Error {
-    Error::downstream(Kind::ConnectionLimitReached, "too many passwords are being tried")
+    Error::downstream(Kind::ConnectionLimitReached, "too many passwords are being verified")
 }
 
 const WRONG: &str = "wrong name or password";

@@ -85,7 +85,7 @@ pub fn read(head: &Parts, normalized: &Normalized, speaks_tls: bool) -> Result<(
         Some("http") => (80, false),
         Some("https") if speaks_tls => (443, true),
         Some("https") => return Err(bad("https through a cleartext proxy: a tunnel (CONNECT) keeps it secret")),
-        _ => return Err(bad("this is a proxy: it is asked with the whole URL, or for a tunnel")),
+        _ => return Err(bad("this is a proxy: send the full URL, or CONNECT")),
     };
     let host = Host::read(normalized.host())?;
     Ok((host, normalized.port().unwrap_or(default), Ask::Request { is_secure }))

@@ -131,7 +131,7 @@ impl Writer {
             self.shared.closing.store(true, Ordering::Relaxed);
             self.shared.changed.notify_all();
             if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST_WORDS) {
-                warn!("the access log could not be written to its end");
+                warn!("the access log could not be written completely");
             }
         }
     }
@@ -182,7 +182,7 @@ impl Thread {
             match result {
                 Ok(()) => {
                     if std::mem::take(&mut self.told.is_failing) {
-                        info!("the access log is written again");
+                        info!("the access log can be written again");
                     }
                     return;
                 }
@@ -222,7 +222,7 @@ impl Thread {
 
     fn tell_of_failure(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.told.is_failing, true) {
-            warn!(%error, "the access log cannot be written; lines wait while there is room for them");
+            warn!(%error, "the access log cannot be written; lines are queued until the queue is full");
         }
     }
 
@@ -235,7 +235,7 @@ impl Thread {
             return;
         }
         let dropped = self.shared.dropped.load(Ordering::Relaxed);
-        warn!(lines = dropped - self.told.dropped, in_all = dropped, "lines of the access log were dropped");
+        warn!(lines = dropped - self.told.dropped, in_all = dropped, "access log lines were dropped");
         self.told.dropped = dropped;
         self.told.at = Some(Instant::now());
     }

@@ -161,7 +161,7 @@ fn not_begun(error: ConnectError) -> Error {
             let reason = "the endpoint's address takes no connection";
             Error::upstream(Kind::DestinationUnavailable, Retry::Always, reason).because(error)
         }
-        error => Error::internal("a QUIC connection could not be begun").because(error),
+        error => Error::internal("a QUIC connection could not be started").because(error),
     }
 }
 

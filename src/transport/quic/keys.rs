@@ -95,7 +95,7 @@ impl fmt::Debug for Keys {
 
 /// Bytes of a key.
 const SECRET: usize = 32;
-const HELP: &str = "make one with `head -c 32 /dev/urandom`, readable for its owner alone";
+const HELP: &str = "make one with `head -c 32 /dev/urandom`, readable only by its owner";
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ pub(super) fn open(folder: &Path, side: &str, id: ConnectionId) -> Option<QlogSt
             config.into_stream()
         }
         Err(error) => {
-            warn!(path = %path.display(), %error, "no qlog of a connection");
+            warn!(path = %path.display(), %error, "cannot write a qlog file");
             None
         }
     }

@@ -43,13 +43,13 @@ pub enum MakeError {
     #[error("`{0}` is neither a host name nor an IP address")]
     Host(String),
     /// There is no host to make a certificate for.
-    #[error("no host is named")]
+    #[error("no host given")]
     NoHost,
     /// The key of the authority cannot be read.
-    #[error("the authority's key cannot be used")]
+    #[error("the CA's key cannot be used")]
     AuthorityKey(#[source] rcgen::Error),
     /// The certificate of the authority is not [`make_authority`]'s, or its key is another one's.
-    #[error("the authority's certificate and key are no pair that was made here")]
+    #[error("the CA's certificate and key are not a pair made by tidegate")]
     NoPair,
     /// The library cannot make it.
     #[error("the certificate cannot be made")]
