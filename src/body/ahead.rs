@@ -1,5 +1,5 @@
-//! An answer that is read ahead of its client: a task takes it from the endpoint as fast as it comes, up to a bound, so that the
-//! endpoint is free before a slow client is. What is there is handed on at once; nobody waits for more of it.
+//! A response that is read ahead of its client: a task reads it from the endpoint as fast as it arrives, up to a limit,
+//! so that the endpoint is free before a slow client has read it. Data is passed on as soon as it is there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,10 +15,10 @@ use super::exchange::Exchange;
 use super::held::Held;
 use super::incoming::{self, Incoming};
 
-/// What a piece costs beside its bytes.
+/// Overhead of a chunk, in bytes.
 const PIECE: u64 = 128;
 
-/// The client's end. Dropped before the end, it gives the rest up.
+/// The reading end. Dropping it before the end cancels the rest.
 pub struct Ahead(Rc<Shared>);
 
 struct Shared {
@@ -26,18 +26,18 @@ struct Shared {
     held: Held,
     bytes: Cell<u64>,
     limit: u64,
-    /// Announced, and not handed on yet.
+    /// Bytes announced and not passed on yet.
     left: Cell<Option<u64>>,
     end: RefCell<Option<Result<(), incoming::Error>>>,
-    /// Nobody wants the rest.
+    /// The rest is not needed.
     is_given_up: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     pump: RefCell<Option<Waker>>,
 }
 
 impl Ahead {
-    /// Reads `incoming` ahead, `limit` bytes at the most; the exchange and `held`, the place of its stream, leave the endpoint
-    /// when it has said everything.
+    /// Reads `incoming` ahead by at most `limit` bytes. When the endpoint has sent everything, the exchange no longer
+    /// counts at the endpoint, and `held`, its place on a shared connection, is dropped.
     pub fn start(
         incoming: Incoming,
         limit: u64,

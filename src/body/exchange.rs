@@ -1,5 +1,5 @@
-//! One request and its answer on a downstream connection: which side is waited for and until when, and how it ended.
-//! The request's future, its answer's body and the task that drives them share it; it is `!Send` and costs plain stores.
+//! One request and its response on a downstream connection: which side is awaited, until when, and how it ended. The
+//! future of the request, the body of the response and the task that drives them share it; it is `!Send`, without atomics.
 
 mod limits;
 
@@ -20,31 +20,31 @@ use crate::net::timer::Timer;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::series::{Ended, Phases};
 
-/// Who is waited for.
+/// Which side is awaited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waiting {
-    /// Nobody: bytes move, or the proxy itself is at work.
+    /// None: bytes are moving, or the proxy is working.
     Nobody,
-    /// The endpoint, for the head of its answer.
+    /// The endpoint, for the head of its response.
     Answer,
     /// The endpoint, for more of its body.
     Origin,
-    /// The client, to take what there is for it.
+    /// The client, to read pending bytes.
     Client,
 }
 
-/// How far the request's body is.
+/// The state of the request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upload {
-    /// There is none, or it was sent whole.
+    /// There is none, or it was sent completely.
     Done,
-    /// The client has yet to send what we want.
+    /// Waiting for the client to send more.
     AwaitsClient,
-    /// The endpoint has yet to take what we have.
+    /// Waiting for the endpoint to take more.
     AwaitsEndpoint,
 }
 
-/// One request and its answer.
+/// One request and its response.
 pub struct Exchange {
     load: Rc<Load>,
     timer: Timer,
@@ -59,7 +59,7 @@ pub struct Exchange {
     open: Cell<bool>,
     finished: Cell<bool>,
     failed: Cell<Option<(Kind, &'static str)>>,
-    /// Zero until the head of an answer is handed on.
+    /// 0 until the head of a response is passed on.
     status: Cell<u16>,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -68,7 +68,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An exchange that begins now.
+    /// An exchange that starts now.
     pub fn begin(load: &Rc<Load>, limits: Limits) -> Rc<Self> {
         let now = Instant::now();
         let exchange = Self {
@@ -95,7 +95,8 @@ impl Exchange {
         Rc::new(exchange)
     }
 
-    /// Uses an earlier exchange of the connection again, where nobody holds it: it keeps its place in the timer wheel.
+    /// Reuses an earlier exchange of the connection if nothing else holds it, which saves the allocation and keeps its
+    /// entry in the timer wheel.
     pub fn begin_again(self: Rc<Self>, limits: Limits) -> Rc<Self> {
         if Rc::strong_count(&self) > 1 || self.open.get() {
             return Self::begin(&self.load, limits);
@@ -123,7 +124,7 @@ impl Exchange {
         self.load.began();
     }
 
-    /// When it began.
+    /// When it started.
     pub fn began(&self) -> Instant {
         self.clock.began()
     }
@@ -133,22 +134,22 @@ impl Exchange {
         self.load.counters()
     }
 
-    /// How long its phases take.
+    /// The clock of its phases.
     pub fn clock(&self) -> &PhaseClock {
         &self.clock
     }
 
-    /// Whose it is, and where it is entered once it has ended. Not to be held across a call that may end it.
+    /// What the exchange belongs to, and where its end is recorded. Must not be held across a call that may end it.
     pub fn ledger(&self) -> RefMut<'_, Ledger> {
         self.ledger.borrow_mut()
     }
 
-    /// Bounds the whole exchange, from its beginning.
+    /// Sets the deadline of the whole exchange, counted from its start.
     pub fn limit_total(&self, total: Duration) {
         self.total_until.set(Some(self.began() + total));
     }
 
-    /// Sets the origin's deadline inside bodies.
+    /// Sets how long the endpoint may be silent within bodies.
     pub fn limit_stream_idle(&self, stream_idle: Duration) {
         self.limits.set(Limits { stream_idle, ..self.limits.get() });
     }
@@ -158,18 +159,18 @@ impl Exchange {
         self.limits.get().client_stall
     }
 
-    /// Holds what counts a request as under way at an endpoint until the exchange ends.
+    /// Holds the guard that counts the request as in progress at its endpoint, until the exchange ends.
     pub fn hold(&self, in_flight: Option<Box<dyn Any>>) {
         self.in_flight.replace(in_flight);
     }
 
-    /// Notes where the request's body stands.
+    /// Notes the state of the request body.
     pub fn note_upload(&self, upload: Upload) {
         self.upload.set(upload);
         self.upload_moved.set(Instant::now());
     }
 
-    /// Notes the status that the client gets; its answer's head is handed on.
+    /// Notes that the head of the response, with this status, is passed on to the client.
     pub fn note_status(&self, status: u16) {
         self.status.set(status);
         if self.clock.phase() != Phase::Body {
@@ -180,17 +181,17 @@ impl Exchange {
         }
     }
 
-    /// Notes that the head of an endpoint's answer is here.
+    /// Notes that the head of an endpoint's response has arrived.
     pub fn note_first_byte(&self) {
         self.clock.enter(Phase::Body, Instant::now());
     }
 
-    /// Notes that nothing is awaited of an endpoint until the next attempt.
+    /// Notes that an attempt has failed; until the next one no endpoint is awaited.
     pub fn note_attempt_failed(&self) {
         self.clock.enter(Phase::Queue, Instant::now());
     }
 
-    /// Notes that what follows the answer's head is another protocol: nobody's taking or giving is judged any more.
+    /// Notes that the exchange has become a tunnel, to which the deadlines on bodies do not apply.
     pub fn note_tunnel(&self) {
         self.tunnelled.set(true);
     }
@@ -200,19 +201,19 @@ impl Exchange {
         self.received.set(self.received.get() + bytes);
     }
 
-    /// Notes bytes of the answer's body that were handed on.
+    /// Notes bytes of the response body that were passed on.
     pub fn note_sent(&self, bytes: u64) {
         self.sent.set(self.sent.get() + bytes);
     }
 
-    /// Notes why the exchange fails; the first word stands.
+    /// Notes why the exchange fails; only the first reason is kept.
     pub fn note_failure(&self, kind: Kind, reason: &'static str) {
         if self.failed.get().is_none() {
             self.failed.set(Some((kind, reason)));
         }
     }
 
-    /// Everything of the answer's body was handed on; the exchange ends as soon as its head was, too.
+    /// Notes that the whole response body was passed on. The exchange ends once the head was passed on too.
     pub fn finish(&self) {
         self.finished.set(true);
         self.waiting.set(Waiting::Nobody);
@@ -221,7 +222,7 @@ impl Exchange {
         }
     }
 
-    /// Waits for the head of an answer, `limit` from now or from the last byte of the body that the endpoint took.
+    /// Starts waiting for the head of a response; see `poll_answer_overdue`.
     pub fn await_answer(&self) {
         let now = Instant::now();
         self.clock.enter(Phase::FirstByte, now);
@@ -230,7 +231,8 @@ impl Exchange {
         self.until.set(None);
     }
 
-    /// Whether the answer's head is overdue. Keeps the task's waker otherwise.
+    /// Ready if the head of the response is overdue: `limit` after `await_answer` or after the endpoint last took bytes
+    /// of the request body. Otherwise registers the task's waker.
     pub fn poll_answer_overdue(&self, limit: Duration, cx: &mut Context<'_>) -> Poll<Error> {
         loop {
             if self.until.get().is_none() {
@@ -244,7 +246,7 @@ impl Exchange {
                 return Poll::Ready(overdue());
             }
             match self.upload.get() {
-                // The client's own deadline is kept where its body is read.
+                // The client's own deadline is enforced where its body is read.
                 Upload::AwaitsClient => self.arm(now + limit),
                 _ if self.upload_moved.get() + limit > now => self.arm(self.upload_moved.get() + limit),
                 Upload::AwaitsEndpoint => {
@@ -259,19 +261,19 @@ impl Exchange {
         }
     }
 
-    /// Whether it is not the client that is waited for with its body.
+    /// Whether the endpoint is awaited, and not the client with its request body.
     pub fn awaits_endpoint(&self) -> bool {
         !matches!(self.upload.get(), Upload::AwaitsClient)
     }
 
-    /// Whether the whole exchange took too long; for phases that keep their own deadline.
+    /// Ready if the deadline of the whole exchange has passed; for phases that have a deadline of their own.
     pub fn poll_total_overdue(&self, cx: &mut Context<'_>) -> Poll<Error> {
         let Some(total) = self.total_until.get() else { return Poll::Pending };
         self.timer.set(total);
         self.timer.poll_expired(cx).map(|()| overdue())
     }
 
-    /// Notes that the origin's next bytes are awaited, and says whether they are overdue.
+    /// Notes that more of the response body is awaited; ready if it is overdue.
     pub fn poll_origin_overdue(&self, cx: &mut Context<'_>) -> Poll<Error> {
         if self.waiting.get() != Waiting::Origin {
             self.waiting.set(Waiting::Origin);
@@ -287,12 +289,12 @@ impl Exchange {
         Poll::Ready(Error::upstream(Kind::HttpResponseStalled, Retry::Never, reason))
     }
 
-    /// Whether the whole exchange took too long, for bytes that are there and would be handed on.
+    /// The error if the deadline of the whole exchange has passed; checked before bytes are passed on.
     pub fn past_total(&self) -> Option<Error> {
         self.total_until.get().is_some_and(|total| total <= Instant::now()).then(overdue)
     }
 
-    /// Notes that bytes were handed on and the client is to take them.
+    /// Notes that bytes were passed on, so that the client is awaited.
     pub fn note_handed_on(&self) {
         if self.limits.get().judge_client || self.total_until.get().is_some() {
             self.waiting.set(Waiting::Client);
@@ -302,8 +304,8 @@ impl Exchange {
         }
     }
 
-    /// For the task that drives the exchange: whether the client took nothing for too long, or the whole is overdue
-    /// while nobody polls the body. Then the stream is to be reset.
+    /// For the task that drives the exchange: ready if the client read nothing for too long, or if the deadline of the
+    /// whole exchange passed while the body was not polled. The stream must then be reset.
     pub fn poll_client_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.get() != Waiting::Client || self.tunnelled.get() || self.timer.poll_expired(cx).is_pending() {
             return Poll::Pending;
@@ -313,15 +315,15 @@ impl Exchange {
         } else if self.limits.get().judge_client {
             self.note_failure(Kind::ClientStall, "the client took no more of the answer in time");
         } else {
-            // The connection judges it; only the deadline for the whole is kept here.
+            // `protocol::link` enforces the client's deadline; here only the total one is enforced.
             self.arm(Instant::now() + self.limits.get().client_stall);
             return self.timer.poll_expired(cx);
         }
         Poll::Ready(())
     }
 
-    /// The same, for a stream that holds something of the answer: it is the client that is waited for, even where more is
-    /// awaited of the endpoint too, or everything was handed on.
+    /// Like `poll_client_overdue`, for a stream that buffers part of the response: the client is awaited even if the
+    /// endpoint is awaited too, or if everything was passed on.
     pub fn poll_taking_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting.get() != Waiting::Client && !self.tunnelled.get() {
             self.waiting.set(Waiting::Client);

@@ -1,5 +1,5 @@
-//! A body as it arrives, from whichever protocol reads it: requests of clients and answers of endpoints. The protocol is
-//! told by a tag, so that one that is read by hyper costs neither a box nor a clone.
+//! A received body, from any protocol: of a client's request or an endpoint's response. A tag names the protocol, so
+//! that a body read by hyper needs neither a box nor a clone.
 
 use std::error::Error as StdError;
 use std::io;
@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::ahead::Ahead;
 use crate::http3::{self, Code, RecvBody, Side};
 
-/// A body as it arrives.
+/// A received body.
 #[derive(Debug)]
 pub enum Incoming {
     /// Over HTTP/1.
@@ -22,27 +22,27 @@ pub enum Incoming {
     Http2(hyper::body::Incoming),
     /// Over HTTP/3.
     Http3(RecvBody),
-    /// Over any of them, read ahead of whoever reads it here.
+    /// Over any of them, read ahead by a task.
     Ahead(Ahead),
 }
 
-/// Why a body ends before its end.
+/// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// hyper's word.
+    /// hyper's error.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
-    /// HTTP/3's.
+    /// The error of HTTP/3.
     #[error(transparent)]
     Http3(#[from] http3::Error),
-    /// RST_STREAM with NO_ERROR and without END_STREAM, which hyper takes for the end: it is one only of a message that is
-    /// whole already (RFC 9113 §8.1).
+    /// RST_STREAM with NO_ERROR and without END_STREAM. hyper reports it as the end, but it is one only if the message
+    /// was complete (RFC 9113 §8.1).
     #[error("the stream was reset before its end")]
     Reset,
 }
 
 impl Error {
-    /// Whether the bytes themselves are wrong, and not only missing.
+    /// Whether the received bytes are invalid, and not just missing.
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Hyper(error) => is_malformed(error),
@@ -52,7 +52,7 @@ impl Error {
     }
 }
 
-/// hyper tells it by the kind of an I/O error somewhere below (RFC 9112 §7.1).
+/// hyper reports invalid framing as an I/O error of this kind among its sources (RFC 9112 §7.1).
 fn is_malformed(error: &hyper::Error) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(this) = cause {
@@ -66,12 +66,12 @@ fn is_malformed(error: &hyper::Error) -> bool {
 }
 
 impl Incoming {
-    /// Nothing.
+    /// An empty body.
     pub fn none() -> Self {
         Self::Http3(RecvBody::empty())
     }
 
-    /// The body of a message of this version: hyper's does not say which it is.
+    /// Sets the version of the message, which hyper's body does not know.
     pub fn of(self, version: Version) -> Self {
         match self {
             Self::Hyper(body) if version == Version::HTTP_2 => Self::Http2(body),

@@ -1,6 +1,6 @@
-//! Interim answers (RFC 9110 §15.2) on their way from an endpoint to a client that takes them, which is one that speaks
-//! HTTP/3 (hyper's servers have no way to send any), and the endpoint's word to a client that waits with its body. Who hears
-//! them on the endpoint's side must be `Send` for hyper, so that the client's end stays in a table of this thread and only
+//! Interim (1xx) responses (RFC 9110 §15.2) from an endpoint to a client that takes them, which is an HTTP/3 client,
+//! because hyper's servers cannot send any; and 100 (Continue) for clients that wait with their body. hyper requires
+//! the receiver on the endpoint's side to be `Send`, so the client's end is kept in a table of this thread, and only
 //! its number travels with the request.
 
 use std::cell::{Cell, RefCell};
@@ -20,44 +20,44 @@ thread_local! {
 
 #[derive(Clone)]
 struct Client {
-    /// Where interim answers go.
+    /// The channel to the client.
     to: Option<Informational>,
-    /// Takes away the fields that must not pass.
+    /// Removes fields that must not be forwarded.
     fields: fn(&mut HeaderMap),
-    /// The body that waits for a word of the endpoint.
+    /// The body that waits for the endpoint's 100.
     waits: Option<Rc<Source>>,
 }
 
-/// The client's end of the interim answers to one request. What comes after it was dropped goes nowhere.
+/// The client's end for one request. Interim responses that arrive after it was dropped are discarded.
 pub struct Interim {
     to: Option<Informational>,
     fields: fn(&mut HeaderMap),
-    /// The place in the table; 0: none was asked for yet. Never given twice, as who hears may outlive its request.
+    /// The place in the table; 0: none yet. Never reused, because a receiver may outlive its request.
     number: Cell<u64>,
-    /// Its request said `Expect: 100-continue`.
+    /// The request has `Expect: 100-continue`.
     expects: bool,
 }
 
-/// Who hears the interim answers on the endpoint's side; travels with the request, as an extension of it.
+/// Receives interim responses on the endpoint's side; an extension of the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Hearing(u64);
 
 impl Interim {
-    /// The end of a client that takes interim answers, or waits for a word (`expects`: its request said
-    /// `Expect: 100-continue`); `None`: it does neither. `fields` takes away those that must not pass.
+    /// The end of a client that takes interim responses, or waits for a 100 (`expects`: its request has `Expect:
+    /// 100-continue`); `None`: neither. `fields` removes those that must not be forwarded.
     pub fn new(to: Option<Informational>, expects: bool, fields: fn(&mut HeaderMap)) -> Option<Self> {
         (to.is_some() || expects).then(|| Self { to, fields, number: Cell::new(0), expects })
     }
 
-    /// Nobody reads the body of a client that waits for a word, until it gets one.
+    /// Does not read the body of a waiting client until the endpoint asks for it.
     pub fn hold_back(&self, source: &Source) {
         if self.expects {
             source.expect(self.to.clone());
         }
     }
 
-    /// Passes on what comes ahead of the answer to `request`; `multiplexed`: it is not HTTP/1.1 that it goes over.
-    /// `source`: its body, which waits for a word of this endpoint.
+    /// Forwards the interim responses to `request`; `multiplexed`: not over HTTP/1.1. `source`: its body, if it waits
+    /// for this endpoint's 100.
     pub fn accompany(&self, request: &mut Request<Body>, multiplexed: bool, source: Option<&Rc<Source>>) {
         if self.number.get() == 0 {
             self.number.set(NEXT.replace(NEXT.get() + 1));
@@ -82,15 +82,15 @@ impl Drop for Interim {
 }
 
 impl Hearing {
-    /// Who goes with a request, if anybody does.
+    /// The receiver of a request, if it has one.
     pub fn of(request: &Request<Body>) -> Option<Self> {
         request.extensions().get().copied()
     }
 
-    /// An endpoint sent this. RFC 9110 §15.2: it is forwarded, unless it was us who asked for it; 100 is said by whoever
-    /// reads the body.
+    /// Handles an interim response from an endpoint. RFC 9110 §15.2: it is forwarded, unless the proxy itself asked for
+    /// it; 100 is sent by whoever reads the body.
     pub fn hear(self, status: StatusCode, fields: &HeaderMap) {
-        // Nothing is called while the table is borrowed.
+        // The table must not be borrowed during the calls.
         let Some(client) = CLIENTS.with_borrow(|clients| clients.get(&self.0).cloned()) else { return };
         match status {
             StatusCode::CONTINUE => {

@@ -1,5 +1,5 @@
-//! Whose an exchange is, and where it is entered once it has ended: series, the access log, the recent errors. Plain
-//! counted pointers of one worker, so that a request pays a few stores for it.
+//! What an exchange belongs to, and where its end is recorded: series, access log, recent errors. Plain
+//! reference-counted pointers of one worker, so that a request pays only a few stores.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::telemetry::access_log::{Logger, Record};
 use crate::telemetry::recent::Place;
 use crate::telemetry::series::{Ended, Scope, Series};
 
-/// A listener, route or upstream as one worker measures it.
+/// The metrics of a listener, route or upstream on one worker.
 pub struct Measured {
     /// Its name.
     pub name: Arc<str>,
@@ -18,37 +18,37 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The series of this name on the worker of `telemetry`.
+    /// The series with this name in the telemetry of this worker.
     pub fn new(telemetry: &WorkerTelemetry, scope: Scope, name: &Arc<str>) -> Rc<Self> {
         Rc::new(Self { name: Arc::clone(name), series: telemetry.series.series(scope, name) })
     }
 }
 
-/// Whose one exchange is; filled in as the request is understood.
+/// What one exchange belongs to; filled in while the request is processed.
 #[derive(Default)]
 pub struct Ledger {
-    /// Where it came in.
+    /// The listener.
     pub listener: Option<Rc<Measured>>,
-    /// What it matched.
+    /// The route.
     pub route: Option<Rc<Measured>>,
-    /// Where it was sent.
+    /// The upstream.
     pub upstream: Option<Rc<Measured>>,
     /// The endpoint of the last attempt.
     pub endpoint: Option<Rc<Arc<str>>>,
-    /// Attempts that were made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// What the access log says of it, and the log; `None` where it is not logged.
+    /// The access log and its record of the exchange; `None`: not logged.
     pub record: Option<(Rc<Logger>, Box<Record>)>,
 }
 
 impl Ledger {
-    /// Notes that the request is sent to an endpoint.
+    /// Notes an attempt at an endpoint.
     pub fn attempt(&mut self, endpoint: Rc<Arc<str>>) {
         self.endpoint = Some(endpoint);
         self.attempts += 1;
     }
 
-    /// Enters an exchange that has ended, once.
+    /// Records the end of an exchange, once.
     pub fn close(mut self, ended: &Ended, telemetry: &WorkerTelemetry) {
         for measured in [&self.listener, &self.route, &self.upstream].into_iter().flatten() {
             measured.series.ended(ended);

@@ -1,4 +1,4 @@
-//! What the exchanges of one downstream connection are together: how many are under way, and since when none is.
+//! The exchanges of one downstream connection: how many are in progress, and since when there is none.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,12 +23,12 @@ impl Load {
         Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()), served: Cell::new(0), telemetry })
     }
 
-    /// Exchanges under way.
+    /// Number of exchanges in progress.
     pub fn open(&self) -> u32 {
         self.open.get()
     }
 
-    /// Exchanges that have begun so far.
+    /// Number of exchanges so far.
     pub fn served(&self) -> u64 {
         self.served.get()
     }
@@ -38,7 +38,7 @@ impl Load {
         self.idle_since.get()
     }
 
-    /// Notes that something went on until `at` which no exchange tells of; false: nothing is new about that.
+    /// Notes activity until `at` that belongs to no exchange; false: it does not extend the idle time.
     pub fn touch(&self, at: Instant) -> bool {
         let later = at > self.idle_since.get();
         if later {

@@ -1,6 +1,6 @@
-//! What a client sends, on its way to an endpoint. The bytes come from a `Source` that outlives one attempt, so that a
-//! request can be sent again: from the beginning while what was read is still kept (`replay` bytes at the most), never
-//! otherwise. The client's stall deadline and the body's limit are kept here.
+//! The request body on its way to an endpoint. Its bytes come from a `Source` that outlives one attempt, so that a
+//! request can be retried from the beginning as long as everything that was read is still kept (at most `replay`
+//! bytes). The client's stall deadline and the limit on bodies are enforced here.
 
 mod attempt;
 
@@ -27,24 +27,24 @@ use crate::base::error::{Error, Kind};
 use crate::http3::Informational;
 use crate::net::timer::{self, Timer};
 
-/// The body of one request, for as many attempts as may be made.
+/// The body of one request, for all its attempts.
 pub struct Source {
     incoming: RefCell<Incoming>,
-    /// Read before it was known where it goes.
+    /// Read before the endpoint was chosen.
     ahead: RefCell<Option<Box<Frame<Bytes>>>>,
     exchange: Rc<Exchange>,
     timer: Timer,
-    /// Whether the timer runs.
+    /// Whether the timer is running.
     armed: Cell<bool>,
     kept: RefCell<Kept>,
-    /// Bytes that the client sent.
+    /// Bytes received from the client.
     received: Cell<u64>,
     max: u64,
     trailers: fn(&mut HeaderMap),
     abandoned: Cell<bool>,
-    /// Something of it was given to an attempt.
+    /// Some of it was given to an attempt.
     touched: Cell<bool>,
-    /// There will be no further attempt.
+    /// There will be no further attempts.
     settled: Cell<bool>,
     failure: RefCell<Option<Error>>,
     waker: RefCell<Option<Waker>>,
@@ -52,13 +52,13 @@ pub struct Source {
     carrier: RefCell<Option<Waker>>,
     /// The client waits for a word before it sends anything.
     expecting: RefCell<Option<Box<Expecting>>>,
-    /// It comes as base64.
+    /// It is base64 (gRPC-Web text).
     text: RefCell<Option<Box<Decoder>>>,
 }
 
 impl Source {
-    /// The body of a request. `max` is the limit in bytes, `replay` how many are kept for another attempt, `trailers`
-    /// takes away the trailer fields that must not pass.
+    /// The body of a request. `max` is its limit in bytes, `replay` the bytes kept for retries, and `trailers` removes
+    /// the trailer fields that must not be forwarded.
     pub fn new(
         incoming: Incoming,
         exchange: Rc<Exchange>,
@@ -88,35 +88,35 @@ impl Source {
         })
     }
 
-    /// The client sends nothing before it gets a word; `client`: it is we who have to give it.
+    /// The client waits for a 100; `client`: the proxy has to send it.
     pub fn expect(&self, client: Option<Informational>) {
         self.expecting.replace(Some(Box::new(Expecting::new(client))));
     }
 
-    /// Whether the client still waits for a word.
+    /// Whether the client is still waiting for a 100.
     pub fn is_expecting(&self) -> bool {
         self.expecting.borrow().as_ref().is_some_and(|expecting| !expecting.is_over())
     }
 
-    /// Has a client that waits for a word send its body.
+    /// Asks a waiting client for its body.
     pub fn go_on(&self) {
         if let Some(expecting) = &*self.expecting.borrow() {
             expecting.go_on();
         }
     }
 
-    /// The body is base64, and its bytes are wanted.
+    /// Decodes the body from base64.
     pub fn read_as_text(&self) {
         self.text.replace(Some(Box::default()));
     }
 
-    /// Reads the body ahead, to its end or until `limit` bytes of it are here. Called before any attempt.
+    /// Reads the body ahead, to its end or until `limit` bytes are buffered. Called before the first attempt.
     ///
     /// # Errors
-    /// As any reading of it.
+    /// Those of reading the body.
     pub async fn fill(&self, limit: u64) -> Result<(), Error> {
         self.go_on();
-        // What is read now is gathered, not kept piece by piece.
+        // Read into one buffer, instead of keeping each chunk.
         let keeps_none = std::mem::replace(&mut self.kept.borrow_mut().overflowed, true);
         let held = Held::new(&self.exchange);
         let mut gathered = Gathered::default();
@@ -135,12 +135,12 @@ impl Source {
         Ok(())
     }
 
-    /// Puts what was read already before the rest.
+    /// Puts a frame that was already read in front of the rest.
     pub fn put_ahead(&self, frame: Frame<Bytes>) {
         self.ahead.replace(Some(Box::new(frame)));
     }
 
-    /// Whether no attempt was given anything of it yet.
+    /// Whether no attempt has been given any of it yet.
     pub fn is_untouched(&self) -> bool {
         !self.touched.get()
     }
@@ -150,7 +150,7 @@ impl Source {
         self.is_untouched() || !self.kept.borrow().overflowed
     }
 
-    /// Why reading it failed. On HTTP/2 hyper resets the stream for it and keeps the cause to itself.
+    /// Why reading it failed. Over HTTP/2, hyper only resets the stream and does not return the cause.
     pub fn take_failure(&self) -> Option<Error> {
         self.failure.take()
     }
@@ -160,7 +160,7 @@ impl Source {
         RequestBody::new(Rc::clone(self))
     }
 
-    /// There will be no further attempt: what was kept for one goes as soon as it is sent.
+    /// There will be no further attempts: bytes kept for one are freed as soon as they are sent.
     pub fn settle(self: &Rc<Self>) {
         self.settled.set(true);
         if Rc::strong_count(self) == 1 {
@@ -258,7 +258,8 @@ impl Source {
                     kept.ended = true;
                     self.exchange.note_upload(Upload::Done);
                 } else if incoming.size_hint().exact() == Some(0) {
-                    // On HTTP/2 and HTTP/3 the end may be on its way still, and nobody reads on who counts the bytes.
+                    // On HTTP/2 and HTTP/3 END_STREAM may still follow, and a reader that counts bytes would not read
+                    // on.
                     self.exchange.note_upload(Upload::Done);
                 }
                 Ok(Some(Frame::data(data)))
@@ -278,10 +279,10 @@ impl Source {
     }
 }
 
-/// The first frame of a body of unknown length; `None`: there is none, only its end came later than the head.
+/// The first frame of a body of unknown length; `None`: there is none, END_STREAM only came after the head.
 ///
 /// # Errors
-/// The client's fault: its body broke off, or it sent neither in `client_stall`.
+/// The client's fault: the body broke off, or nothing came within `client_stall`.
 pub async fn first_frame(incoming: &mut Incoming, client_stall: Duration) -> Result<Option<Frame<Bytes>>, Error> {
     let first = poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx));
     match timer::timeout(client_stall, first).await {
@@ -293,7 +294,7 @@ pub async fn first_frame(incoming: &mut Incoming, client_stall: Duration) -> Res
 const NO_TEXT: &str = "the request's body is not the base64 that its type announces";
 const SILENT: &str = "the client stopped sending its body";
 
-/// Why a client's body ends before its end: its framing is wrong, or the client is gone.
+/// Why a client's body broke off: its framing is invalid, or the client is gone.
 fn broken(error: incoming::Error) -> Error {
     if error.is_malformed() {
         let reason = "the framing of the request's body is malformed";

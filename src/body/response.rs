@@ -1,4 +1,4 @@
-//! What an endpoint answers, on its way to the client. Its end, its silence and its failure are told to the exchange.
+//! The response body on its way to the client. Its end, silence and failure are reported to the exchange.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,24 +14,24 @@ use super::incoming::Incoming;
 use super::request::Source;
 use crate::base::error::{Error, Kind, Retry};
 
-/// What an endpoint answers.
+/// The body of an endpoint's response.
 pub struct ResponseBody {
     incoming: Incoming,
     exchange: Rc<Exchange>,
-    /// What the client may still be sending; nobody wants it once the answer is complete.
+    /// The request body, whose rest is not needed once the response is complete.
     upload: Option<Rc<Source>>,
-    /// Takes away trailer fields that must not pass; `None`: the client gets no trailers at all.
+    /// Removes trailer fields that must not be forwarded; `None`: the client gets no trailers.
     trailers: Option<fn(&mut HeaderMap)>,
-    /// How a gRPC call ends; `None`: it is none.
+    /// How to end a gRPC call; `None`: not gRPC.
     grpc: Option<Box<Ending>>,
-    /// It has ended, whatever the endpoint may still send.
+    /// It has ended, whatever the endpoint still sends.
     over: bool,
-    /// What lives as long as the body: the count of an HTTP/2 session's streams.
+    /// Dropped with the body: the count of streams on a shared connection.
     _held: Option<Box<dyn std::any::Any>>,
 }
 
 impl ResponseBody {
-    /// Watches `incoming` for `exchange`; `grpc`: how it ends if it answers a call.
+    /// Monitors `incoming` for `exchange`; `grpc`: how to end it, if it answers a gRPC call.
     pub fn new(
         incoming: Incoming,
         exchange: Rc<Exchange>,
@@ -63,7 +63,7 @@ impl ResponseBody {
         }
     }
 
-    /// A call that fails ends with a status all the same; anything else breaks off.
+    /// A gRPC call that fails still ends with a status; any other body breaks off.
     fn fail(&mut self, error: Error) -> Result<Frame<Bytes>, Error> {
         self.exchange.note_failure(error.kind(), error.reason());
         let Some(ending) = &self.grpc else { return Err(error) };
@@ -72,7 +72,7 @@ impl ResponseBody {
         Ok(frame)
     }
 
-    /// The endpoint has said everything.
+    /// The endpoint has sent everything.
     fn end(&mut self) -> Option<Frame<Bytes>> {
         let frame = self.grpc.as_mut().and_then(|ending| ending.without_trailers());
         match &frame {
@@ -82,7 +82,7 @@ impl ResponseBody {
         frame
     }
 
-    /// Nothing comes after this frame.
+    /// Nothing follows this frame.
     fn close(&mut self, frame: &Frame<Bytes>) {
         self.over = true;
         self.exchange.note_sent(frame.data_ref().map_or(0, Bytes::len) as u64);
@@ -90,7 +90,7 @@ impl ResponseBody {
     }
 
     fn hand_on(&mut self, frame: Frame<Bytes>) -> Option<Result<Frame<Bytes>, Error>> {
-        // An origin that always has more never lets its own deadline be looked at.
+        // Checked here too, because the timer is not polled while the endpoint always has data.
         if let Some(error) = self.exchange.past_total() {
             return Some(self.fail(error));
         }
@@ -114,7 +114,7 @@ impl ResponseBody {
         }
     }
 
-    /// The same where the end stands in the body.
+    /// The same, for gRPC-Web, where the status is part of the body.
     fn hand_on_for_web(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let ending = self.grpc.as_ref()?;
         match frame.into_data() {
@@ -150,11 +150,12 @@ impl ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        // Whoever writes a length asks for no more once it has that many bytes, and the end may be on its way still.
+        // A reader of a body with a length may not poll again after that many bytes, although the end has not been
+        // read.
         if self.incoming.size_hint().exact() == Some(0) && !self.has_end_to_tell() {
             self.exchange.finish();
         }
-        // RFC 9112 §9.3: an endpoint that answers early is not sent the rest.
+        // RFC 9112 §9.3: the rest of the request is not sent to an endpoint that has already answered.
         if let Some(upload) = self.upload.take() {
             upload.abandon();
         }

@@ -1,6 +1,6 @@
-//! Serves HTTP/1 and HTTP/2 on one downstream channel with hyper: waits for the first byte, tells the protocols apart,
-//! drives hyper's connection under the proxy's own deadlines, and takes an idle HTTP/1 connection apart again, so that
-//! only its socket waits for the next request (the connection is parked).
+//! Serves HTTP/1 and HTTP/2 on one downstream channel with hyper: waits for the first byte, detects the protocol, and drives
+//! hyper's connection under the proxy's own deadlines. An idle HTTP/1 connection is parked: hyper's connection is dropped,
+//! and only the socket waits for the next request.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -29,7 +29,7 @@ use crate::body::Body;
 use crate::body::exchange::Exchange;
 use crate::transport::Channel;
 
-/// What a listener's connections speak, and within which limits. Made once per listener and generation.
+/// The protocols and limits of a listener's connections. Made once per listener and generation.
 #[derive(Clone)]
 pub struct Settings {
     /// HTTP/1.1 and HTTP/1.0.
@@ -48,10 +48,10 @@ pub struct Settings {
     pub deadlines: Deadlines,
 }
 
-/// Which protocol the handshake has settled.
+/// The protocol negotiated by the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// Nothing: the first bytes tell.
+    /// None (cleartext): the first bytes decide.
     Nothing,
     /// HTTP/1 by ALPN, or over TLS without ALPN.
     Http1,
@@ -59,35 +59,35 @@ pub enum Settled {
     Http2,
 }
 
-/// Makes the bytes of an answer to a head that was refused before hyper saw it.
+/// Builds the response to a head that was refused before hyper saw it.
 pub type Refuse = Rc<dyn Fn(Refusal) -> Bytes>;
 
-/// Bytes that hyper buffers for one HTTP/1 connection in either direction at the most. Large enough that a body moves
-/// in few system calls, small enough to stay in the processor's second-level cache.
+/// Maximum bytes that hyper buffers for one HTTP/1 connection in each direction: large enough to move a body with few
+/// system calls, small enough for the second-level cache.
 const HTTP1_BUFFER: usize = 128 * 1024;
-/// Fields of a head that hyper reads without being asked, into room on the stack.
+/// hyper's default limit on header fields, up to which it parses them on the stack.
 const HYPER_MAX_HEADERS: usize = 100;
-/// Flow-control window of one HTTP/2 stream: what a client may send ahead of the endpoint.
+/// Flow-control window of one HTTP/2 stream: bytes that a client may send before the endpoint takes them.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Flow-control window of one HTTP/2 connection: more than a stream's, so that one stalled upload leaves room for
-/// others, and less than all of them together, so that a connection's memory is bounded.
+/// Flow-control window of one HTTP/2 connection: larger than a stream's, so that one stalled upload does not block
+/// others, and smaller than their sum, so that the memory of a connection is bounded.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Bytes of an answer that are buffered for one stream whose client does not take them.
+/// Bytes of a response buffered for one HTTP/2 stream whose client does not read.
 const STREAM_SEND_BUFFER: usize = 256 * 1024;
-/// Frames of an upload that a client may send; the default of RFC 9113 §4.2 costs a call per 16 KiB.
+/// SETTINGS_MAX_FRAME_SIZE: the default of RFC 9113 §4.2 would cost a call for each 16 KiB of an upload.
 const MAX_FRAME: u32 = 64 * 1024;
 
 /// RFC 9110 §15.5.9.
 const HEADER_LATE: Refusal =
     Refusal { kind: Kind::RequestHeaderTimeout, reason: "the head of the request did not arrive in time" };
 
-/// All that hyper may find fault with in a head that the wire let pass.
+/// The only error that hyper can find in a head that `wire` accepted.
 const NO_URI: Refusal = Refusal { kind: Kind::HttpRequestError, reason: "the request target is not a valid URI" };
 
-/// What became of hyper's connection.
+/// How hyper's connection ended.
 enum Ended {
     Closed,
-    /// The channel, and what was read ahead.
+    /// The channel, and bytes of the next request that were already read.
     Parked(Channel, Vec<u8>),
 }
 
@@ -110,7 +110,7 @@ pub async fn serve<S>(
             close(&mut channel).await;
             return;
         };
-        // Boxed, so that a parked connection does not hold the room for it.
+        // Boxed, so that hyper's state is freed while the connection is parked.
         let ended = if detected == Detected::Http2 {
             Box::pin(serve_http2(channel, std::mem::take(&mut first), &settings, &link, service.clone())).await
         } else {
@@ -123,7 +123,7 @@ pub async fn serve<S>(
     }
 }
 
-/// Waits for bytes on a connection that holds no buffers, and tells the protocol by them.
+/// Waits for the first bytes on a connection without buffers, and detects the protocol.
 async fn first_bytes(
     channel: &mut Channel,
     first: &mut Vec<u8>,
@@ -159,7 +159,7 @@ async fn read_first(
         }
         let before = first.len();
         let open = poll_fn(|cx| {
-            // On the stack only while it is polled: a waiting connection holds no buffer.
+            // On the stack, so that a waiting connection holds no buffer.
             let mut scratch = [std::mem::MaybeUninit::uninit(); 4096];
             let mut buffer = ReadBuf::uninit(&mut scratch);
             if let Poll::Ready(read) = Pin::new(&mut *channel).poll_read(cx, &mut buffer) {
@@ -176,7 +176,7 @@ async fn read_first(
     }
 }
 
-/// Which protocol the bytes are, among those the listener speaks.
+/// The protocol of the first bytes, among those the listener allows.
 fn tell(first: &[u8], settled: Settled, settings: &Settings) -> Detected {
     match settled {
         Settled::Http1 => Detected::Http1,
@@ -207,8 +207,8 @@ where
     let counters = Arc::clone(link.load().counters());
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HTTP1_BUFFER.max(settings.max_header_size as usize * 2)).header_read_timeout(None);
-    // The wire has counted before; hyper's own limit only must not be tighter. Asked for a number, it allocates twice for
-    // each request, or fills what it has on the stack.
+    // `wire` has already counted the fields; hyper's limit must only not be lower. Setting it makes hyper allocate for each
+    // request, so the default is kept where it suffices.
     if settings.max_headers as usize > HYPER_MAX_HEADERS {
         builder.max_headers(settings.max_headers as usize);
     }
@@ -249,27 +249,27 @@ where
     }
     match verdict {
         Some(Verdict::Park) => {
-            // Copied, not converted: a conversion would keep hyper's whole buffer for nothing.
+            // Copied: a conversion would keep hyper's whole buffer alive.
             Ended::Parked(channel, parts.read_buf.to_vec())
         }
         Some(Verdict::HeaderLate) if link.load().open() == 0 => {
             farewell(channel, refuse(HEADER_LATE)).await;
             Ended::Closed
         }
-        // RFC 9112 §8: an answer that breaks off must not look like one that ended.
+        // RFC 9112 §8: a truncated response must not look complete.
         Some(Verdict::Broken | Verdict::Stalled | Verdict::Cut) => {
             channel.reset();
             Ended::Closed
         }
         Some(_) => {
-            // Over TLS the client learns with close_notify that nothing was cut off.
+            // Over TLS, close_notify tells the client that nothing was truncated.
             let mut channel = channel;
             close(&mut channel).await;
             Ended::Closed
         }
         None => {
             if is_unread {
-                // hyper has answered already; what it read is told of like any other head.
+                // hyper has sent a 400 itself; this only counts and logs the head.
                 refuse(NO_URI);
             }
             if let Some(refusal) = link.due_refusal() {
@@ -310,7 +310,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(STREAM_SEND_BUFFER)
         .max_frame_size(MAX_FRAME)
-        // RFC 8441 §3. What is not allowed there the route says.
+        // RFC 8441 §3. Whether a protocol is allowed is up to the route.
         .enable_connect_protocol()
         .serve_connection(
             io.clone(),
@@ -328,7 +328,7 @@ where
             }
             match ready!(link.poll_verdict(false, cx)) {
                 Verdict::Park => {}
-                // A head that never ends: nothing after it on this connection can be read.
+                // After an unfinished header block nothing else on this connection can be read.
                 Verdict::HeaderLate | Verdict::Stalled | Verdict::Cut | Verdict::Broken => return Poll::Ready(()),
                 Verdict::IdleLate | Verdict::Retire => {
                     link.retire();
@@ -341,7 +341,7 @@ where
     Ended::Closed
 }
 
-/// Spawns HTTP/2 streams on this thread, each under the deadlines of its exchange.
+/// Spawns the tasks of HTTP/2 streams on this thread, each under the deadlines of its exchange.
 #[derive(Clone)]
 struct Supervisor(Rc<Link>);
 
@@ -351,7 +351,7 @@ where
 {
     fn execute(&self, stream: F) {
         let exchange = self.0.take_supervised();
-        // Every stream has an exchange. What has none comes with the answer to a CONNECT, from within a stream.
+        // Every stream has an exchange. A future without one is hyper's pump for a CONNECT tunnel.
         match exchange.is_none().then(|| self.0.take_pump_place()).flatten() {
             Some(place) => place.put(stream),
             None => drop(tokio::task::spawn_local(Supervised { stream: Some(stream), exchange })),
@@ -360,8 +360,8 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// A stream whose client takes nothing is dropped, which resets it (RFC 9113 §5.4.2): hyper does not poll a body
-    /// while the window is shut, so the body itself could not tell.
+    /// The task of a stream. It is dropped, which resets the stream (RFC 9113 §5.4.2), if the client reads nothing for too
+    /// long. The body cannot detect that, because hyper does not poll it while the window is closed.
     struct Supervised<F> {
         #[pin]
         stream: Option<F>,

@@ -1,5 +1,5 @@
-//! One downstream connection while it lives: what is under way on it, and which deadline is next. Its `io` tells it
-//! what passes; the driver in `http` asks it for a verdict.
+//! The state of one downstream connection: what is in progress on it, and which deadline is next. Its `io` reports the bytes
+//! that pass; the drivers in `http` and `http3` poll it for a verdict.
 
 mod io;
 
@@ -27,41 +27,41 @@ use crate::transport::quic::Established;
 /// The deadlines of a connection.
 #[derive(Clone, Debug)]
 pub struct Deadlines {
-    /// Accept, or the first byte of a later head, to the head's last byte.
+    /// From accept, or from the first byte of a later head, to the last byte of the head.
     pub header: Duration,
-    /// The client takes none of what we have for it.
+    /// How long the client may read nothing of a pending response.
     pub client_stall: Duration,
-    /// Between requests.
+    /// How long the connection may be idle between requests.
     pub idle: Duration,
-    /// Age after which it is asked to go.
+    /// Age after which it is closed gracefully; `None`: never.
     pub max_age: Option<Duration>,
-    /// What is still open so long after it was asked to go is cut.
+    /// Time from the graceful close to the forced one.
     pub drain: Duration,
 }
 
-/// What is to be done with a connection now.
+/// What to do with a connection now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// A head is not complete in time.
+    /// A head is overdue.
     HeaderLate,
-    /// Nothing was asked for too long.
+    /// It was idle for too long.
     IdleLate,
-    /// It was idle for a moment: give its buffers back.
+    /// It was idle for a moment: free its buffers.
     Park,
-    /// The client takes nothing.
+    /// The client does not read.
     Stalled,
-    /// It is to finish what is under way and go.
+    /// Close it gracefully: finish what is in progress.
     Retire,
-    /// It was asked to go and has not gone.
+    /// It did not end in time after the graceful close: close it now.
     Cut,
-    /// An answer broke off inside its body.
+    /// A response broke off within its body.
     Broken,
 }
 
-/// What takes a connection over after its protocol was switched (RFC 9110 §7.8).
+/// Takes over the connection after an upgrade (RFC 9110 §7.8).
 pub type Tunnel = Box<dyn FnOnce(Rc<Link>, Channel, Bytes) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// What the parts of one connection share.
+/// The state shared by the parts of one connection.
 pub struct Link {
     load: Rc<Load>,
     deadlines: Deadlines,
@@ -71,10 +71,10 @@ pub struct Link {
     born: Instant,
     retired: Cell<Option<Instant>>,
     head_since: Cell<Option<Instant>>,
-    /// No head and no body of a request is under way.
+    /// No head and no body of a request is being received.
     at_boundary: Cell<bool>,
     blocked_since: Cell<Option<Instant>>,
-    /// Nothing that was written waits in a buffer.
+    /// No written byte is still in a buffer.
     flushed: Cell<bool>,
     refusal: Cell<Option<Refusal>>,
     tunnel: RefCell<Option<Tunnel>>,
@@ -85,12 +85,12 @@ pub struct Link {
     early: RefCell<Option<Established>>,
 }
 
-/// A connection that was idle so long gives its buffers back. Short, since a held buffer is the larger part of an idle
-/// connection's memory; long against the pause between two requests of a busy client.
+/// Idle time after which a connection frees its buffers. Short, because the buffers are most of an idle connection's
+/// memory; long compared with the pause between two requests of a busy client.
 const PARK_AFTER: Duration = Duration::from_millis(100);
 
 impl Link {
-    /// A connection that begins now.
+    /// For a connection that starts now.
     pub fn new(load: Rc<Load>, deadlines: Deadlines, is_draining: Rc<dyn Fn() -> bool>) -> Rc<Self> {
         Rc::new(Self {
             load,
@@ -114,27 +114,27 @@ impl Link {
         })
     }
 
-    /// The exchanges of the connection.
+    /// The count of the connection's exchanges.
     pub fn load(&self) -> &Rc<Load> {
         &self.load
     }
 
-    /// Hands over what takes the connection once a 101 was sent.
+    /// Sets what takes over the connection once the 101 was sent.
     pub fn switch_to(&self, tunnel: Tunnel) {
         self.tunnel.replace(Some(tunnel));
     }
 
-    /// What takes the connection over, if it was switched.
+    /// What takes over the connection, if it was upgraded.
     pub fn take_tunnel(&self) -> Option<Tunnel> {
         self.tunnel.take()
     }
 
-    /// Whether something takes the connection over after the answer under way.
+    /// Whether the connection is upgraded after the current response.
     pub fn is_switching(&self) -> bool {
         self.tunnel.borrow().is_some()
     }
 
-    /// Says where the pump of a tunnel belongs that begins with the answer which is about to be handed on (HTTP/2).
+    /// Sets where the pump of the tunnel goes that starts with the next response (HTTP/2).
     pub fn expect_pump(&self, place: Rc<PumpPlace>) {
         self.pump.replace(Some(place));
     }
@@ -143,12 +143,12 @@ impl Link {
         self.pump.take()
     }
 
-    /// Whether the connection was cut, as it was asked to go and did not.
+    /// Whether the connection was closed by force, because it did not end in time after the graceful close.
     pub fn was_cut(&self) -> bool {
         self.was_cut.get()
     }
 
-    /// Names the exchange of the stream that is about to be spawned (HTTP/2, HTTP/3).
+    /// Sets the exchange of the stream that is spawned next (HTTP/2, HTTP/3).
     pub fn supervise(&self, exchange: Rc<Exchange>) {
         self.supervised.replace(Some(exchange));
     }
@@ -157,43 +157,43 @@ impl Link {
         self.supervised.take()
     }
 
-    /// Says where interim answers to the next request go (HTTP/3).
+    /// Sets the channel for interim responses to the next request (HTTP/3).
     pub(super) fn offer(&self, informational: Informational) {
         self.informational.replace(Some(informational));
     }
 
-    /// Where interim answers to the request go that is being taken up, where they go anywhere.
+    /// The channel for interim responses to the current request, if there is one.
     pub fn take_informational(&self) -> Option<Informational> {
         self.informational.take()
     }
 
-    /// The handshake is not over yet (0-RTT); `established` tells when it is.
+    /// Notes that the handshake is not complete yet (0-RTT); `established` reports when it is.
     pub fn begin_early(&self, established: Established) {
         self.early.replace(Some(established));
     }
 
-    /// What tells that the handshake is over, while it is not.
+    /// Reports the end of the handshake; `None` once it is complete.
     pub(super) fn established(&self) -> Option<Established> {
         self.early.borrow().as_ref().filter(|established| !established.is_complete()).cloned()
     }
 
-    /// Whether somebody else may have recorded and sent what comes now: the handshake is not over (RFC 8470).
+    /// Whether the data may be a replay, because the handshake is not complete (RFC 8470).
     pub fn is_early(&self) -> bool {
         self.early.borrow().as_ref().is_some_and(|established| !established.is_complete())
     }
 
-    /// Whether the connection was asked to go.
+    /// Whether the graceful close has begun.
     pub fn is_retired(&self) -> bool {
         self.retired.get().is_some()
     }
 
-    /// Whether the answer under way is to be the last: the connection was asked to go, or is about to be.
+    /// Whether the current response is the last one, because the graceful close has begun or is about to.
     pub fn is_leaving(&self) -> bool {
         self.is_retired() || (self.is_draining)()
     }
 
-    /// A client that was accepted has a request on its way: it is served before the connection goes, under the
-    /// deadline of a first head. Closed instead, it would be lost: clients retry on reused connections only.
+    /// Whether the connection has served no request yet. Even during a drain its first request is awaited, within the
+    /// deadline on heads: clients do not retry on a connection that was never used, so the request would be lost.
     fn is_fresh(&self) -> bool {
         self.load.served() == 0
     }
@@ -202,8 +202,8 @@ impl Link {
         self.retired.set(Some(Instant::now()));
     }
 
-    /// Whether hyper's connection holds nothing that must not be lost: the request was read to its end, its answer has
-    /// ended and was flushed. The caller still looks for bytes that were read ahead.
+    /// Whether hyper's connection may be dropped: the last request was read completely, and its response was sent and
+    /// flushed. The caller still has to keep bytes that were read ahead.
     pub(super) fn is_at_rest(&self) -> bool {
         self.load.open() == 0 && self.flushed.get() && self.head_since.get().is_none() && self.at_boundary.get()
     }
@@ -212,7 +212,7 @@ impl Link {
         self.at_boundary.get()
     }
 
-    /// The refused head, once nothing is under way before it.
+    /// The refusal of a head, once all responses before it are sent.
     pub(super) fn due_refusal(&self) -> Option<Refusal> {
         if self.load.open() > 0 || !self.flushed.get() {
             return None;
@@ -220,7 +220,7 @@ impl Link {
         self.refusal.get()
     }
 
-    /// The next deadline with what it means.
+    /// The next deadline and its verdict.
     fn next_deadline(&self, http1: bool) -> (Option<Instant>, Verdict) {
         let limits = &self.deadlines;
         let mut next = (None, Verdict::IdleLate);
@@ -236,10 +236,10 @@ impl Link {
             if let Some(since) = self.head_since.get() {
                 consider(since + limits.header, Verdict::HeaderLate);
             } else if self.load.served() == 0 {
-                // Which is when it began, unless HTTP/3 has seen a head that is on its way.
+                // `idle_since` is when it was accepted, unless HTTP/3 has seen the beginning of a head.
                 consider(self.load.idle_since() + limits.header, Verdict::HeaderLate);
             } else if self.retired.get().is_none() {
-                // Once asked to go it is only waited for: a client that does not answer must not be found idle for ever.
+                // Not after the graceful close has begun: `IdleLate` would be repeated until the client reacts.
                 consider(self.load.idle_since() + limits.idle, Verdict::IdleLate);
                 if http1 && self.is_at_rest() {
                     consider(self.load.idle_since() + PARK_AFTER, Verdict::Park);
@@ -248,8 +248,8 @@ impl Link {
         } else if let Some(since) = self.head_since.get()
             && !http1
         {
-            // On HTTP/2 an unfinished head blocks every stream; on HTTP/1 it waits behind the exchange under way. On
-            // HTTP/3 each stream has its own.
+            // On HTTP/2 an unfinished head blocks all streams. On HTTP/1 it waits behind the current exchange, and on
+            // HTTP/3 each stream has its own deadline.
             consider(since + limits.header, Verdict::HeaderLate);
         }
         match self.retired.get() {
@@ -259,8 +259,8 @@ impl Link {
         next
     }
 
-    /// What is to be done now, or pending until the next deadline. The timer is only touched when a deadline is sooner
-    /// than it; later ones are found when it fires.
+    /// What to do now, or pending until the next deadline. The timer is only set for an earlier deadline; a later one is
+    /// found when the timer fires.
     pub(super) fn poll_verdict(&self, http1: bool, cx: &mut Context<'_>) -> Poll<Verdict> {
         if self.retired.get().is_none() && !self.is_fresh() && (self.is_draining)() {
             return Poll::Ready(Verdict::Retire);
@@ -283,8 +283,8 @@ impl Link {
         }
     }
 
-    /// Ends when the connection was asked to go and its time is up; for a connection whose protocol was switched, whose
-    /// other deadlines the relay keeps.
+    /// Ends when the connection must be closed by force. For upgraded connections, whose other deadlines the relay
+    /// enforces. Cancel-safe.
     pub async fn cut(&self) {
         poll_fn(|cx| {
             loop {

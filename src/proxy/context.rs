@@ -1,4 +1,4 @@
-//! What the exchanges of one downstream connection share, and what templates may ask of one request.
+//! The state shared by the exchanges of one downstream connection, and the values of placeholders for one request.
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
@@ -25,28 +25,28 @@ use crate::snapshot::{ListenerSpec, WorkerSnapshot};
 use crate::telemetry::access_log::Logger;
 use crate::transport::tls::server::Accepted;
 
-/// A listener of one generation, with what is computed from it once for all its connections on a worker.
+/// A listener in one generation, with values computed once for all its connections on a worker.
 pub struct Profile {
     /// The listener.
     pub spec: Rc<ListenerSpec>,
-    /// What endpoints are told about clients.
+    /// The headers about clients that endpoints get.
     pub policy: Policy,
     /// The entry in `Via`; `None` where it is off.
     pub via: Option<Via>,
-    /// What its connections speak.
+    /// The protocols and limits of its connections.
     pub settings: Rc<Settings>,
-    /// What answers say of where HTTP/3 is to be had; `None`: nothing.
+    /// The Alt-Svc of responses; `None`: none.
     pub alt_svc: Option<HeaderValue>,
-    /// What its worker measures of it.
+    /// Its metrics on this worker.
     pub measured: Rc<Measured>,
-    /// Where its requests are logged; `None`: nowhere.
+    /// Its access log on this worker; `None`: none.
     pub logger: Option<Rc<Logger>>,
-    /// Whether they are, by configuration.
+    /// Whether its requests are logged, by configuration.
     pub is_logged: bool,
 }
 
 impl Profile {
-    /// Computes it, for the connections of one address; `port` is its port.
+    /// Computes it for the connections of one address with this port.
     pub fn new(spec: Rc<ListenerSpec>, generation: &WorkerSnapshot, port: Option<u16>) -> Self {
         let config = &spec.config;
         let settings = Settings {
@@ -80,7 +80,7 @@ impl Profile {
 
 /// RFC 7838 §3: HTTP/3 on the same host, to be remembered for a day.
 fn alt_svc(config: &Listener, port: Option<u16>) -> Option<HeaderValue> {
-    // Of an origin's answers it would be untrue.
+    // In forward mode, Alt-Svc would be wrong for the origin's responses.
     if !config.protocols.http3 || config.tls.is_none() || config.mode.outbound().is_some() {
         return None;
     }
@@ -93,57 +93,56 @@ fn alt_svc(config: &Listener, port: Option<u16>) -> Option<HeaderValue> {
 }
 
 impl Profile {
-    /// The deadlines that an exchange begins with; `judge_client`: see [`Limits`].
+    /// The limits that an exchange starts with; `judge_client`: see [`Limits`].
     pub fn limits(&self, judge_client: bool) -> Limits {
         let client_stall = self.spec.config.timeouts.client_stall;
         Limits { client_stall, stream_idle: client_stall, judge_client }
     }
 }
 
-/// What is in force where a connection was accepted. Asked once for each request, so that a reload reaches open
-/// connections and no request sees two generations.
+/// The current configuration of the place where a connection was accepted. Read once for each request, so that a reload
+/// reaches open connections and no request sees two generations.
 pub trait Home {
-    /// The generation, and the listener as it has it.
+    /// The generation, and the listener in it.
     fn now(&self) -> (Rc<WorkerSnapshot>, Rc<Profile>);
 }
 
-/// One downstream connection, as its exchanges see it.
+/// One downstream connection, as seen by its exchanges.
 pub struct Connection {
     /// Where it was accepted.
     pub home: Rc<dyn Home>,
     /// Its deadlines and its exchanges.
     pub link: Rc<Link>,
-    /// The client's socket, as a PROXY header tells it, or else the other end; `None` on a Unix socket.
+    /// The client's address, from a PROXY header or else from the socket; `None` on a Unix socket.
     pub remote: Option<SocketAddr>,
-    /// Its other facts, where somebody asks for them.
+    /// Further facts about it, if anything needs them.
     pub ends: Option<Box<Ends>>,
-    /// What endpoints are told about the client.
+    /// The headers about the client that endpoints get.
     pub forwarded: ForwardedFor,
-    /// What the handshake settled; `None` on cleartext.
+    /// The result of the TLS handshake; `None` on cleartext.
     pub tls: Option<Accepted>,
-    /// An exchange that is over and can be used again.
+    /// An exchange that has ended and can be reused.
     pub spare: RefCell<Option<Rc<Exchange>>>,
 }
 
-/// What is known of a connection below HTTP: kept where a PROXY header came with it, or endpoints are told of clients.
+/// The addresses of a connection below HTTP; kept if it began with a PROXY header, or if endpoints are sent one.
 #[derive(Debug)]
 pub struct Ends {
-    /// The other end of our socket; `None` on a Unix socket.
+    /// The peer of our socket; `None` on a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// Where the client connected to.
+    /// The address that the client connected to.
     pub local: Option<SocketAddr>,
-    /// What else its PROXY header said.
+    /// The TLVs of its PROXY header.
     pub tlvs: Box<[u8]>,
 }
 
 impl Connection {
-    /// The other end of our socket; `None` on a Unix socket.
+    /// The peer of our socket; `None` on a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.ends.as_ref().map_or(self.remote, |ends| ends.peer)
     }
 
-    /// The PROXY header that tells an endpoint of the client, where endpoints are told. What a header told of its other
-    /// facts is passed on.
+    /// The PROXY header for an endpoint, if the upstream sends one. It includes the TLVs that were received.
     pub fn header_for_endpoint(&self, version: SendProxyProtocol) -> Option<Vec<u8>> {
         if version == SendProxyProtocol::Off {
             return None;
@@ -154,9 +153,9 @@ impl Connection {
         Some(header)
     }
 
-    /// Begins an exchange, with the one of an earlier request where that is free again.
+    /// Starts an exchange, reusing an earlier one if it is free.
     pub fn begin(&self, limits: Limits) -> Rc<Exchange> {
-        // The streams of HTTP/2 overlap, and each has its own end.
+        // The streams of HTTP/2 overlap, and each needs its own exchange.
         if limits.judge_client {
             return Exchange::begin(self.link.load(), limits);
         }
@@ -173,37 +172,37 @@ impl Connection {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// The name of the handshake.
+    /// The server name of the TLS handshake.
     pub fn sni(&self) -> Option<&str> {
         self.tls.as_ref().and_then(|tls| tls.sni.as_deref())
     }
 }
 
-/// What was decided about a request.
+/// The facts about a request that were established while it was routed.
 pub struct Facts {
     /// Its authority and its path.
     pub normalized: Normalized,
     /// Its target as the client sent it.
     pub target: PathAndQuery,
-    /// Where in the path begins what `*` of the route's path matched.
+    /// Where in the path the part that `*` of the route's path matched begins.
     pub rest: usize,
     /// The client's address.
     pub client: Option<IpAddr>,
 }
 
 impl Facts {
-    /// Whether the target is a path (RFC 9112 §3.2.1), as it is unless a client speaks to us as to a forward proxy.
+    /// Whether the target is in origin-form (RFC 9112 §3.2.1); clients that use the proxy explicitly send others.
     pub fn is_origin_form(&self) -> bool {
         self.target.as_str().starts_with('/')
     }
 
-    /// What a key of it may be made of.
+    /// The values that a hash key can be made of.
     pub fn asker<'a>(&'a self, connection: &'a Connection, fields: &'a HeaderMap) -> Asker<'a> {
         let path = self.normalized.path_of(&self.target);
         Asker { client: self.client, sni: connection.sni(), path, fields }
     }
 
-    /// What templates may ask.
+    /// The values of placeholders.
     pub fn values<'a>(&'a self, connection: &'a Connection, id: &'a RequestId) -> Values<'a> {
         let path = self.normalized.path_of(&self.target);
         Values {
@@ -219,7 +218,7 @@ impl Facts {
     }
 }
 
-/// What placeholders stand for in one request.
+/// The values of placeholders for one request.
 pub struct Values<'a> {
     /// The connection.
     pub connection: &'a Connection,
@@ -239,12 +238,12 @@ pub struct Values<'a> {
     pub id: &'a RequestId,
 }
 
-/// The id of a request: the one it came with, or one that is made when it is first asked for.
+/// The id of a request: the one it arrived with, or one created when it is first needed.
 #[derive(Default)]
 pub struct RequestId(OnceCell<String>);
 
 impl RequestId {
-    /// Takes the id that the request came with.
+    /// Takes over the id that the request arrived with.
     pub fn adopt(&self, fields: &HeaderMap) {
         if let Some(id) = rescue::given_request_id(fields) {
             let _ = self.0.set(id);

@@ -1,6 +1,6 @@
-//! What the access log and the endpoint are told of a request beside its own fields: the record that is kept until the
-//! exchange ends, `x-request-id` and `traceparent` (W3C Trace Context). Nothing in here costs a request whose listener or
-//! route is not logged and asks for neither.
+//! What the access log and the endpoint learn about a request beyond its own fields: the record that is kept until the
+//! exchange ends, `x-request-id` and `traceparent` (W3C Trace Context). Requests whose listener or route needs none of
+//! these pay nothing.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use crate::route::action::Route;
 use crate::telemetry::access_log::{Headers, Record};
 use crate::telemetry::trace_context::TraceContext;
 
-/// What is put on a request that follows it through the system.
+/// Which tracing headers are added to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamps {
-    /// `x-request-id`, on the request and on its answer.
+    /// `x-request-id`, on the request and on its response.
     pub request_id: bool,
     /// `traceparent`.
     pub traceparent: bool,
 }
 
 impl Stamps {
-    /// What a listener puts on the requests of a route.
+    /// The headers that a listener adds to the requests of a route.
     pub fn of(profile: &Profile, route: &Route) -> Self {
         let logged = profile.is_logged && route.access_log;
         let puts = |stamp| match stamp {
@@ -44,7 +44,7 @@ impl Stamps {
         Self { request_id: puts(config.request_id), traceparent: puts(config.traceparent) }
     }
 
-    /// Puts it on what goes to the endpoint.
+    /// Adds them to the forwarded request.
     pub fn put(self, fields: &mut HeaderMap, id: &RequestId, exchange: &Exchange) {
         if self.request_id {
             put_request_id(fields, id);
@@ -56,14 +56,14 @@ impl Stamps {
     }
 }
 
-/// Says in a head which request it belongs to.
+/// Sets `x-request-id`.
 pub fn put_request_id(fields: &mut HeaderMap, id: &RequestId) {
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         fields.insert(X_REQUEST_ID, id);
     }
 }
 
-/// Begins the record of a request whose listener is logged.
+/// Starts the record of a request, if its listener is logged.
 pub fn begin(scene: &Scene, head: &Parts, id: &RequestId) {
     let Some(logger) = &scene.profile.logger else { return };
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -83,7 +83,7 @@ pub fn begin(scene: &Scene, head: &Parts, id: &RequestId) {
     scene.exchange.ledger().record = Some((Rc::clone(logger), Box::new(record)));
 }
 
-/// Enters a request whose head was refused before it was understood: it is over as it begins.
+/// Records a request whose head was refused before it was parsed: it ends as soon as it begins.
 pub fn enter_refused(connection: &Connection, error: &Error, id: &str, version: Version) {
     let (_, profile) = connection.home.now();
     let exchange = Exchange::begin(connection.link.load(), profile.limits(false));
@@ -100,7 +100,8 @@ pub fn enter_refused(connection: &Connection, error: &Error, id: &str, version: 
     exchange.finish();
 }
 
-/// What is known before the head is read. RFC 9110 §9.1: a method is a token, and `-` is one that nobody uses.
+/// The record of a request whose head is not known. `-` stands for the method, as no method has this name (RFC 9110
+/// §9.1).
 fn empty(connection: &Connection, profile: &Profile) -> Record {
     let tls = connection.tls.as_ref();
     Record {
@@ -133,14 +134,14 @@ fn empty(connection: &Connection, profile: &Profile) -> Record {
     }
 }
 
-/// The effective host is known.
+/// Notes the effective host.
 pub fn named(exchange: &Exchange, normalized: &Normalized) {
     if let Some((_, record)) = &mut exchange.ledger().record {
         record.host = normalized.host().into();
     }
 }
 
-/// A route took the request: it may be one that is not logged, and says who the client is.
+/// Notes the route, which may turn logging off, and the client's address.
 pub fn routed(exchange: &Exchange, route: &Route, facts: &Facts) {
     let mut ledger = exchange.ledger();
     if !route.access_log {
@@ -151,7 +152,7 @@ pub fn routed(exchange: &Exchange, route: &Route, facts: &Facts) {
     }
 }
 
-/// The answer's head is on its way.
+/// Notes the fields of the response, when its head is sent.
 pub fn answered(exchange: &Exchange, fields: &HeaderMap) {
     if let Some((logger, record)) = &mut exchange.ledger().record {
         record.response_headers = Headers::pick(logger.access_log().response_headers(), fields);

@@ -1,5 +1,5 @@
-//! A request that becomes a tunnel: the success head goes out, and from then on raw bytes are relayed between the client's
-//! end, whatever HTTP it is a part of, and another end. For Upgrade, extended CONNECT and CONNECT alike.
+//! A request that becomes a tunnel: after the success head, raw bytes are relayed between the client's end, over any
+//! version of HTTP, and the other end. Used for Upgrade, extended CONNECT and CONNECT.
 
 use std::future::{Future, pending};
 use std::io;
@@ -25,35 +25,34 @@ use crate::protocol::link::Link;
 use crate::telemetry::counters::Counters;
 use crate::transport::Channel;
 
-/// What of a request becomes the client's end of a tunnel once it is answered so.
+/// The client's end of a future tunnel.
 ///
-/// To be taken from a request before it is answered, and dropped where it is refused: any other answer then goes out as
-/// ever.
+/// Take it from a request before it is answered, and drop it to refuse: any other response can then be sent as usual.
 pub enum ClientEnd {
-    /// The whole connection: after the head of a 101, or of a 2xx to CONNECT.
+    /// The whole connection, after the head of a 101 or of a 2xx to CONNECT.
     Http1,
     /// The stream of a CONNECT.
     Http2(OnUpgrade),
-    /// The stream of a CONNECT: what came is the request's body.
+    /// The stream of a CONNECT; the request body is what the client sends.
     Http3(Incoming),
 }
 
 impl ClientEnd {
-    /// The end of the client that sent a request of this version, with these extensions and this body. On HTTP/2 and HTTP/3
-    /// only that of CONNECT is one; `None` where there is none.
+    /// The client's end of a request with this version, extensions and body. On HTTP/2 and HTTP/3 only CONNECT has one;
+    /// otherwise `None`.
     pub fn take(version: Version, extensions: &mut Extensions, body: Incoming) -> Option<Self> {
         match body {
             Incoming::Http3(_) => Some(Self::Http3(body)),
             Incoming::Hyper(_) if version < Version::HTTP_2 => Some(Self::Http1),
             Incoming::Hyper(_) | Incoming::Http2(_) => extensions.remove().map(Self::Http2),
-            // Only answers are read ahead.
+            // Only responses are read ahead.
             Incoming::Ahead(_) => None,
         }
     }
 }
 
-/// Answers a request with `head`, and relays between its client and `endpoint` from then on. What is returned is the answer
-/// as the service is to return it: nothing passes before its head was handed to the client's HTTP.
+/// Answers a request with `head`, and from then on relays between its client and `endpoint`. The returned response must
+/// be returned by the service: no bytes pass before its head was given to the client's protocol.
 ///
 /// ```text
 /// let client = ClientEnd::take(head.version, &mut head.extensions, body);   // before anything is decided
@@ -90,22 +89,22 @@ pub fn join(
     })
 }
 
-/// What became of a tunnel.
+/// How a tunnel ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Carried {
     /// Bytes from the client.
     pub up: u64,
     /// Bytes to the client.
     pub down: u64,
-    /// Why it did not end well: the client's end is reset then.
+    /// Why it failed; the client's end is then reset.
     pub failure: Option<(Kind, &'static str)>,
 }
 
-/// Ends when a tunnel is to be given up at once: its connection was asked to go, and its time is up.
+/// Ends when a tunnel must be aborted, because its connection did not end in time after the graceful close.
 pub type Stop = Pin<Box<dyn Future<Output = ()>>>;
 
-/// As [`join`], for who does not relay to one byte stream: `carry` is given the client's end, and says what became of it.
-/// Where it did not end well the end is reset; otherwise `carry` has shut it down and read its end.
+/// Like [`join`], if there is no byte stream at the other end: `carry` gets the client's end and returns how the tunnel
+/// ended. If it failed, the end is reset; otherwise `carry` has shut it down and read it to its end.
 pub fn open<C>(client: ClientEnd, scene: &Scene, head: Response<()>, carry: C) -> Response<Body>
 where
     C: AsyncFnOnce(&mut dyn Breakable, Stop) -> Carried + 'static,
@@ -151,7 +150,7 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    /// On one stream of a connection, whose own driver cuts it when its time is up.
+    /// On a stream of a connection, whose own driver closes it when its time is up.
     async fn on_stream<C>(self, link: &Link, end: impl Breakable, carry: C)
     where
         C: AsyncFnOnce(&mut dyn Breakable, Stop) -> Carried,
@@ -172,7 +171,7 @@ impl Tunnel {
     {
         let Carried { up, down, failure } = carry(&mut end, stop).await;
         let Self { exchange, open } = self;
-        // Whoever reads of its end does not find it open.
+        // Closed first, so that whoever observes its end does not find it open.
         drop(open);
         exchange.note_received(up);
         exchange.note_sent(down);
@@ -186,7 +185,7 @@ impl Tunnel {
     }
 }
 
-/// Why a relay that ended so did not end well; `None`: it did.
+/// Why a relay that ended like this failed; `None`: it did not fail.
 pub(super) fn failure_of(end: &End) -> Option<(Kind, &'static str)> {
     Some(match end {
         End::Closed => return None,
@@ -217,7 +216,7 @@ impl Drop for Open {
     }
 }
 
-/// A connection of a client whose bytes nobody else counts any more.
+/// The client's connection, whose bytes `protocol::link` no longer counts.
 struct Counted {
     channel: Channel,
     counters: Arc<Counters>,

@@ -1,6 +1,7 @@
-//! Switching protocols: by Upgrade on HTTP/1.1 (RFC 9110 §7.8), by extended CONNECT on HTTP/2 and HTTP/3 (RFC 8441, RFC 9220),
-//! each translated to the other. Only to a protocol that the route allows, only without a body, and only once the endpoint
-//! has said that it is that very protocol. From then on raw bytes pass; the connection, or the stream, belongs to no pool.
+//! Switching protocols: by Upgrade on HTTP/1.1 (RFC 9110 §7.8), by extended CONNECT on HTTP/2 and HTTP/3 (RFC 8441, RFC
+//! 9220), each translated to the other. Only to a protocol that the route allows, only without a body, and only after
+//! the endpoint has agreed to that protocol. From then on raw bytes are relayed, and the connection or stream is not
+//! reused.
 
 use std::time::Duration;
 
@@ -20,19 +21,19 @@ use crate::body::incoming::Incoming;
 use crate::route::action::ForwardRule;
 use crate::upstream::client::Answer;
 
-/// The protocol that a client wants to switch to and its route allows.
+/// The protocol that a client wants to switch to, allowed by its route.
 pub struct Wanted {
     protocol: HeaderValue,
     way: Way,
-    /// `Sec-WebSocket-Key` on HTTP/1.1: the client's, or ours where it has none. `None`: it is not WebSocket.
+    /// `Sec-WebSocket-Key` on HTTP/1.1: the client's, or one of ours if it has none. `None`: not WebSocket.
     key: Option<HeaderValue>,
 }
 
-/// How the client asks.
+/// How the client requests it.
 enum Way {
     /// GET with Upgrade, on HTTP/1.1.
     Upgrade,
-    /// Extended CONNECT, on a stream of which this is the client's end.
+    /// Extended CONNECT; this is the client's end of the stream.
     Connect(Option<OnUpgrade>, Option<ClientEnd>),
 }
 
@@ -41,10 +42,10 @@ pub fn is_extended_connect(head: &request::Parts) -> bool {
     head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_some()
 }
 
-/// Whether a route lets a request go on that is an extended CONNECT.
+/// Checks that the route allows the protocol of an extended CONNECT.
 ///
 /// # Errors
-/// To a protocol that the route does not allow (RFC 9220 §3: 501). An Upgrade to it is as if it were not there (RFC 9110 §7.8).
+/// The route does not allow it (RFC 9220 §3: 501). An Upgrade to such a protocol is ignored instead (RFC 9110 §7.8).
 pub fn may_switch(head: &request::Parts, rule: &ForwardRule) -> Result<(), Error> {
     if is_extended_connect(head)
         && protocol_of(&head.extensions).is_none_or(|name| !rule.may_upgrade_to(name.as_bytes()))
@@ -70,7 +71,7 @@ fn protocol_of(extensions: &Extensions) -> Option<HeaderValue> {
 }
 
 impl Wanted {
-    /// What a request wants that may switch, after its hop-by-hop fields were taken out; `asked`: its Upgrade.
+    /// The upgrade that a request asks for; `asked` is its Upgrade field, as its hop-by-hop fields are already removed.
     pub fn of(
         head: &mut request::Parts,
         fields: &HeaderMap,
@@ -82,7 +83,8 @@ impl Wanted {
                 (protocol, Way::Connect(head.extensions.remove::<OnUpgrade>(), None))
             }
             _ => {
-                // RFC 6455 §4.1: GET. After any other method nobody knows whether a body or the protocol comes next.
+                // RFC 6455 §4.1: only GET. After any other method it would be unclear whether a body or the protocol
+                // follows.
                 let may = head.version == Version::HTTP_11 && head.method == Method::GET;
                 (asked.filter(|protocol| may && rule.may_upgrade_to(protocol.as_bytes()))?, Way::Upgrade)
             }
@@ -94,12 +96,12 @@ impl Wanted {
         Some(Self { protocol, way, key })
     }
 
-    /// Keeps what of the request becomes the client's end; gives back what is a body.
+    /// Takes the client's end out of the body, if the request becomes a tunnel; otherwise returns the body.
     pub fn take_end(&mut self, body: Incoming) -> Option<Incoming> {
         match (&mut self.way, body) {
             (Way::Upgrade, body) => return Some(body),
             (Way::Connect(_, end), body @ Incoming::Http3(_)) => *end = Some(ClientEnd::Http3(body)),
-            // Nothing of it was read ahead: it has no body.
+            // Nothing of it was read ahead, so it has no body.
             (Way::Connect(upgrade, end), Incoming::Hyper(_) | Incoming::Http2(_) | Incoming::Ahead(_)) => {
                 *end = upgrade.take().map(ClientEnd::Http2)
             }
@@ -107,16 +109,16 @@ impl Wanted {
         None
     }
 
-    /// Whether an answer of this status is more than an answer to the request as it was sent.
+    /// Whether a response with this status is about the switch.
     pub fn concerns(&self, status: StatusCode, multiplexed: bool) -> bool {
-        // A client's CONNECT takes any success for a switch, and so does ours.
+        // For CONNECT, any success means that the protocol was switched.
         status.is_success() && (multiplexed || matches!(self.way, Way::Connect(..)))
     }
 
-    /// Puts the wish into a request, whose fields have lost it with the hop-by-hop ones.
+    /// Adds the fields of the upgrade to a request, from which the hop-by-hop fields were removed.
     ///
     /// # Errors
-    /// A client's key that is none, where it is ours to answer.
+    /// The client's key is invalid, and the proxy would have to answer it.
     pub fn put_into(&self, request: &mut Request<Body>, multiplexed: bool) -> Result<(), Error> {
         if multiplexed {
             if self.key.as_ref().is_some_and(|key| !is_key(key)) {
@@ -138,14 +140,14 @@ impl Wanted {
         Ok(())
     }
 
-    /// Whether a 101 is the answer to this wish.
+    /// Whether a 101 answers this request.
     fn judge(&self, head: &Parts) -> Result<(), Error> {
         let refused = |reason| Err(Error::upstream(Kind::HttpUpgradeFailed, Retry::Never, reason));
         let named = head.headers.get(UPGRADE);
         if !named.is_some_and(|named| named.as_bytes().eq_ignore_ascii_case(self.protocol.as_bytes())) {
             return refused("the endpoint switched to a protocol other than the one asked for");
         }
-        // RFC 6455 §4.1: what a client checks; where the key is the client's, that one does.
+        // RFC 6455 §4.1: the checks of a client. If the key is the client's, the client checks it.
         if let (Way::Connect(..), Some(key)) = (&self.way, &self.key)
             && head.headers.get(SEC_WEBSOCKET_ACCEPT) != Some(&accept_of(key))
         {
@@ -154,11 +156,11 @@ impl Wanted {
         Ok(())
     }
 
-    /// The head of success as the client is to get it.
+    /// The head of the success response for the client.
     fn success(&self, mut head: Parts, multiplexed: bool) -> Response<()> {
         let fields = &mut head.headers;
         hop_by_hop::strip(fields);
-        // RFC 9110 §8.6, §9.3.6: what follows has no length.
+        // RFC 9110 §8.6, §9.3.6: no length, as what follows is not a body.
         fields.remove(CONTENT_LENGTH);
         head.extensions = Extensions::new();
         match self.way {
@@ -187,11 +189,11 @@ impl Wanted {
     }
 }
 
-/// After a 101, or success to a CONNECT: joins both ends and tells the client, or refuses a switch that nobody asked for. `idle`:
-/// the silence that ends the tunnel.
+/// After a 101, or a success to a CONNECT: connects both ends and answers the client, or refuses a switch that was not
+/// requested. `idle` is the silence that ends the tunnel.
 ///
 /// # Errors
-/// An unsolicited 101, one that names another protocol (CVE-2026-2833 and its kin), or a success that switches to nothing.
+/// An unsolicited 101, one that names another protocol (CVE-2026-2833 and similar), or a success that does not switch.
 pub async fn switch(
     order: &mut Order,
     multiplexed: bool,

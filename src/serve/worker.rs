@@ -1,6 +1,5 @@
-//! A worker: an OS thread with a runtime of its own, its share of the listening sockets and its own pools. Everything
-//! in here is `!Send`; the control thread speaks to it through `Command`s, and each command is carried out whole
-//! before a connection runs again.
+//! A worker: an OS thread with its own runtime, listening sockets and pools. Everything in here is `!Send`. The control
+//! thread sends it `Command`s; each command is executed completely before a connection runs again.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,50 +29,50 @@ use crate::upstream::endpoint_set::EndpointSet;
 use crate::upstream::origin::Origins;
 use crate::upstream::pool::Pools;
 
-/// Polls of tasks between two looks at the sockets. More means larger batches per system call and later timers; while
-/// no task is ready the runtime looks at once, so that an idle proxy answers no later.
+/// Task polls between two checks of the sockets. More means larger batches per system call and less precise timers.
+/// When no task is ready the runtime checks at once, so an idle proxy is not slower.
 const EVENT_INTERVAL: u32 = 1024;
 
-/// How often a worker shows that it runs.
+/// Interval of a worker's heartbeat.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// What the control thread, or another worker, asks of a worker.
+/// A command from the control thread or another worker.
 pub enum Command {
     /// Put a generation in force.
     Apply(Apply),
     /// Serve a connection that another worker accepted.
     Socket(Box<Arrival>),
-    /// Pick from these endpoints from now on.
+    /// Use these endpoints from now on.
     Endpoints {
         /// The name of the upstream.
         upstream: Arc<str>,
         /// Its endpoints.
         set: Arc<EndpointSet>,
     },
-    /// Accept no more, ask every connection to go, hand nothing over; then say so.
+    /// Stop accepting, close all connections gracefully, hand none over; then report.
     Drain(oneshot::Sender<()>),
-    /// Leave as soon as nothing is under way. Sent when every worker has said that it drains, so that no connection is
-    /// on its way to one that left.
+    /// Stop as soon as nothing is in progress. Sent after every worker has reported that it drains, so that no
+    /// connection is on its way to a stopped worker.
     Finish,
-    /// Leave now.
+    /// Stop now.
     Stop,
 }
 
-/// A generation and the sockets it wants.
+/// A generation and its sockets.
 pub struct Apply {
     /// The generation.
     pub snapshot: Arc<Snapshot>,
-    /// Every bound address that is wanted; what is not here goes.
+    /// All bound addresses of the generation; any other is closed.
     pub listening: Vec<Listening>,
-    /// Told when it is in force, with what could not be listened on.
+    /// Reports that it is in force, with the sockets that could not be listened on.
     pub applied: oneshot::Sender<Vec<(SocketId, io::Error)>>,
 }
 
-/// What a worker is made of; crosses into its thread.
+/// The parts of a worker, sent to its thread.
 pub struct Setup {
     /// Its number, from 0.
     pub id: usize,
-    /// What it tells of itself.
+    /// Its telemetry.
     pub telemetry: Arc<WorkerTelemetry>,
     /// Open connections of every worker.
     pub loads: Arc<Loads>,
@@ -85,7 +84,7 @@ pub struct Setup {
     pub commands: UnboundedReceiver<Command>,
 }
 
-/// One worker, as its own tasks see it.
+/// One worker, as seen by its own tasks.
 pub struct Worker {
     id: usize,
     telemetry: Arc<WorkerTelemetry>,
@@ -106,17 +105,17 @@ impl Worker {
         self.id
     }
 
-    /// What it tells of itself; this worker's thread is the only writer.
+    /// Its telemetry; this worker's thread is the only writer.
     pub fn telemetry(&self) -> &Arc<WorkerTelemetry> {
         &self.telemetry
     }
 
-    /// What it counts of everything.
+    /// Its process-wide counters.
     pub fn counters(&self) -> &Counters {
         &self.telemetry.counters
     }
 
-    /// The generation in force. A request keeps the one it began with.
+    /// The generation in force. A request keeps the one it started with.
     pub fn current(&self) -> Rc<WorkerSnapshot> {
         Rc::clone(&self.current.borrow())
     }
@@ -126,7 +125,7 @@ impl Worker {
         &self.pools
     }
 
-    /// Whether the process is on its way out. Tasks that wait on timers are woken when it begins.
+    /// Whether the process is stopping. Tasks that wait on timers are woken when that begins.
     pub fn is_draining(&self) -> bool {
         self.draining.is_raised()
     }
@@ -139,17 +138,17 @@ impl Worker {
         &self.process_limit
     }
 
-    /// Where it takes QUIC connections.
+    /// Its endpoints for QUIC.
     pub(super) fn quic(&self) -> &Endpoints {
         &self.quic
     }
 
-    /// Accept loops and connections: what a drain waits for.
+    /// Accept loops and connections, which a drain waits for.
     pub(super) fn under_way(&self) -> &Rc<Tally> {
         &self.under_way
     }
 
-    /// Sends to another worker; gives the command back where that one is gone.
+    /// Sends to another worker; returns the command if that worker is gone.
     pub(super) fn send_to(&self, other: usize, command: Command) -> Result<(), Command> {
         self.workers[other].send(command).map_err(|unsent| unsent.0)
     }
@@ -178,14 +177,15 @@ impl Worker {
         })
     }
 
-    /// Specs and routes change in one step: a request never meets a listener of one generation and a route of another.
+    /// Listeners and routes change together, so that a request never sees a listener of one generation and a route of
+    /// another.
     fn apply(self: &Rc<Self>, apply: Apply) {
         self.current.replace(self.attach(apply.snapshot));
         let failed = self.listen(apply.listening);
         self.pools.retire_unused();
-        // Connections of listeners that went look at their flags.
+        // Connections of removed listeners check their flags.
         timer::wake_all();
-        // Nobody waits for it when the control thread is gone, and then nothing is left to tell.
+        // If the control thread is gone, nobody waits for the report.
         let _ = apply.applied.send(failed);
     }
 
@@ -229,13 +229,14 @@ impl Worker {
         timer::wake_all();
     }
 
-    /// Carries out commands until it is time to leave.
+    /// Executes commands until the worker must stop.
     async fn run(self: Rc<Self>, mut commands: UnboundedReceiver<Command>) {
         let mut finishing = false;
         loop {
             let command = tokio::select! {
                 biased;
-                // Both are cancel-safe. A connection that was handed over is taken in before emptiness is judged.
+                // Both are cancel-safe. Commands come first, so that a connection handed over counts before the check
+                // for emptiness.
                 command = commands.recv() => command,
                 () = self.under_way.emptied(), if finishing => None,
             };
@@ -269,7 +270,7 @@ fn attach(
     WorkerSnapshot::new(snapshot, upstreams, Origins::new(Rc::clone(pools)), Arc::clone(telemetry), logger)
 }
 
-/// This worker's end of an access log: the one that it has, where the log is the same as before.
+/// This worker's end of an access log; the existing one, if the log is unchanged.
 fn logger(log: Option<&Arc<AccessLog>>, before: Option<&Rc<Logger>>) -> Option<Rc<Logger>> {
     let log = log?;
     if let Some(before) = before.filter(|before| Arc::ptr_eq(before.access_log(), log)) {
@@ -286,11 +287,11 @@ fn logger(log: Option<&Arc<AccessLog>>, before: Option<&Rc<Logger>>) -> Option<R
     Some(logger)
 }
 
-/// Starts a worker's thread with its first generation. `left` is sent its number when it leaves, however that comes.
+/// Starts a worker's thread with its first generation. `left` gets its number when it ends for any reason.
 ///
 /// # Errors
-/// The system has no thread for it. What happens inside the thread is told through `first.applied`, which is dropped
-/// where the thread could not begin.
+/// The system cannot create the thread. Errors inside the thread are reported through `first.applied`, which is dropped
+/// if the thread could not start.
 pub fn spawn(setup: Setup, first: Apply, left: UnboundedSender<usize>) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{}", setup.id)).spawn(move || {
         let _left = Left { worker: setup.id, told: left };
@@ -309,8 +310,8 @@ async fn serve(setup: Setup, first: Apply) {
     worker.run(setup.commands).await;
 }
 
-/// Shows once a second that the worker runs, and how late it came to it: whatever else was ready by then waited as long.
-/// What is to be done now and then is done then too.
+/// The heartbeat, once a second. It also measures how late it runs, which is how long any other ready task waited, and
+/// does periodic work.
 async fn beat(worker: Rc<Worker>) {
     let telemetry = worker.telemetry();
     telemetry.beat_first();
@@ -325,7 +326,7 @@ fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(Default::default())
 }
 
-/// Tells that a worker left, also where a fault of ours unwinds its thread.
+/// Reports the end of a worker, also if a panic unwinds its thread.
 struct Left {
     worker: usize,
     told: UnboundedSender<usize>,

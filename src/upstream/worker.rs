@@ -1,5 +1,5 @@
-//! One worker's side of an upstream: its cursor into the endpoint set, and its pools. `pick` chooses an endpoint,
-//! `session` gives a connection to it: a pooled one, a stream on a shared one, or a new one.
+//! An upstream as used by one worker: a cursor into the endpoint set, and connection pools. `pick` chooses an endpoint;
+//! `session` returns a connection to it: a pooled one, a stream on a shared one, or a new one.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -25,9 +25,9 @@ use crate::net::socket::Sources;
 use crate::net::timer;
 use crate::telemetry::counters::Counters;
 
-/// Connections that may be made at once to an endpoint that was never heard to speak. One at a time would make a burst of
-/// requests to an HTTP/1 endpoint wait for a whole handshake; no limit would give an HTTP/2 endpoint as many connections
-/// as there are requests, when one would do. Only the first handshake with an endpoint, of any worker, meets this.
+/// Concurrent connection attempts to an endpoint whose protocol is not known yet (ALPN). With one, a burst of requests to an
+/// HTTP/1 endpoint would wait for a whole handshake; without a limit, an HTTP/2 endpoint would get as many connections as
+/// there are requests. This applies only until the first handshake with the endpoint, on any worker, has completed.
 const MAX_UNASKED: usize = 4;
 
 /// An upstream as one worker uses it.
@@ -41,7 +41,7 @@ pub struct WorkerUpstream {
     pub(super) sessions_measured: OnceCell<Rc<Measured>>,
 }
 
-/// An endpoint set with this worker's pools beside it, place by place.
+/// An endpoint set with this worker's pools, in the same order.
 struct WorkerSet {
     set: Arc<EndpointSet>,
     endpoints: Box<[Rc<WorkerEndpoint>]>,
@@ -51,23 +51,23 @@ struct WorkerSet {
 pub(super) struct WorkerEndpoint {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) pool: Rc<EndpointPool>,
-    /// The endpoint's label behind a count that only this worker touches.
+    /// The endpoint's label, in an `Rc` of this worker, to avoid an atomic count per request.
     label: Rc<Arc<str>>,
-    /// Whether it is listened to where it speaks of HTTP/3 (`alt_svc`).
+    /// Whether its Alt-Svc is used (`alt_svc`).
     learns: bool,
-    /// A connection to where it said that HTTP/3 is to be had is being tried.
+    /// A connection to the port in its Alt-Svc is being tried.
     trying: Cell<bool>,
 }
 
-/// An endpoint chosen for a request. Where the policy looks at loads the request counts as under way until this is
-/// dropped: keep it as long as the answer's body.
+/// An endpoint chosen for a request. If the policy uses load, the request counts as in progress until this is dropped, so
+/// keep it as long as the response body.
 pub struct Pick {
     pub(super) endpoint: Rc<WorkerEndpoint>,
     index: EndpointIndex,
     counted: bool,
 }
 
-/// A request that waits for a connection which another is making: counts for how long when it is dropped.
+/// A request that waits for a connection made by another request; adds its waiting time to the counters when dropped.
 struct Wait<'a> {
     counters: &'a Counters,
     began: Instant,
@@ -89,25 +89,24 @@ impl WorkerUpstream {
         &self.upstream
     }
 
-    /// What this worker measures of it.
+    /// Its metrics on this worker.
     pub fn measured(&self) -> &Rc<Measured> {
         &self.measured
     }
 
-    /// Replaces the endpoints (names resolved anew). Connections to those that stay are kept.
+    /// Replaces the endpoints, after DNS or a reload changed them. Connections to endpoints that remain are kept.
     pub fn set_endpoints(&self, set: Arc<EndpointSet>) {
         let set = Rc::new(WorkerSet::new(&self.pools, &self.upstream, set));
         self.set.replace(set);
         self.pools.retire_unused();
     }
 
-    /// Whether `pick` asks for a key, so that one is to be made of the request.
+    /// Whether `pick` needs a key (hash policies).
     pub fn asks_for_key(&self) -> bool {
         self.set.borrow().set.asks_for_key()
     }
 
-    /// Picks an endpoint that is not in `tried`; one that is where there is no other. `key`: the hash of what is to stay with
-    /// its endpoint.
+    /// Picks an endpoint that is not in `tried`, or one that is if there is no other. `key` is the hash for hash policies.
     ///
     /// # Errors
     /// The upstream has no endpoint to pick: its names did not resolve yet, or none of its endpoints is ready.
@@ -126,13 +125,13 @@ impl WorkerUpstream {
         Ok(Pick { endpoint, index, counted: set.counts_requests })
     }
 
-    /// A session with the picked endpoint: a pooled one where there is one, unless `fresh` asks for an HTTP/1 connection
-    /// that was never used. HTTP/2 sessions are shared even then, as one that failed is never handed out again. Waits for
-    /// connections of others twice the connect timeout at the most, and once for its own; `clock` is told the phases of making
-    /// one. A `preface` goes before everything else on a new connection that serves this request alone. Cancel-safe.
+    /// A session with the picked endpoint: a pooled one if there is one, unless `fresh` requires an HTTP/1 connection that
+    /// was never used. HTTP/2 sessions are shared even then, because a failed one is not handed out again. Waits at most
+    /// twice the connect timeout for connections made by other requests, and once for its own; `clock` is advanced through
+    /// the phases of connecting. A `preface` is sent first on a new connection that serves only this request. Cancel-safe.
     ///
     /// # Errors
-    /// The endpoint could not be reached: always worth another try, as nothing was sent.
+    /// The endpoint could not be reached. A retry is always safe, because nothing was sent.
     pub async fn session(
         &self,
         pick: &Pick,
@@ -151,22 +150,22 @@ impl WorkerUpstream {
         }
     }
 
-    /// A session that needs no waiting, where there is one; `fresh` as for [`session`](Self::session).
+    /// A pooled session, if there is one; `fresh` as for [`session`](Self::session).
     pub fn at_hand(&self, pick: &Pick, fresh: bool) -> Option<Session> {
         self.pooled(&pick.endpoint, fresh)
     }
 
-    /// A new connection, or a pooled one where one comes back while it is waited for.
+    /// A new connection, or a pooled one that is returned in the meantime.
     async fn made(&self, endpoint: &Rc<WorkerEndpoint>, fresh: bool, clock: &PhaseClock) -> Result<Session, Error> {
         let connecting = &endpoint.pool.connecting;
         let mut waiting = None;
         while match self.speaks(endpoint) {
             Spoken::Http1 => false,
             Spoken::Unknown => connecting.under_way() >= MAX_UNASKED,
-            // One connection serves all who wait for it, up to its streams.
+            // One connection serves as many waiting requests as it has streams.
             Spoken::Http2 | Spoken::Http3 => connecting.under_way() * MAX_STREAMS > connecting.waiting(),
         } {
-            // Counted when this future ends, whichever way.
+            // Counts the waiting time when it is dropped, however this future ends.
             let wait = waiting.get_or_insert_with(|| Wait::begin(self.pools.counters()));
             connecting.wait(wait.began + self.upstream.config.timeouts.connect * 2).await?;
             if let Some(session) = self.pooled(endpoint, fresh) {
@@ -179,7 +178,7 @@ impl WorkerUpstream {
         if let Err(error) = &session {
             connecting.failed(error);
         }
-        // After the session was shared or the failure noted: those who wait look again now.
+        // Only now, after the session was shared or the failure noted: this wakes the waiting requests.
         drop(attempt);
         session
     }
@@ -193,7 +192,7 @@ impl WorkerUpstream {
         let (upstream, counters) = (&self.upstream, self.pools.counters());
         if self.speaks(endpoint) == Spoken::Http3 {
             let (reached, sources) = (&endpoint.endpoint, &self.sources);
-            // Not right after it came to nothing.
+            // Not right after early data was rejected.
             let may_be_early = !endpoint.pool.waits_for_handshake.take();
             let (connection, early) =
                 connector::connect_quic(upstream, reached, counters, clock, sources, may_be_early).await?;
@@ -213,7 +212,7 @@ impl WorkerUpstream {
 
     fn pooled(&self, endpoint: &Rc<WorkerEndpoint>, fresh: bool) -> Option<Session> {
         let (spoken, pool) = (self.speaks(endpoint), &endpoint.pool);
-        // One that is sent again goes by the way that is known to lead there.
+        // A retry (`fresh`) does not use the alternative, which may have caused the failure.
         let alternative = if endpoint.learns && !fresh { self.over_alternative(endpoint) } else { None };
         let mut session = alternative.or_else(|| match spoken {
             Spoken::Http1 | Spoken::Unknown if !fresh => pool.take_idle().map(Session::Http1),
@@ -229,8 +228,8 @@ impl WorkerUpstream {
         session
     }
 
-    /// A stream on a connection to where the endpoint said that HTTP/3 is to be had. Where there is none, one is tried for those
-    /// who come later: nobody waits for it.
+    /// A stream on an HTTP/3 connection to the port in the endpoint's Alt-Svc. If there is no connection yet, one is tried in
+    /// the background for later requests.
     fn over_alternative(&self, endpoint: &Rc<WorkerEndpoint>) -> Option<Session> {
         let state = &endpoint.endpoint.state;
         let port = state.alternative.port(state.age())?;
@@ -243,7 +242,7 @@ impl WorkerUpstream {
         session
     }
 
-    /// What the endpoint speaks, by configuration or, where ALPN decides, as it was last heard.
+    /// The endpoint's protocol: as configured, or as last negotiated by ALPN.
     fn speaks(&self, endpoint: &WorkerEndpoint) -> Spoken {
         match (self.upstream.config.protocol, &self.upstream.tls) {
             (UpstreamProtocol::Http1, _) | (UpstreamProtocol::Auto, None) => Spoken::Http1,
@@ -272,7 +271,8 @@ impl WorkerSet {
 }
 
 impl WorkerEndpoint {
-    /// Makes the connection of [`WorkerUpstream::over_alternative`]. That it fails is no fault of the endpoint's: it serves.
+    /// Makes the connection of [`WorkerUpstream::over_alternative`]. A failure does not count against the endpoint, which
+    /// still works over its usual protocol.
     async fn try_alternative(
         self: Rc<Self>,
         upstream: Arc<Upstream>,
@@ -287,7 +287,7 @@ impl WorkerEndpoint {
                 let alternative = Some((Arc::clone(state), port));
                 let terms = http3::Terms { quic: &upstream.config.quic.transport, alternative, early: None };
                 tracing::debug!(endpoint = %self.endpoint.label, port, "switching to HTTP/3, as offered by Alt-Svc");
-                // Dropped at once, it stays in the pool unless that closes.
+                // The session is dropped; its connection stays in the pool.
                 drop(http3::start(connection, &self.pool, &counters, terms));
             }
             failed => {
@@ -326,7 +326,7 @@ impl Pick {
         &self.endpoint.endpoint
     }
 
-    /// Takes in what an answer of it says of other ways to reach it, where that is listened to.
+    /// Remembers the Alt-Svc of a response, if the upstream uses it.
     pub fn hear(&self, fields: &HeaderMap) {
         if self.endpoint.learns {
             let state = &self.endpoint.endpoint.state;
@@ -334,7 +334,7 @@ impl Pick {
         }
     }
 
-    /// How it is told to people.
+    /// Its name in logs and status.
     pub fn label(&self) -> Rc<Arc<str>> {
         Rc::clone(&self.endpoint.label)
     }
@@ -344,7 +344,7 @@ impl Pick {
         self.index
     }
 
-    /// Whether the request counts as under way while this lives; where not, dropping it early changes nothing.
+    /// Whether the request counts as in progress while this lives; if not, it may be dropped early.
     pub fn is_counted(&self) -> bool {
         self.counted
     }
