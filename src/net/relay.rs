@@ -1,5 +1,5 @@
-//! Bytes both ways between two streams that have nothing more to say to the proxy (WebSocket after its 101): with
-//! half-close, back-pressure, an idle deadline, and a buffer only while bytes are on their way.
+//! Relays bytes in both directions between two streams that the proxy does not interpret any more (WebSocket after its
+//! 101): with half-close, back-pressure, an idle timeout, and a buffer only while bytes are in transit.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,20 +13,20 @@ use super::buffers::{Buffer, return_buffer, take_buffer};
 use super::io::{Rewind, Socket};
 use super::timer::{Instant, Timer};
 
-/// One side of a relay: a byte stream in both directions that ends cleanly (`poll_shutdown`) or breaks off, so that the other
-/// side of it can tell the one from the other.
+/// One side of a relay: a byte stream in both directions that can end cleanly (`poll_shutdown`) or with a reset, so
+/// that its peer can distinguish the two.
 pub trait Breakable: AsyncRead + AsyncWrite + Unpin {
-    /// Makes the coming drop break it off in both directions: a reset (RST) of TCP, of a stream.
+    /// Makes the coming drop reset it in both directions: a TCP RST, or a stream reset.
     fn reset_on_drop(&mut self);
 
-    /// As [`reset_on_drop`](Self::reset_on_drop), with this error code of the protocol that the stream belongs to, where its
-    /// resets have one.
+    /// Like [`reset_on_drop`](Self::reset_on_drop), with an error code of the stream's protocol, if its resets have one.
     fn reset_with(&mut self, _code: u64) {
         self.reset_on_drop();
     }
 
-    /// Ready when the other side broke it off and neither reading nor writing would tell: nothing is read after an end. A
-    /// stream that has something to do beside both does it here; it is asked whenever the relay is. Keeps the task's waker.
+    /// Ready if the peer has reset it and neither reading nor writing would show that, because nothing is read after an
+    /// end. Also the place for other work of a stream, since it is polled whenever the relay is. Registers the task's
+    /// waker.
     fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }
@@ -76,26 +76,26 @@ impl<T: Breakable + ?Sized> Breakable for Box<T> {
     }
 }
 
-/// What a relay moved, and why it ended.
+/// What a relay moved, and how it ended.
 #[derive(Debug)]
 pub struct Relayed {
     /// Bytes from downstream to upstream.
     pub up: u64,
     /// Bytes from upstream to downstream.
     pub down: u64,
-    /// Why it ended.
+    /// How it ended.
     pub end: End,
 }
 
-/// Why a relay ended. After anything but `Closed` the caller resets what is still open: a clean end would pass a
-/// truncated stream on as a complete one.
+/// How a relay ended. After anything but `Closed` the caller must reset what is still open, because a clean end would
+/// make a truncated stream look complete.
 #[derive(Debug)]
 pub enum End {
     /// Both sides ended their streams, and everything they sent was passed on.
     Closed,
-    /// Nothing moved for the idle time.
+    /// Nothing moved for the idle timeout.
     Idle,
-    /// The stop signal came.
+    /// `stop` was ready.
     Stopped,
     /// The client's side failed.
     DownstreamFailed(io::Error),
@@ -105,7 +105,7 @@ pub enum End {
 
 /// Relays until both sides have ended, one fails, nothing moves for `idle`, or `stop` is ready.
 ///
-/// Not cancel-safe: dropped, it may lose bytes on their way.
+/// Not cancel-safe: dropping it may lose bytes in transit.
 pub async fn relay<D, U>(
     downstream: &mut D,
     upstream: &mut U,
@@ -171,9 +171,9 @@ struct Flow {
     buffer: Option<Buffer>,
     start: usize,
     end: usize,
-    /// Bytes the sink took.
+    /// Bytes that the sink took.
     moved: u64,
-    /// Counts whatever moved, so that the idle deadline sees it.
+    /// Counts all progress, for the idle timeout.
     progress: u64,
     unflushed: bool,
     state: State,
@@ -193,7 +193,7 @@ enum Fault {
 }
 
 impl Flow {
-    /// Ready when the source has ended and the sink knows it.
+    /// Ready when the source has ended and the sink was told.
     fn poll<S, T>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut T) -> Poll<Result<(), Fault>>
     where
         S: AsyncRead + Unpin,
@@ -215,7 +215,7 @@ impl Flow {
                 }
                 State::Closing => {
                     match ready!(Pin::new(&mut *sink).poll_shutdown(cx)) {
-                        // It has gone already and misses nothing: all it was to get was taken.
+                        // The sink is gone, but has read everything it was sent.
                         Err(error) if error.kind() != io::ErrorKind::NotConnected => {
                             return Poll::Ready(Err(Fault::Sink(error)));
                         }

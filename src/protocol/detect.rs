@@ -1,20 +1,20 @@
-//! Tells HTTP/2 with prior knowledge from HTTP/1 by the first bytes of a connection (sans-io, RFC 9113 §3.4).
+//! Distinguishes HTTP/2 with prior knowledge from HTTP/1 by the first bytes of a connection (sans-io, RFC 9113 §3.4).
 
-/// What every HTTP/2 client sends first.
+/// The preface that every HTTP/2 client sends first.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What the first bytes of a connection say.
+/// The result of looking at the first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
-    /// The whole preface is there.
+    /// The complete preface.
     Http2,
-    /// Not the preface: HTTP/1, or nothing at all.
+    /// Not the preface: HTTP/1, or garbage.
     Http1,
-    /// As far as it goes it is the preface.
+    /// A prefix of the preface.
     NeedMore,
 }
 
-/// Looks at the first bytes of a connection; hand in all that arrived so far.
+/// Looks at the first bytes of a connection; pass everything received so far.
 pub fn detect(first: &[u8]) -> Detected {
     let common = first.len().min(PREFACE.len());
     if first[..common] != PREFACE[..common] {

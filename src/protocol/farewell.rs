@@ -1,4 +1,4 @@
-//! The end of a downstream connection: the last words, and time for the client to read them.
+//! Closes a downstream connection, with a last response and time for the client to read it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use crate::net::timer;
 use crate::transport::Channel;
 
-/// Tells the client that nothing more comes (close_notify over TLS). It may be gone, so nobody waits for it for long.
+/// Tells the client that nothing more comes (close_notify over TLS), with a short timeout, because the client may be
+/// gone.
 pub(super) async fn close(channel: &mut Channel) {
     let _ = timer::timeout(LINGER, channel.shutdown()).await;
 }
 
-/// Says why the connection ends, and ends it.
+/// Sends a last response and closes the connection.
 pub(super) async fn farewell(mut channel: Channel, words: Bytes) {
     if let Ok(Ok(())) = timer::timeout(LINGER, channel.write_all(&words)).await {
         let _ = timer::timeout(LINGER, channel.shutdown()).await;
@@ -24,8 +25,8 @@ pub(super) async fn farewell(mut channel: Channel, words: Bytes) {
     }
 }
 
-/// Reads what the client still sends for a moment, so that the reset which unread bytes would cause does not overtake
-/// our last answer (RFC 9112 §9.6).
+/// Reads and discards for a moment what the client still sends, so that the reset caused by unread bytes does not
+/// overtake the last response (RFC 9112 §9.6).
 pub(super) async fn linger(mut channel: Channel) {
     close(&mut channel).await;
     let mut left = LINGER_BYTES;
@@ -43,8 +44,8 @@ pub(super) async fn linger(mut channel: Channel) {
     let _ = timer::timeout(LINGER, drained).await;
 }
 
-/// How long the rest of what a client sends is read and thrown away, so that our last words are not lost to a reset.
+/// How long the client's rest is read and discarded.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much of it: more than the buffers of both ends hold on the way here, since whoever writes on is reset at its end. A client
-/// that has read our answer stops.
+/// Limit on the discarded bytes: more than the buffers along the path can hold, because a client that continues to
+/// write is reset at the end. A client that has read the response stops.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;

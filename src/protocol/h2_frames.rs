@@ -1,25 +1,25 @@
-//! Follows the frame boundaries of what an HTTP/2 client sends, so that the deadline on request heads holds there as
-//! it does on HTTP/1 (sans-io, RFC 9113 §4.1, §6.2, §6.10). It judges nothing: hyper does.
+//! Follows the frame boundaries of an HTTP/2 client, so that the deadline on request heads applies as on HTTP/1
+//! (sans-io, RFC 9113 §4.1, §6.2, §6.10). It validates nothing; hyper does.
 
 use super::detect::PREFACE;
 use super::link::Track;
 use super::wire::Fed;
 
-/// The frames of one connection, client to us.
+/// The frames of one connection, from the client.
 #[derive(Clone, Debug)]
 pub struct H2Frames {
     preface_left: u8,
     header: [u8; HEADER],
     header_filled: u8,
     payload_left: u32,
-    /// A HEADERS frame began and no END_HEADERS was seen whole.
+    /// A HEADERS frame began, and no complete frame with END_HEADERS followed.
     open_head: bool,
-    /// The frame under way carries END_HEADERS.
+    /// The current frame has END_HEADERS.
     ends_head: bool,
 }
 
 impl H2Frames {
-    /// From the first byte of the connection: the preface is skipped.
+    /// From the first byte of the connection; the preface is skipped.
     pub fn new() -> Self {
         Self { preface_left: PREFACE.len() as u8, ..Self::after_preface() }
     }
@@ -36,7 +36,7 @@ impl H2Frames {
         }
     }
 
-    /// Takes the next bytes, cut anywhere.
+    /// Takes the next bytes, split anywhere.
     pub fn feed(&mut self, mut bytes: &[u8]) {
         let skip = bytes.len().min(usize::from(self.preface_left));
         self.preface_left -= skip as u8;
@@ -62,8 +62,7 @@ impl H2Frames {
         }
     }
 
-    /// Whether a request head began and its last byte has not come: a HEADERS or CONTINUATION frame is cut in the
-    /// middle, or no END_HEADERS was seen.
+    /// Whether a request head is incomplete: within a HEADERS or CONTINUATION frame, or before END_HEADERS.
     pub fn head_in_progress(&self) -> bool {
         self.open_head
     }
@@ -81,7 +80,7 @@ impl H2Frames {
             self.open_head = true;
             self.ends_head = flags & END_HEADERS != 0;
         } else {
-            // RFC 9113 §6.10: nothing may stand between the parts of a head; hyper ends such a connection.
+            // RFC 9113 §6.10: no other frame may come between the parts of a head; hyper closes such a connection.
             self.ends_head = false;
         }
         if self.payload_left == 0 {

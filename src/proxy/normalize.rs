@@ -1,6 +1,6 @@
-//! The request checks that need a parsed head, alike on every HTTP: one effective authority, one path that
-//! routes are matched by, framing that can be read in one way (sans-io, RFC 9110 §7.2, RFC 9112 §3.2, §6, RFC 9113
-//! §8.3.1). What only the raw bytes show is refused before, in `protocol::wire`. `docs/threat-model.md` has the table.
+//! The checks that need a parsed request head, the same for every version of HTTP: one effective authority, one path to
+//! match routes against, unambiguous framing (sans-io, RFC 9110 §7.2, RFC 9112 §3.2, §6, RFC 9113 §8.3.1).
+//! `protocol::wire` checks what only the raw bytes show. `docs/threat-model.md` has the table.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -14,26 +14,26 @@ use crate::route::normal_path::normal_form;
 
 pub use crate::protocol::wire::Refusal;
 
-/// What the checks must know of the listener.
+/// The settings of the listener that the checks need.
 #[derive(Clone, Copy, Debug)]
 pub struct Checks {
     /// Header fields allowed; 431 past it.
     pub max_headers: usize,
-    /// Whether clients are pointed at it as at a proxy: they ask for tunnels, and their paths are others' to judge.
+    /// Forward mode: clients may use CONNECT, and their paths are not checked, since they belong to other servers.
     pub is_forward: bool,
 }
 
-/// What a request is about, decided once.
+/// The effective host, port and path of a request, determined once.
 #[derive(Clone, Debug)]
 pub struct Normalized {
     /// Host and port as the client wrote them.
     authority: HeaderValue,
     /// Bytes of `authority` that are the host, without a trailing dot.
     host_end: usize,
-    /// Only where the client wrote uppercase.
+    /// Only if the client used uppercase letters.
     lowercase_host: Option<Box<str>>,
     port: Option<u16>,
-    /// Only where it differs from the path as it came.
+    /// Only if it differs from the received path.
     path: Option<Box<str>>,
     has_authority: bool,
     rewrites_host: bool,
@@ -50,37 +50,37 @@ impl Normalized {
         }
     }
 
-    /// The port, where the client wrote one.
+    /// The port, if the client named one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// What Host or `:authority` must be towards the upstream; `None` for an HTTP/1.0 request without Host.
+    /// Host or `:authority` for the upstream; `None` for an HTTP/1.0 request without Host.
     pub fn authority(&self) -> Option<&HeaderValue> {
         self.has_authority.then_some(&self.authority)
     }
 
-    /// Whether the Host field as it came is absent or not the effective authority, so that it has to be put.
+    /// Whether Host must be set, because it is absent or not the effective authority.
     pub fn rewrites_host(&self) -> bool {
         self.rewrites_host
     }
 
-    /// The path that routes are matched by: see [`normal_form`]. What goes to the upstream is the path as it came, unless
-    /// a route rewrites it.
+    /// The path to match routes against: see [`normal_form`]. The upstream gets the received path, unless a route
+    /// rewrites it.
     pub fn path<'a>(&'a self, uri: &'a Uri) -> &'a str {
         self.path.as_deref().unwrap_or_else(|| uri.path())
     }
 
-    /// As [`path`](Self::path), of the target alone.
+    /// Like [`path`](Self::path), without the target's query.
     pub fn path_of<'a>(&'a self, target: &'a PathAndQuery) -> &'a str {
         self.path.as_deref().unwrap_or_else(|| target.path())
     }
 }
 
-/// Checks a request and decides what it is about.
+/// Checks a request and determines its authority and path.
 ///
 /// # Errors
-/// What makes it malformed, ambiguous or too large; always the client's fault.
+/// Why it is malformed, ambiguous or too large; always the client's fault.
 pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
     if head.headers.len() > checks.max_headers {
         return Err(Refusal { kind: Kind::RequestHeaderTooLarge, reason: "too many header fields" });
@@ -98,7 +98,7 @@ pub fn check(head: &Parts, checks: Checks) -> Result<Normalized, Refusal> {
     Ok(normalized)
 }
 
-/// Names in [`X_NORMALIZED_PATH`] what the normal form changed of the path that came. Nobody else can put it there.
+/// Sets [`X_NORMALIZED_PATH`] to what normalization changed in the received path. A value from the client is removed.
 pub fn name_changes(fields: &mut HeaderMap, target: &PathAndQuery, path: &str) {
     match changes(target.path(), path) {
         Some(changes) => fields.insert(X_NORMALIZED_PATH, HeaderValue::from_static(changes)),
@@ -119,11 +119,11 @@ fn changes(came: &str, normal: &str) -> Option<&'static str> {
     })
 }
 
-/// What was changed of a path before it was forwarded.
+/// What was changed in a path before it was forwarded.
 pub const X_NORMALIZED_PATH: HeaderName = HeaderName::from_static("x-normalized-path");
 
-/// Host, given at most once, and framing that can be read in one way (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2). One walk
-/// is cheaper than a lookup for each. On HTTP/1 `wire` saw the framing before; this is the last door.
+/// Checks Host (at most one) and framing (RFC 9112 §3.2, §6.1-6.3; RFC 9113 §8.2.2), and returns Host. One pass is
+/// cheaper than a lookup of each field. On HTTP/1 `wire` has checked the framing before; this is a second check.
 fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
     let has_streams = head.version >= Version::HTTP_2;
     let (mut host, mut length, mut is_chunked) = (None, None, false);
@@ -159,7 +159,7 @@ fn read_fields(head: &Parts) -> Result<Option<&HeaderValue>, Refusal> {
     if is_chunked && length.is_some() { Err(LENGTH_AND_CODING) } else { Ok(host) }
 }
 
-/// RFC 9112 §3.2: which forms a target may have.
+/// RFC 9112 §3.2: checks the form of the target.
 fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
     let uri = &head.uri;
     if head.method == Method::CONNECT && checks.is_forward && !is_extended_connect(head) {
@@ -175,7 +175,7 @@ fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
         if uri.authority().is_none() || uri.scheme().is_none() {
             return Err(bad("extended CONNECT without :scheme or :authority"));
         }
-        // RFC 9110 §9.3.6: it has no content, and what follows its answer has no length.
+        // RFC 9110 §9.3.6: CONNECT has no content, and what follows the response has no length.
         if head.headers.contains_key(CONTENT_LENGTH) {
             return Err(bad("CONNECT with Content-Length"));
         }
@@ -191,8 +191,8 @@ fn check_form(head: &Parts, checks: Checks) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// RFC 9112 §3.2.2: the absolute form wins over Host, which has to be there and valid all the same. RFC 9113 §8.3.1
-/// and RFC 9114 §4.3.1: `:authority` and Host must agree.
+/// RFC 9112 §3.2.2: the absolute form takes precedence over Host, which must still be present and valid. RFC 9113
+/// §8.3.1 and RFC 9114 §4.3.1: `:authority` and Host must agree.
 fn named_by_target(head: &Parts, authority: &[u8], host: Option<&HeaderValue>) -> Result<Normalized, Refusal> {
     let has_streams = head.version >= Version::HTTP_2;
     let same = host.is_some_and(|host| host.as_bytes() == authority);
@@ -237,7 +237,7 @@ struct Authority {
     has_uppercase: bool,
 }
 
-/// RFC 3986 §3.2.2, narrowed to what names hosts: letters, digits, `-._~`, or an IPv6 address in brackets.
+/// RFC 3986 §3.2.2, limited to host names: letters, digits, `-._~`, or an IPv6 address in brackets.
 fn parse_authority(bytes: &[u8]) -> Result<Authority, Refusal> {
     let mut has_uppercase = false;
     let mut host_end = 0;
@@ -285,14 +285,14 @@ const fn bad(reason: &'static str) -> Refusal {
 const CONNECTION_SPECIFIC: Refusal = bad("a connection-specific header field");
 const NO_HOST: Refusal = bad("no Host");
 const BAD_AUTHORITY: Refusal = bad("an invalid host");
-/// RFC 1035 §2.3.4, and room for an IPv6 address.
+/// RFC 1035 §2.3.4, with room for an IPv6 address.
 const MAX_HOST: usize = 255;
 
 const OTHER: u8 = 1;
 const UPPERCASE: u8 = 2;
 const LABEL_END: u8 = 3;
 const PORT_FOLLOWS: u8 = 4;
-/// 0: may not stand in a host.
+/// 0: not allowed in a host.
 const HOST_BYTES: [u8; 256] = {
     let mut map = [0; 256];
     let mut byte = 0;

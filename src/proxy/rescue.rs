@@ -1,5 +1,5 @@
-//! From an error to the answer a client gets: the only table of status codes, `Proxy-Status` (RFC 9209), and a small
-//! body in the form that `Accept` asks for.
+//! Turns errors into responses: the only table of status codes, `Proxy-Status` (RFC 9209), and a small body in the form
+//! that `Accept` asks for.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::base::error::{Error, Kind};
 
 /// `Proxy-Status`, RFC 9209 §2.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-/// The id of a request, passed on or made.
+/// The id of a request, received or generated.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The form of an error's body.
@@ -22,11 +22,11 @@ enum Form {
     Json,
 }
 
-/// The status a client gets for an error.
+/// The status code of an error.
 pub const fn status_of(kind: Kind) -> StatusCode {
     match kind {
         Kind::HttpRequestError => StatusCode::BAD_REQUEST,
-        // RFC 9209 §2.3.5 would have 502, but no gateway is at fault: it is refused like what `deny` names.
+        // RFC 9209 §2.3.5 recommends 502, but no gateway failed: it is refused, like a destination in `deny`.
         Kind::HttpRequestDenied | Kind::DestinationIpProhibited => StatusCode::FORBIDDEN,
         Kind::ProxyAuthenticationRequired => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
         Kind::DestinationNotFound => StatusCode::NOT_FOUND,
@@ -57,7 +57,7 @@ pub const fn status_of(kind: Kind) -> StatusCode {
     }
 }
 
-/// The answer for an error. `accept` is what the request says of it, as far as that is known.
+/// The response to an error. `accept` is the request's Accept, if it is known.
 pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> Response<Bytes> {
     let (body, form) = body_of(error, form_for(accept), request_id);
     let mut response = Response::new(body);
@@ -76,7 +76,7 @@ pub fn answer(error: &Error, accept: Option<&HeaderValue>, request_id: &str) -> 
     response
 }
 
-/// Says in an answer who made it, why, and to which request.
+/// Adds who made the response, why, and the request id.
 pub fn sign(fields: &mut HeaderMap, error: &Error, request_id: &str) {
     if let Ok(id) = HeaderValue::from_str(request_id) {
         fields.insert(X_REQUEST_ID, id);
@@ -86,7 +86,7 @@ pub fn sign(fields: &mut HeaderMap, error: &Error, request_id: &str) {
     }
 }
 
-/// The bytes of an HTTP/1.1 answer to a head that was refused before it was parsed; the connection closes after it.
+/// The bytes of an HTTP/1.1 response to a head that was refused before parsing; the connection closes after it.
 pub fn raw_answer(error: &Error, request_id: &str) -> Bytes {
     let response = answer(error, None, request_id);
     let status = response.status();
@@ -106,7 +106,7 @@ pub fn raw_answer(error: &Error, request_id: &str) -> Bytes {
     bytes.into()
 }
 
-/// The id a request came with, where it is one that can be repeated in a header and a page.
+/// The request's own id, if it is safe to repeat in headers and pages.
 pub fn given_request_id(request: &HeaderMap) -> Option<String> {
     let id = request.get(X_REQUEST_ID)?.to_str().ok()?;
     ((1..=128).contains(&id.len()) && id.bytes().all(is_id_byte)).then(|| id.to_owned())
@@ -116,7 +116,7 @@ pub fn given_request_id(request: &HeaderMap) -> Option<String> {
 pub fn new_request_id() -> String {
     let mut digits = String::with_capacity(32);
     let mut rest = fastrand::u128(..);
-    // A log that is on asks for one with every request; the formatting of 128 bits takes ten times as long.
+    // With the log on, every request needs one; formatting 128 bits would take ten times as long.
     for _ in 0..32 {
         digits.push(char::from(b"0123456789abcdef"[(rest & 15) as usize]));
         rest >>= 4;
@@ -124,12 +124,12 @@ pub fn new_request_id() -> String {
     digits
 }
 
-/// What may stand in an id that we repeat in a header and a page.
+/// Bytes allowed in an id that is repeated in headers and pages.
 fn is_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&byte)
 }
 
-/// RFC 9209 §2: who speaks, what happened, and a sentence about it.
+/// RFC 9209 §2: the proxy, the error, and a sentence about it.
 fn proxy_status(error: &Error) -> String {
     format!("tidegate; error={}; details=\"{}\"", error.kind().as_str(), error.reason())
 }
@@ -142,7 +142,7 @@ fn content_type(form: Form) -> &'static str {
     }
 }
 
-/// The first form that `Accept` names; weights are not judged, since any of the three is small and readable.
+/// The first supported form in `Accept`; weights are ignored, because all three forms are small and readable.
 fn form_for(accept: Option<&HeaderValue>) -> Form {
     let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return Form::Plain };
     for range in accept.split(',') {
@@ -160,7 +160,7 @@ fn form_for(accept: Option<&HeaderValue>) -> Form {
     Form::Plain
 }
 
-/// None of what is written here comes from a peer but the id, which holds no byte that HTML or JSON would read.
+/// Only the id comes from a peer, and it contains no byte that is special in HTML or JSON.
 fn body_of(error: &Error, form: Form, id: &str) -> (Bytes, Form) {
     let status = status_of(error.kind());
     let (code, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));

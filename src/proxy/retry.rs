@@ -1,43 +1,43 @@
-//! Whether a request may be sent again (sans-io). Two different things: the silent replay of a request that met a stale
-//! pooled connection, which costs no attempt, and the attempts that a route allows. RFC 9110 §9.2.2 rules both: a request
-//! that may have been processed is sent again only where its method is idempotent.
+//! Whether a request may be sent again (sans-io). There are two cases: the silent replay of a request on a stale pooled
+//! connection, which does not count as an attempt, and the attempts that a route allows. RFC 9110 §9.2.2 applies to
+//! both: a request that may have been processed is repeated only if its method is idempotent.
 
 use http::{Method, StatusCode};
 
 use crate::base::error::{Error, Kind, Retry};
 use crate::config::model::RetryRules;
 
-/// Replays of a request that was surely not processed (RFC 9113 §8.7): many that met one GOAWAY go on to the same next
-/// connection, and may meet its GOAWAY as well.
+/// Limit on replays of a request that was certainly not processed (RFC 9113 §8.7): all requests refused by one GOAWAY
+/// move to the same next connection, and may get its GOAWAY too.
 const UNPROCESSED_REPLAYS: u32 = 5;
 
-/// What is known of a request when an attempt fails.
+/// The state of a request when an attempt fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// What the route allows.
+    /// The route's rules.
     pub rules: &'a RetryRules,
-    /// Its method.
+    /// Its method is idempotent.
     pub idempotent: bool,
-    /// No byte of its body was read from the client; true where it has none.
+    /// No byte of its body was read from the client; true if it has none.
     pub body_untouched: bool,
     /// Its body can be sent from the beginning again.
     pub body_replayable: bool,
     /// It has a body.
     pub has_body: bool,
-    /// Attempts of the route that are used up.
+    /// Attempts used so far.
     pub used: u32,
-    /// Silent replays that were made already.
+    /// Silent replays so far.
     pub replays: u32,
 }
 
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The client is told.
+    /// Return the error to the client.
     GiveUp,
-    /// Once more on a fresh connection to the same endpoint, without using up an attempt.
+    /// Send it again on a new connection to the same endpoint, without using an attempt.
     Replay,
-    /// Once more at another endpoint, if there is one.
+    /// Send it to another endpoint, if there is one.
     TryAgain,
 }
 
@@ -47,7 +47,7 @@ pub fn is_idempotent(method: &Method) -> bool {
 }
 
 impl Attempt<'_> {
-    /// Whether a copy of the head is worth keeping before it is sent.
+    /// Whether a copy of the head must be kept before it is sent.
     pub fn may_be_sent_again(&self, reused: bool, multiplexed: bool) -> bool {
         let left = self.used < self.rules.attempts;
         (reused && self.replays == 0 && (self.idempotent || self.has_body))
@@ -55,7 +55,7 @@ impl Attempt<'_> {
             || (left && self.idempotent && (self.rules.on_reset_before_headers || !self.rules.on_status.is_empty()))
     }
 
-    /// After an endpoint could not be reached. Nothing was sent.
+    /// After a failed connection attempt; nothing was sent.
     pub fn after_connect_failure(&self, error: &Error) -> Decision {
         let unreachable = error.retry() == Retry::Always && error.kind() != Kind::ConnectionLimitReached;
         if unreachable && self.rules.on_connect_failure && self.used < self.rules.attempts {
@@ -65,12 +65,12 @@ impl Attempt<'_> {
         }
     }
 
-    /// After a request was handed to a session and failed before the head of an answer.
+    /// After a request was passed to a session and failed before the response head.
     pub fn after_send_failure(&self, error: &Error, reused: bool) -> Decision {
         if !self.body_replayable {
             return Decision::GiveUp;
         }
-        // With none of the body sent, an endpoint cannot have processed a request that has one.
+        // If none of its body was sent, an endpoint cannot have processed the request.
         let unprocessed = self.has_body && self.body_untouched;
         let safe = match error.retry() {
             Retry::Always => self.replays < UNPROCESSED_REPLAYS,
@@ -87,7 +87,7 @@ impl Attempt<'_> {
         Decision::GiveUp
     }
 
-    /// After the head of an answer came.
+    /// After a response head.
     pub fn after_status(&self, status: StatusCode) -> Decision {
         let wanted = self.rules.on_status.contains(&status);
         if wanted && self.idempotent && self.body_replayable && self.used < self.rules.attempts {

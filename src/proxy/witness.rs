@@ -1,5 +1,5 @@
-//! Whoever wants to know how a request was decided about asks the very functions that decide, with a witness. Traffic brings
-//! `()`, which hears nothing and costs nothing.
+//! Observes how a request is decided. The same functions decide for traffic and for `explain`: traffic passes `()`,
+//! which compiles to nothing, and `explain` a witness that records.
 
 use std::net::IpAddr;
 
@@ -10,56 +10,56 @@ use crate::base::error::Error;
 use crate::route::action::Route;
 use crate::route::path_index;
 
-/// Told of each step of a decision about one request, in their order.
+/// Is told each step of the decision about one request, in order.
 pub trait Witness: path_index::Witness {
-    /// A number, evenly distributed, that a choice by weights is made with.
+    /// A uniformly distributed number, for choices by weight.
     #[inline]
     fn chance(&mut self) -> u32 {
         fastrand::u32(..)
     }
 
-    /// The request is one unambiguous message; `path` is what routes are asked with.
+    /// The request is one unambiguous message; `path` is matched against routes.
     #[inline]
     fn understood(&mut self, _normalized: &Normalized, _path: &str, _client: Option<IpAddr>) {}
 
-    /// A route takes it; `rest` is what `*` of its path matched.
+    /// A route matches; `rest` is what `*` of its path matched.
     #[inline]
     fn found(&mut self, _route: &Route, _rest: &str) {}
 
-    /// Its fields are these after a step.
+    /// The header fields after a step.
     #[inline]
     fn passed(&mut self, _step: Step, _fields: &HeaderMap) {}
 
-    /// It goes no further.
+    /// The request is refused.
     #[inline]
     fn refused(&mut self, _error: &Error) {}
 }
 
 impl Witness for () {}
 
-/// What changes the fields of a request, or of an answer of our own, on its way.
+/// The steps that change the fields of a request, or of a response made by the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// What belongs to one connection was taken away.
+    /// Hop-by-hop fields were removed.
     HopByHop,
-    /// `Expect` was, as each side is asked and answered for itself.
+    /// `Expect` was removed; it is handled separately on each side.
     Expect,
-    /// gRPC-Web became gRPC.
+    /// gRPC-Web was translated to gRPC.
     GrpcWeb,
-    /// What was changed of the path is named.
+    /// The changes of the path were named in `x-normalized-path`.
     NormalPath,
-    /// `Early-Data` was put.
+    /// `Early-Data` was added.
     EarlyData,
-    /// `X-Forwarded-*` and `Forwarded` say who asked.
+    /// `X-Forwarded-*` and `Forwarded` were added.
     Forwarded,
-    /// `Via` names us.
+    /// `Via` was added.
     Via,
-    /// `x-request-id` and `traceparent` were put.
+    /// `x-request-id` and `traceparent` were added.
     Stamps,
-    /// The route's edits were carried out.
+    /// The route's edits were applied.
     Edits,
-    /// What the endpoint's protocol wants was put.
+    /// The fields for the endpoint's protocol were added.
     Session,
-    /// The answer is made.
+    /// The response was made.
     Answer,
 }

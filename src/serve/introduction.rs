@@ -1,5 +1,5 @@
-//! Who the client of a new connection is, where a proxy stands in front of us and says so in a PROXY header. Before TLS and
-//! before anything is guessed about the protocol; only on listeners with `proxy_protocol`.
+//! The PROXY header of a new connection, which names its client. Read before TLS and before the protocol is detected;
+//! only on listeners with `proxy_protocol`.
 
 use std::net::SocketAddr;
 
@@ -10,21 +10,21 @@ use crate::net::proxy_protocol::receive::{Received, Told, receive};
 use crate::net::timer;
 use crate::proxy::context::Profile;
 
-/// What a connection from somewhere is to begin with.
+/// What a connection must begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// What the client itself sends.
+    /// No header.
     Nothing,
-    /// A header, or what the client itself sends.
+    /// An optional header.
     Maybe,
-    /// A header.
+    /// A header, required.
     Header,
-    /// A header that nobody believes.
+    /// A header is required, but this peer is not trusted to send one.
     Refused,
 }
 
-/// What a connection from `remote` begins with. A Unix socket has no address that could be trusted: who is let in by the
-/// file's permissions is.
+/// What a connection from `remote` must begin with. A Unix socket has no peer address; whoever its file permissions
+/// admit is trusted.
 pub(super) fn expected(profile: &Profile, remote: Option<SocketAddr>) -> Expected {
     let wanted = profile.spec.config.proxy_protocol;
     if wanted == ProxyProtocol::Off {
@@ -34,17 +34,18 @@ pub(super) fn expected(profile: &Profile, remote: Option<SocketAddr>) -> Expecte
     match (wanted, trusted) {
         (ProxyProtocol::Require, true) => Expected::Header,
         (ProxyProtocol::Require, false) => Expected::Refused,
-        // A stranger's bytes are the stranger's own: a header among them is no request, and is answered as such.
+        // From untrusted peers no header is expected; if one comes, it is a malformed request.
         (_, false) => Expected::Nothing,
         (_, true) => Expected::Maybe,
     }
 }
 
-/// Takes the header off `socket`, within the listener's `handshake` timeout; `None`: there is none, and need not be.
+/// Reads the header from `socket`, within the listener's `handshake` timeout; `None`: there is none, and none is
+/// required.
 ///
 /// # Errors
-/// The client's fault, or that of the proxy in front of it: it is to be closed. [`Kind::ClientGone`] where it came and
-/// went without a byte, as checks of load balancers do.
+/// The fault of the client or of the proxy in front; the connection must be closed. [`Kind::ClientGone`] if it ended
+/// without a byte, like health checks of load balancers.
 pub(super) async fn introduction(
     profile: &Profile,
     socket: &Socket,

@@ -1,6 +1,6 @@
-//! A worker's share of the listening sockets: one accept loop for each, which takes its permits first, hands a
-//! connection to a worker that has clearly fewer, and otherwise spawns `connection::serve`. A reload changes what
-//! stands behind a socket and leaves the socket alone.
+//! A worker's listening sockets. Each has an accept loop, which takes permits first, hands a connection to a worker
+//! that has clearly fewer, and otherwise spawns `connection::serve`. A reload replaces the configuration of a socket,
+//! not the socket.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,13 +28,13 @@ use crate::snapshot::{ListenerSpec, Opened, Snapshot, WorkerSnapshot};
 pub struct WorkerListener {
     id: SocketId,
     port: Option<u16>,
-    /// The generation and the listener as it has it, replaced together. A listener that went keeps the last it was
-    /// part of: its number would name another listener in the next.
+    /// The generation and the listener in it, replaced together. A removed listener keeps its last generation, because
+    /// its number may mean another listener in the next one.
     now: RefCell<(Rc<WorkerSnapshot>, Rc<Profile>)>,
     draining: Flag,
-    /// Where it takes QUIC.
+    /// Its QUIC side, if it has one.
     pub(super) quic: QuicSide,
-    /// When it was last said that a limit keeps clients waiting.
+    /// When it was last logged that a limit keeps clients waiting.
     full_logged: Cell<Option<Instant>>,
 }
 
@@ -45,23 +45,23 @@ impl WorkerListener {
         Rc::new(Self { id, port, now, draining, quic, full_logged: Cell::default() })
     }
 
-    /// The generation its requests are served by, and the listener in it. A connection asks again for each request, so
-    /// that a reload reaches the open ones.
+    /// The generation for its requests, and the listener in it. Connections read it for each request, so that a reload
+    /// applies to open ones.
     pub fn now(&self) -> (Rc<WorkerSnapshot>, Rc<Profile>) {
         self.now.borrow().clone()
     }
 
-    /// What its connections are served by now.
+    /// The current listener, with values computed for its connections.
     pub fn profile(&self) -> Rc<Profile> {
         Rc::clone(&self.now.borrow().1)
     }
 
-    /// What the listener is now.
+    /// The current listener.
     pub fn spec(&self) -> Rc<ListenerSpec> {
         Rc::clone(&self.now.borrow().1.spec)
     }
 
-    /// Whether its connections are asked to go: it is no longer configured, or the process leaves.
+    /// Whether its connections are being closed gracefully, because it was removed or the process stops.
     pub fn is_draining(&self) -> bool {
         self.draining.is_raised()
     }
@@ -84,7 +84,7 @@ impl WorkerListener {
         &self.draining
     }
 
-    /// An operator must know why clients wait, but not at every one of them.
+    /// Logs that a limit keeps clients waiting, but not for each of them.
     pub(super) fn warn_full(&self, limit: &str, connections: u32, what: &str) {
         let now = Instant::now();
         if self.full_logged.get().is_none_or(|last| now - last >= FULL_LOG_INTERVAL) {
@@ -93,7 +93,7 @@ impl WorkerListener {
         }
     }
 
-    /// Ends its accept loop once nobody waits in its queue, and asks its connections to go.
+    /// Ends its accept loop once the backlog is empty, and closes its connections gracefully.
     pub(super) fn drain(&self) {
         self.draining.raise();
     }
@@ -109,7 +109,7 @@ fn with_profile(
     (generation, Rc::new(profile))
 }
 
-/// What a connection took from the limits; it travels with the connection.
+/// The permits of a connection, which stay with it.
 #[derive(Debug)]
 pub struct Admission {
     _listener: Option<Permit>,
@@ -118,19 +118,19 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// With permits of the listener, where it has a limit, and of the process.
+    /// With permits of the listener, if it has a limit, and of the process.
     pub(super) fn new(listener: Option<Permit>, process: Permit) -> Self {
         Self { _listener: listener, _process: process, address: None }
     }
 
-    /// Takes a permit for the client's address, where the listener limits that; false: it has too many already.
+    /// Takes a permit for the client's address, if the listener limits that; false: it has too many connections.
     pub(super) fn take_address(&mut self, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
         let (Some(limits), Some(client)) = (&spec.per_address, client) else { return true };
         self.address = limits.acquire(client.ip());
         self.address.is_some()
     }
 
-    /// As [`take_address`](Self::take_address), for a connection that is closed where there is none.
+    /// Like [`take_address`](Self::take_address); also counts and logs a refusal.
     fn admit_address(&mut self, worker: &Worker, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
         let is_admitted = self.take_address(spec, client);
         if !is_admitted {
@@ -142,8 +142,8 @@ impl Admission {
     }
 }
 
-/// What an open connection holds, given back when it is dropped. Whoever carries the connection on (an upgrade, a
-/// tunnel) carries this on: a drain waits for it.
+/// The resources of an open connection, released when it is dropped. If the connection continues elsewhere (an upgrade,
+/// a tunnel), this must go along: a drain waits for it.
 pub struct ConnectionPermit {
     admission: Admission,
     _under_way: Entry,
@@ -159,7 +159,7 @@ impl ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    /// Counts the connection for a client that was not known when it was accepted; false: it is to be closed.
+    /// Counts the connection for the client in its PROXY header; false: it must be closed.
     pub(super) fn admit_client(&mut self, spec: &ListenerSpec, client: Option<SocketAddr>) -> bool {
         self.admission.admit_address(&self.worker, spec, client)
     }
@@ -175,15 +175,15 @@ impl Drop for ConnectionPermit {
 /// A connection on its way to another worker.
 pub struct Arrival {
     socket_id: SocketId,
-    /// For the case that the listener goes while the connection is on its way.
+    /// Used if the listener is removed before the connection arrives.
     last: (Arc<Snapshot>, ListenerSpec),
     connection: HandedOver<Admission>,
 }
 
-/// Begins to accept on a socket, of connections or of QUIC's datagrams.
+/// Starts accepting connections, or QUIC packets, on a socket.
 ///
 /// # Errors
-/// The system does not let this worker's runtime watch the socket.
+/// The system does not let this worker's runtime poll the socket.
 pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, opened: Opened) -> io::Result<()> {
     let Opened { socket, open, steering } = opened;
     if let Some(steering) = steering {
@@ -201,7 +201,7 @@ pub(super) fn listen(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, opened:
     Ok(())
 }
 
-/// Takes in a connection that another worker accepted.
+/// Takes over a connection that another worker accepted.
 pub(super) fn arrived(worker: &Rc<Worker>, listener: Option<Rc<WorkerListener>>, arrival: Arrival) {
     worker.loads().arrived(worker.id());
     let listener = listener.unwrap_or_else(|| {
@@ -219,7 +219,7 @@ impl Arrival {
     }
 }
 
-/// Waits until one more connection may be open.
+/// Waits until the limits allow another connection.
 async fn admitted(worker: &Worker, listener: &WorkerListener) -> Admission {
     let of_listener = match &listener.spec().limit {
         Some(limit) => Some(permit(limit, listener, "max_connections").await),
@@ -246,7 +246,7 @@ fn accepted(
 ) {
     worker.counters().connections_accepted.add(1);
     let profile = listener.profile();
-    // Where a proxy speaks for its clients it is they who are counted, when they are known.
+    // With a PROXY header, the client is counted once it is known.
     if introduction::expected(&profile, remote) == Expected::Nothing
         && !admission.admit_address(worker, &profile.spec, remote)
     {
@@ -258,7 +258,8 @@ fn accepted(
     }
 }
 
-/// A worker with clearly fewer connections. A Unix socket is one queue for all workers: whoever is free takes from it.
+/// A worker with clearly fewer connections. Not for a Unix socket, which has one backlog for all workers: a free one
+/// takes from it.
 fn better_worker(worker: &Worker, socket: &Socket) -> Option<usize> {
     if worker.is_draining() || !matches!(socket, Socket::Tcp(_)) {
         return None;
@@ -284,7 +285,7 @@ fn hand_over(
     worker.loads().sent_to(other);
     match worker.send_to(other, Command::Socket(Box::new(arrival))) {
         Ok(()) => worker.counters().connections_handed_over.add(1),
-        // The other worker is gone; the connection is not.
+        // The other worker is gone, so serve the connection here.
         Err(Command::Socket(arrival)) => {
             worker.loads().arrived(other);
             serve_raw(worker, listener, arrival.connection);
@@ -300,7 +301,7 @@ fn serve_raw(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, connection: Han
     }
 }
 
-/// The one place where connections are spawned: each carries what a drain waits for.
+/// The only place where connections are spawned, each with the permit that a drain waits for.
 fn start(
     worker: &Rc<Worker>,
     listener: &Rc<WorkerListener>,
@@ -312,5 +313,5 @@ fn start(
     tokio::task::spawn_local(connection::serve(Rc::clone(worker), Rc::clone(listener), socket, remote, permit));
 }
 
-/// How often one socket of one worker says that clients wait.
+/// Interval of the log message about a reached limit, for each socket of a worker.
 const FULL_LOG_INTERVAL: Duration = Duration::from_secs(10);

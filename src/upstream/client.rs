@@ -1,5 +1,5 @@
-//! One request on one session. The session decides the version; what comes back is the answer's head with its body still
-//! arriving, or why there is none and whether the request may be sent again.
+//! One request on one session. The session determines the HTTP version. The result is the response head with a
+//! streaming body, or the error and whether a retry is safe.
 
 use std::future::Future;
 use std::io;
@@ -18,13 +18,13 @@ use crate::body::incoming::Incoming;
 use crate::body::tunnel::Http2Tunnel;
 use crate::net::relay::Breakable;
 
-/// The right to send one request to an endpoint. Dropped unused, it goes back to the pool.
+/// The right to send one request to an endpoint. Dropped unused, it returns to the pool.
 pub enum Session {
-    /// A connection of its own.
+    /// An HTTP/1.1 connection.
     Http1(Http1),
-    /// A stream on a shared connection.
+    /// A stream of a shared HTTP/2 connection.
     Http2(Http2),
-    /// The same over QUIC.
+    /// A stream of a shared HTTP/3 connection.
     Http3(Http3),
 }
 
@@ -41,7 +41,7 @@ impl Pulse {
 }
 
 pin_project_lite::pin_project! {
-    /// One of two futures with the same outcome.
+    /// One of two futures with the same output.
     #[project = EitherProjection]
     enum Either<L, R> {
         Left { #[pin] future: L },
@@ -60,38 +60,38 @@ impl<L: Future, R: Future<Output = L::Output>> Future for Either<L, R> {
     }
 }
 
-/// A request that is on its way on a shared connection.
+/// A request in progress on a shared connection.
 type Sent = Pin<Box<dyn Future<Output = Result<Answer, SendFailure>>>>;
 
-/// An answer whose head arrived.
+/// A response whose head has arrived.
 pub struct Answer {
-    /// The head, and the body as it comes. hyper leaves Content-Length beside Transfer-Encoding: the caller removes it.
+    /// The head, and a streaming body. hyper keeps Content-Length next to Transfer-Encoding; the caller must remove it.
     pub response: Response<Incoming>,
-    /// What carries another protocol from now on: the connection itself after a 101 on HTTP/1, the stream of a CONNECT that was
-    /// answered with success. Whether the request asked for it is the caller's to check.
+    /// Carries the other protocol after a switch: the connection after a 101 on HTTP/1, or the stream of a successful
+    /// CONNECT. The caller must check that the request asked for it.
     pub upgraded: Option<Upgraded>,
-    /// Holds the stream's place on a shared connection: to be dropped when the body has ended or is given up.
+    /// The stream's place on a shared connection: drop it when the body has ended or is cancelled.
     pub stream: Option<StreamPlace>,
 }
 
-/// A stream's place on its connection.
+/// The place of a stream on its connection.
 pub enum StreamPlace {
-    /// Among the streams of HTTP/2.
+    /// On an HTTP/2 connection.
     Http2(http2::StreamGuard),
-    /// Among the streams of HTTP/3.
+    /// On an HTTP/3 connection.
     Http3(http3::StreamGuard),
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 pub struct SendFailure {
-    /// What happened, whose fault it is, and whether the request may be sent again.
+    /// What happened, whose fault it is, and whether a retry is safe.
     pub error: Error,
-    /// The request as it was handed in, but for its version and the Host of one on a stream, where nothing of it was sent.
+    /// The request, if nothing of it was sent: unchanged, except for its version and, on a stream, its Host.
     pub request: Option<Box<Request<Body>>>,
 }
 
-/// A connection after a 101, or a stream after CONNECT, once hyper lets go of it: its bytes are no longer HTTP. Those that came
-/// with the answer come first.
+/// A connection after a 101, or a stream after CONNECT, as soon as hyper releases it. Bytes that arrived together with
+/// the response come first.
 pub struct Upgraded(Switch);
 
 enum Switch {
@@ -100,11 +100,11 @@ enum Switch {
     Opening(Pin<Box<dyn Future<Output = io::Result<Http2Tunnel>>>>),
 }
 
-/// What carries another protocol from now on; its bytes are counted.
+/// The connection or stream of another protocol; its bytes are counted.
 pub type Switched = Box<dyn Breakable>;
 
 impl Session {
-    /// Whether the connection had served requests before.
+    /// Whether the connection has served requests before.
     pub fn is_reused(&self) -> bool {
         match self {
             Session::Http1(session) => session.is_reused(),
@@ -127,13 +127,14 @@ impl Session {
         matches!(self, Session::Http2(_) | Session::Http3(_))
     }
 
-    /// Whether interim answers of the endpoint are heard: hyper passes none on from HTTP/2.
+    /// Whether interim responses are reported; hyper does not report those of HTTP/2.
     pub fn hears_interim(&self) -> bool {
         !matches!(self, Session::Http2(_))
     }
 
-    /// Whether the endpoint takes extended CONNECT (RFC 8441, RFC 9220), once it has said so: with its first SETTINGS. The caller
-    /// keeps the deadline. On HTTP/1.1 there is Upgrade. Cancel-safe.
+    /// Whether the session can switch protocols: always on HTTP/1.1, by Upgrade; otherwise if the endpoint's first
+    /// SETTINGS, which it waits for, allow extended CONNECT (RFC 8441, RFC 9220). The caller enforces a deadline.
+    /// Cancel-safe.
     pub(super) async fn switches(&self) -> bool {
         match self {
             Session::Http1(_) => true,
@@ -142,15 +143,15 @@ impl Session {
         }
     }
 
-    /// Sends the request and waits for the head of the answer; the caller keeps the deadline. Dropping the future closes
+    /// Sends the request and waits for the response head; the caller enforces the deadline. Dropping the future closes
     /// the HTTP/1 connection or resets the stream.
     ///
     /// # Errors
-    /// See [`SendFailure`]. An error that the request's body raised keeps its kind and side.
+    /// See [`SendFailure`]. An error of the request body keeps its kind and side.
     pub fn send(self, request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         match self {
             Session::Http1(session) => Either::Left { future: session.send(request) },
-            // Boxed: they are several times as large, and a request on HTTP/1.1 would move the room for them about.
+            // Boxed: they are several times as large, and would enlarge the future of a request on HTTP/1.1.
             Session::Http2(session) => Either::Right { future: Box::pin(session.send(request)) as Sent },
             Session::Http3(session) => Either::Right { future: Box::pin(session.send(request)) as Sent },
         }

@@ -1,5 +1,5 @@
-//! Makes one connection to an endpoint: the socket, TLS where configured, and what ALPN chose. The bytes of the
-//! connection are counted here. Called when the pool has none.
+//! Makes one connection to an endpoint: the socket, TLS if configured, and the protocol chosen by ALPN. Counts the
+//! bytes of the connection. Called when the pool has no connection.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -33,16 +33,16 @@ use crate::transport::quic::client::{Early, H3, Way};
 pub(super) struct Connected {
     pub(super) io: Metered,
     pub(super) http2: bool,
-    /// It began with what was said of one client, and serves that one's request alone.
+    /// It began with the PROXY header of one client, and serves only one request.
     pub(super) alone: bool,
 }
 
-/// Connects within the upstream's connect timeout, from the next of `sources`; `clock` is told the phases of it.
-/// `preface` goes before everything else, TLS included, where there is one; `only_http1`: nothing else is offered. Cancel-safe: a dropped call closes what it
-/// opened.
+/// Connects within the upstream's connect timeout, from the next of `sources`; `clock` is advanced through the phases.
+/// `preface` is sent first, before TLS; `only_http1`: offer no other protocol. Cancel-safe: a dropped call closes what
+/// it opened.
 ///
 /// # Errors
-/// The endpoint's or its network's fault, always worth another try: nothing was sent.
+/// The fault of the endpoint or the network. A retry is always safe, because nothing was sent.
 pub(super) async fn connect(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -56,8 +56,8 @@ pub(super) async fn connect(
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
-/// As [`connect`], over QUIC: what is agreed on is HTTP/3, or what the upstream's `alpn` says. `may_be_early`: something may be sent
-/// before the endpoint has answered, if the upstream wants that and a ticket allows it.
+/// Like [`connect`], over QUIC, with HTTP/3 or the upstream's `alpn`. `may_be_early`: allows early data, if the
+/// upstream uses it and there is a session ticket.
 pub(super) async fn connect_quic(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -76,7 +76,7 @@ pub(super) async fn connect_quic(
     attempted(upstream, endpoint, counters, clock, establishing).await
 }
 
-/// Makes a connection within the connect timeout, and tells whoever counts how that went.
+/// Makes a connection within the connect timeout, and reports the result to the endpoint and the counters.
 async fn attempted<T>(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -124,7 +124,7 @@ async fn establish(
     Ok(Connected { io, http2, alone: preface.is_some() })
 }
 
-/// A connected socket of TCP or to a path, without TLS, on which `preface` was sent; otherwise as [`connect`].
+/// A connected TCP or Unix socket without TLS, on which `preface` was sent; otherwise like [`connect`].
 pub(super) async fn plain(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -137,10 +137,10 @@ pub(super) async fn plain(
     attempted(upstream, endpoint, counters, clock, connecting).await
 }
 
-/// The way to an endpoint over QUIC, to agree on HTTP/3 or the upstream's `alpn`.
+/// Address, name and TLS settings of an endpoint over QUIC.
 ///
 /// # Errors
-/// There is none: the configuration was checked badly.
+/// They are missing, which validation of the configuration rules out.
 pub(super) fn way<'a>(upstream: &'a Upstream, endpoint: &'a Endpoint, sources: &'a Sources) -> Result<Way<'a>, Error> {
     let (Address::Socket(address), Some(tls), Some(name)) = (&endpoint.address, &upstream.tls, &endpoint.server_name)
     else {
@@ -150,7 +150,7 @@ pub(super) fn way<'a>(upstream: &'a Upstream, endpoint: &'a Endpoint, sources: &
     Ok(Way { address: *address, tls, name, alpn, options: &upstream.config.quic, sources, on_trial: false })
 }
 
-/// A QUIC connection to where the endpoint said that HTTP/3 is to be had: another port of the same address.
+/// A QUIC connection to the port in the endpoint's Alt-Svc, at the same address.
 pub(super) async fn alternative(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -179,7 +179,7 @@ pub(super) async fn socket(
     Ok(socket)
 }
 
-/// What is spoken over the socket: TLS where configured, and whether it is HTTP/2 that follows.
+/// Starts TLS if configured; also returns whether HTTP/2 follows.
 pub(super) async fn channel(
     upstream: &Upstream,
     endpoint: &Endpoint,
@@ -195,7 +195,7 @@ pub(super) async fn channel(
                 return Ok((Channel::Client(tls.connect_http1(socket, name).await?), false));
             }
             let channel = Channel::Client(tls.connect(socket, name).await?);
-            // An endpoint without ALPN is believed to speak what the configuration says (RFC 9113 §3.3 wants `h2`).
+            // Without ALPN, the configured protocol is assumed (RFC 9113 §3.3 requires `h2`).
             let http2 = match (upstream.config.protocol, channel.negotiated_alpn()) {
                 (UpstreamProtocol::Http1, _) => false,
                 (UpstreamProtocol::Auto, alpn) => alpn == Some(b"h2"),
@@ -214,7 +214,7 @@ pub(super) async fn channel(
     }
 }
 
-/// A channel whose bytes are counted, and which remembers how often some came.
+/// A channel that counts its bytes, and the reads that returned some.
 pub(super) struct Metered {
     channel: Channel,
     counters: Arc<Counters>,
@@ -223,12 +223,12 @@ pub(super) struct Metered {
 }
 
 impl Metered {
-    /// Goes on with each read that brings bytes of the endpoint.
+    /// Incremented by each read that returns bytes of the endpoint.
     pub(super) fn received(&self) -> Rc<Cell<u32>> {
         Rc::clone(&self.received)
     }
 
-    /// Who is woken, once, when the endpoint sends something.
+    /// Woken once, when the endpoint sends something.
     pub(super) fn waiting(&self) -> Rc<RefCell<Vec<Waker>>> {
         Rc::clone(&self.waiting)
     }
@@ -248,7 +248,7 @@ impl AsyncRead for Metered {
         let read = buf.filled().len() - before;
         if read > 0 {
             this.received.set(this.received.get().wrapping_add(1));
-            // Hardly ever somebody: who asks what the endpoint takes before its first word is here.
+            // Rarely set: only while waiting for the endpoint's first SETTINGS.
             if !this.waiting.borrow().is_empty() {
                 this.waiting.take().into_iter().for_each(Waker::wake);
             }

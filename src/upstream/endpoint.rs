@@ -1,4 +1,4 @@
-//! One endpoint: where it is, its weight, and what all workers and generations know of it together.
+//! One endpoint: its address and weight, and the state shared by all workers and generations.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,31 +15,31 @@ use crate::base::error::Kind;
 use crate::base::ewma::Ewma;
 use crate::transport::tls::client::ServerName;
 
-/// One address that requests are sent to. A `dns:` name becomes one endpoint for each address it resolves to.
+/// One address that requests are sent to. A `dns:` name becomes one endpoint for each of its addresses.
 pub struct Endpoint {
-    /// As it is told to people: the address, after the name it was resolved from.
+    /// Its name for people: the address, preceded by the name it was resolved from.
     pub label: Arc<str>,
-    /// Where to connect.
+    /// The address to connect to.
     pub address: Address,
-    /// The name to ask for and to verify, where TLS is spoken.
+    /// The server name to send and verify, with TLS.
     pub server_name: Option<ServerName<'static>>,
     /// The endpoint's own Host, for `host_header = "upstream"`.
     pub authority: HeaderValue,
-    /// Its share of the picks, at least 1.
+    /// Its weight, at least 1.
     pub weight: u32,
-    /// What is to be learned from real traffic.
+    /// What to measure of real traffic.
     pub watch: Watch,
-    /// What outlives generations.
+    /// State that outlives generations.
     pub state: Arc<EndpointState>,
 }
 
-/// What an upstream's policy and its `[outlier]` want to learn from real traffic. Where it is nothing, telling an endpoint how
-/// it did costs a look at this and no more.
+/// What the upstream's policy and `[outlier]` need to know of real traffic. If they need nothing, reporting a result
+/// costs only this check.
 #[derive(Clone, Default)]
 pub struct Watch {
     /// Latencies, for `p2c-ewma`.
     pub latency: bool,
-    /// Failures in a row, and what wakes the control thread when there were as many.
+    /// Failures in a row, and how to wake the control thread when the limit is reached.
     pub outlier: Option<Outlier>,
 }
 
@@ -48,13 +48,13 @@ pub struct Watch {
 pub struct Outlier {
     /// Never zero.
     pub consecutive_failures: u32,
-    /// Wakes whoever ejects.
+    /// Wakes the control thread, which ejects.
     pub alarm: Arc<Notify>,
 }
 
 impl Endpoint {
-    /// Whether a person means this endpoint by `name`: its label, its address, or the name it was resolved from, as the
-    /// configuration writes it.
+    /// Whether `name` means this endpoint: its label, its address, or the name it was resolved from, as written in the
+    /// configuration.
     pub fn is_called(&self, name: &str) -> bool {
         if *name == *self.label || name == self.address.to_string() {
             return true;
@@ -68,31 +68,31 @@ impl Endpoint {
         resolved_from.is_some_and(|own| own.eq_ignore_ascii_case(host)) && own_port == port
     }
 
-    /// Whether somebody wants to know how it does: where not, no clock needs to be read.
+    /// Whether results are needed; if not, the clock need not be read.
     pub fn is_watched(&self) -> bool {
         self.watch.latency || self.watch.outlier.is_some()
     }
 
-    /// A connection was established in this time. For what speaks no requests: to a connection that carries some, only an
-    /// answer shows that the endpoint is well.
+    /// Reports a connection established in this time. Used if no requests are sent; for requests, only a response shows
+    /// that the endpoint works.
     pub fn connected(&self, latency: Duration) {
         self.did_well(latency);
     }
 
-    /// The head of an answer came after this time; `ok`: it was below 500.
+    /// Reports a response head after this time; `ok`: its status is below 500.
     pub fn answered(&self, ok: bool, latency: Duration) {
         if ok {
             return self.did_well(latency);
         }
-        // A failure may be quick. That shall not draw more requests to it.
+        // A failure may be fast, but must not attract more requests.
         if self.watch.latency {
             self.state.latency.raise(self.state.age(), latency);
         }
         self.failed_once();
     }
 
-    /// Nothing came of a connection, or of a request before the head of its answer. What is not the endpoint's doing does not
-    /// count against it.
+    /// Reports a failed connection attempt, or a request that failed before the response head. Failures that are not
+    /// caused by the endpoint do not count.
     pub fn failed(&self, kind: Kind) {
         if !is_endpoints_doing(kind) {
             return;
@@ -103,14 +103,14 @@ impl Endpoint {
         self.failed_once();
     }
 
-    /// Whoever waited for an answer no longer does: it takes at least this long.
+    /// Reports that nobody waits for a response any more: it takes at least this long.
     pub fn abandoned(&self, after: Duration) {
         if self.watch.latency {
             self.state.latency.raise(self.state.age(), after);
         }
     }
 
-    /// The smoothed latency in nanoseconds, less what was forgotten since; `None`: never measured.
+    /// The smoothed latency in nanoseconds, decayed since it was measured; `None`: never measured.
     pub fn latency(&self) -> Option<f32> {
         self.state.latency.value(self.state.age())
     }
@@ -119,7 +119,7 @@ impl Endpoint {
         if self.watch.latency {
             self.state.latency.record(self.state.age(), latency);
         }
-        // A load that all workers share without harm; a store only after a failure.
+        // A load, so that the cache line stays shared; a store only after a failure.
         if self.watch.outlier.is_some() && self.state.failures_in_a_row() > 0 {
             self.state.forget_failures();
         }
@@ -134,7 +134,7 @@ impl Endpoint {
     }
 }
 
-/// Whether an error tells something about the endpoint, and not about the client, the proxy or its limits.
+/// Whether an error is caused by the endpoint, and not by the client, the proxy or its limits.
 fn is_endpoints_doing(kind: Kind) -> bool {
     matches!(
         kind,
@@ -152,33 +152,34 @@ fn is_endpoints_doing(kind: Kind) -> bool {
     )
 }
 
-/// What is known of an endpoint, kept across generations by the name of its upstream and its address. Alone on its cache
-/// lines: every worker writes here when requests in flight are counted.
+/// The state of an endpoint, kept across generations by the name of its upstream and its address. On cache lines of its
+/// own, because every worker writes to it when requests in progress are counted.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EndpointState {
     in_flight: AtomicU32,
     failures_in_a_row: AtomicU32,
     latency: Ewma,
-    /// What the moments of `latency` are counted from.
+    /// The origin of the times in `latency`.
     born: Instant,
     bars: Bars,
     spoken: AtomicU8,
-    /// What it says of itself by Alt-Svc, where its upstream listens to that.
+    /// Its Alt-Svc, if the upstream uses it.
     pub alternative: Alternative,
     connect_failures: AtomicU64,
     /// In milliseconds of Unix time; 0: never.
     last_connect_failure: AtomicU64,
     /// The number of its [`Kind`].
     last_failure_kind: AtomicU8,
-    /// The control thread's; no worker touches it.
+    /// Used by the control thread only.
     standing: Mutex<Standing>,
 }
 
-/// What an endpoint speaks: by configuration, or as it was last heard over TLS, which tells between the first two alone.
+/// The protocol of an endpoint: as configured, or as last negotiated over TLS, which chooses only between the first
+/// two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
-    /// It was not asked yet.
+    /// Not known yet.
     Unknown,
     /// HTTP/1.1.
     Http1,
@@ -207,22 +208,23 @@ impl Default for EndpointState {
 }
 
 impl EndpointState {
-    /// Requests under way over all workers; zero where the policy does not ask for it.
+    /// Requests in progress over all workers; 0 if the policy does not need it.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts one up what is in flight: a request, or a session of layer 4.
+    /// Adds one request, or layer 4 session, in progress.
     pub fn request_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes one of these away.
+    /// Removes one.
     pub fn request_ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// What ALPN chose on the last connection of any worker. A hint: the next connection may choose otherwise.
+    /// The protocol chosen by ALPN on the last connection of any worker. A hint: the next connection may choose
+    /// otherwise.
     pub fn spoken(&self) -> Spoken {
         match self.spoken.load(Ordering::Relaxed) {
             1 => Spoken::Http1,
@@ -231,66 +233,66 @@ impl EndpointState {
         }
     }
 
-    /// Connections of any worker that came to nothing.
+    /// Failed connection attempts of all workers.
     pub fn connect_failures(&self) -> u64 {
         self.connect_failures.load(Ordering::Relaxed)
     }
 
-    /// How the last of them did, and when, to a millisecond. Of two failures at once the one's kind may stand with the
-    /// other's time.
+    /// The kind and time of the last failed attempt, in milliseconds. After two simultaneous failures, kind and time
+    /// may come from different ones.
     pub fn last_connect_failure(&self) -> Option<(Kind, SystemTime)> {
         let millis = self.last_connect_failure.load(Ordering::Relaxed);
         let kind = Kind::ALL.get(usize::from(self.last_failure_kind.load(Ordering::Relaxed)))?;
         (millis > 0).then(|| (*kind, UNIX_EPOCH + Duration::from_millis(millis)))
     }
 
-    /// The word for what keeps it out of the picks, or that nothing does.
+    /// Its state: why it gets no new requests, or that it is ready.
     pub fn state(&self) -> State {
         self.bars.state()
     }
 
-    /// Whether it belongs in the picks.
+    /// Whether it gets new requests.
     pub fn is_ready(&self) -> bool {
         self.state() == State::Ready
     }
 
-    /// Whether this keeps it out of the picks.
+    /// Whether `bar` (drained, unhealthy or ejected) applies to it.
     pub fn has(&self, bar: Bar) -> bool {
         self.bars.has(bar)
     }
 
-    /// Takes it out of the picks of the sets that are made from now on, or lifts that; says whether that changed anything.
+    /// Sets or clears `bar`, for endpoint sets made from now on; returns whether that changed anything.
     pub fn set(&self, bar: Bar, up: bool) -> bool {
         self.bars.set(bar, up)
     }
 
-    /// What checks and ejections hold of it. For the control thread and whoever shows it: never on a request's way.
+    /// The state of checks and ejections. Used by the control thread and the status, never on a request's path.
     pub fn standing(&self) -> MutexGuard<'_, Standing> {
-        // Whole at every step, so a poisoned lock is still good.
+        // Consistent at every step, so a poisoned lock can still be used.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Failures since the last thing that went well, over all workers; counted where `[outlier]` is configured.
+    /// Failures since the last success, over all workers; counted only with `[outlier]`.
     pub fn failures_in_a_row(&self) -> u32 {
         self.failures_in_a_row.load(Ordering::Relaxed)
     }
 
-    /// Begins to count anew.
+    /// Restarts the count.
     pub fn forget_failures(&self) {
         self.failures_in_a_row.store(0, Ordering::Relaxed);
     }
 
-    /// The smoothed latency as it was last measured; only where the policy asks for it.
+    /// The last measured smoothed latency; only if the policy needs it.
     pub fn latency(&self) -> Option<Duration> {
         self.latency.last()
     }
 
-    /// Its own time: since it was first known.
+    /// Time since it was first known.
     pub fn age(&self) -> Duration {
         self.born.elapsed()
     }
 
-    /// Notes a connection that came to nothing.
+    /// Notes a failed connection attempt.
     pub fn connect_failed(&self, kind: Kind, now: SystemTime) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         self.last_failure_kind.store(kind as u8, Ordering::Relaxed);
@@ -303,7 +305,7 @@ impl EndpointState {
     }
 }
 
-/// What a failure counts as where latencies are compared: slower than what answers, until it is forgotten.
+/// The latency that a failure counts as: longer than that of a success, until it has decayed.
 const FAILURE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

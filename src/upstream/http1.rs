@@ -1,6 +1,6 @@
-//! An HTTP/1.1 connection to an endpoint: hyper drives it in a task of its own, and a [`Slot`] that the task shares with
-//! whoever uses the connection brings it back to the idle stack. A request on a pooled connection costs no allocation,
-//! no task and no clone here.
+//! An HTTP/1.1 connection to an endpoint. hyper drives it in a task of its own, which shares a [`Slot`] with the user
+//! of the connection and returns it to the idle stack. A request on a pooled connection needs no allocation, task or
+//! clone here.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
@@ -26,18 +26,18 @@ use crate::body::request::Source;
 use crate::net::io::Rewind;
 use crate::net::timer::Timer;
 
-/// Bytes of an answer's head, and of its trailers; past it the answer is refused. nginx allows 4 to 8 KiB unless told
-/// otherwise, which real cookies and policies outgrow.
+/// Limit on the bytes of a response head, and of trailers. nginx allows 4 to 8 KiB by default, which real cookies and
+/// policies exceed.
 const MAX_HEAD: usize = 64 * 1024;
-/// The most that one connection reads or writes at once, and so what a slow client costs on it. hyper grows to it from
-/// 8 KiB only while reads fill the buffer. The number of header fields stays at hyper's 100: asking for more makes it
-/// allocate for every answer.
+/// Maximum bytes that a connection reads or writes at once, and so the cost of a slow client. hyper starts with 8 KiB
+/// and grows while reads fill the buffer. The limit on fields stays at hyper's 100; a higher one makes hyper allocate
+/// for every response.
 const MAX_BUFFER: usize = 256 * 1024;
 
-/// What a connection's task and its user share.
+/// The state shared by a connection's task and its user.
 pub(super) struct Slot {
     pool: Rc<EndpointPool>,
-    /// Here while the connection is idle or on its way to be; with the user in between. Dropping it closes the
+    /// Present while the connection is idle or about to be; otherwise the user has it. Dropping it closes the
     /// connection.
     sender: RefCell<Option<SendRequest<Body>>>,
     received: Rc<Cell<u32>>,
@@ -45,14 +45,14 @@ pub(super) struct Slot {
     idle_since: Cell<Instant>,
     expires: Instant,
     closed: Cell<bool>,
-    /// Given up with a request under way.
+    /// Cancelled with a request in progress.
     abandoned: Cell<bool>,
     /// What the request's body is read from, until the connection rests again.
     upload: RefCell<Option<Weak<Source>>>,
     /// Wakes the task that drives the connection.
     task: OnceCell<Waker>,
-    /// What is left when hyper is done with a connection that is in use: the endpoint switched protocols, if the answer
-    /// was a 101.
+    /// What remains after hyper released a connection in use: the endpoint switched protocols, if the response was a
+    /// 101.
     left: RefCell<Left>,
 }
 
@@ -62,19 +62,19 @@ enum Left {
     AskedFor(oneshot::Sender<Switched>),
 }
 
-/// An HTTP/1.1 connection in the hands of one request.
+/// An HTTP/1.1 connection used by one request.
 pub struct Http1 {
     slot: Rc<Slot>,
     sender: Option<SendRequest<Body>>,
     reused: bool,
-    /// A request was handed over whose answer did not begin yet.
+    /// A request was sent, and its response has not begun yet.
     is_awaited: bool,
 }
 
-/// Starts HTTP/1.1 on a new connection and spawns the task that drives it.
+/// Starts HTTP/1.1 on a new connection and spawns its task.
 pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Result<Http1, Error> {
     let received = connected.io.received();
-    // One that serves a single request is too old for another from the beginning.
+    // A connection for a single request counts as too old from the start, so it is never reused.
     let expires = if connected.alone { pool.now() } else { pool.expiry() };
     let mut builder = Builder::new();
     builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
@@ -100,16 +100,16 @@ pub(super) async fn start(connected: Connected, pool: &Rc<EndpointPool>) -> Resu
     Ok(Http1 { slot, sender: Some(sender), reused: false, is_awaited: false })
 }
 
-/// Drives a connection to its end. Whenever hyper has nothing more to do, it may have become idle: looking here needs no
-/// wake-up of its own.
+/// Drives a connection to its end. When hyper has nothing more to do, the connection may have become idle; checking
+/// here needs no wake-up.
 async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot>) {
     let mut patience: Option<Timer> = None;
     let ended = poll_fn(|cx| {
         let polled = Pin::new(&mut connection).poll(cx);
         if polled.is_pending() {
             slot.task.get_or_init(|| cx.waker().clone());
-            // hyper closes behind what it holds of the request, which is never where the endpoint takes nothing: the
-            // client's body, and with it the client, would be held for as long.
+            // hyper would close only after it has written the rest of the request, which never happens if the endpoint
+            // does not read. The client's body, and with it the client, would be held until then.
             if slot.abandoned.get() {
                 return Poll::Ready(Ok(()));
             }
@@ -138,7 +138,7 @@ async fn drive(mut connection: Connection<TokioIo<Metered>, Body>, slot: Rc<Slot
         slot.pool.forget(&slot);
     }
     let in_use = slot.sender.take().is_none();
-    // Nobody else holds it: no one waits for what is left.
+    // Nothing else holds it, so nobody waits for the rest.
     if ended.is_err() || !in_use || Rc::strong_count(&slot) == 1 {
         return slot.leave(None);
     }
@@ -184,7 +184,7 @@ impl Slot {
         }
     }
 
-    /// Takes the connection off the idle stack; the caller has removed the slot. `None`: it has ended or is too old.
+    /// Takes over an idle connection that the caller removed from the stack. `None`: it has ended or is too old.
     pub(super) fn take(self: Rc<Self>) -> Option<Http1> {
         self.idle.set(false);
         let sender = self.sender.take()?;
@@ -192,7 +192,7 @@ impl Slot {
         usable.then(|| Http1 { slot: self, sender: Some(sender), reused: true, is_awaited: false })
     }
 
-    /// Ends the connection at once, whatever of a request is still to be written.
+    /// Ends the connection at once, even if part of a request is unwritten.
     fn abandon(&self) {
         self.abandoned.set(true);
         if let Some(task) = self.task.get() {
@@ -205,23 +205,23 @@ impl Slot {
         now < self.idle_since.get() + self.pool.idle_timeout() && now < self.expires
     }
 
-    /// Closes an idle connection; the caller removes the slot from the stack.
+    /// Closes an idle connection that the caller removes from the stack.
     pub(super) fn close(&self) {
         self.idle.set(false);
         self.sender.take();
     }
 
-    /// Leaves what hyper gave back to whoever asked for it, or until it is asked for.
+    /// Passes on what hyper released, or keeps it until it is requested.
     fn leave(&self, rest: Option<Switched>) {
         match (self.left.replace(Left::Nothing), rest) {
             (Left::AskedFor(asker), Some(rest)) => drop(asker.send(rest)),
             (_, Some(rest)) => drop(self.left.replace(Left::Connection(rest))),
-            // A dropped asker tells that nothing comes.
+            // The dropped sender reports that nothing comes.
             (_, None) => {}
         }
     }
 
-    /// The connection after a 101, at once or when hyper lets go of it.
+    /// The connection after a 101, as soon as hyper releases it.
     fn switch(&self) -> Upgraded {
         match self.left.replace(Left::Nothing) {
             Left::Connection(rest) => Upgraded::ready(rest),
@@ -241,7 +241,7 @@ impl Http1 {
         self.reused
     }
 
-    /// Sends one request. Dropping the future before it is done closes the connection, whatever has become of the
+    /// Sends one request. Dropping the future before it is ready closes the connection, whatever the state of the
     /// request.
     pub(super) fn send(mut self, mut request: Request<Body>) -> impl Future<Output = Result<Answer, SendFailure>> {
         *request.version_mut() = Version::HTTP_11;
@@ -294,7 +294,7 @@ impl Http1 {
 }
 
 impl Drop for Http1 {
-    /// Gives the connection back: after an answer's head, while its body may still be on its way, or unused.
+    /// Returns the connection: after a response head, while its body may still be arriving, or unused.
     fn drop(&mut self) {
         if self.is_awaited {
             return self.slot.abandon();
@@ -303,13 +303,13 @@ impl Drop for Http1 {
             && !self.slot.closed.get()
         {
             self.slot.sender.replace(Some(sender));
-            // Over already when the answer came whole; otherwise the connection's task sees it.
+            // The exchange has already ended if the response arrived completely; otherwise the task sees it later.
             self.slot.rest();
         }
     }
 }
 
-/// What to say when a switched connection never came.
+/// The error if a switched connection was never released.
 pub(super) fn not_switched() -> Error {
     let reason = "the connection to the endpoint ended while it switched protocols";
     Error::upstream(Kind::HttpUpgradeFailed, Retry::Never, reason)

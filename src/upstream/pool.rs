@@ -1,6 +1,6 @@
-//! The connections of one worker, by endpoint: a stack of idle HTTP/1 connections and the shared sessions of HTTP/2 and HTTP/3. Limits
-//! are totals of the configuration shared out among the workers. One task per worker ends what is idle for too long or
-//! too old, so no connection has a timer of its own.
+//! The connections of one worker, by endpoint: a stack of idle HTTP/1 connections, and the shared connections of HTTP/2
+//! and HTTP/3. Configured limits are totals, divided among the workers. One task per worker closes connections that are
+//! idle for too long or too old, so that a connection needs no timer of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,10 +28,9 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::series::Scope;
 use crate::transport::tls::client::ServerName;
 
-/// How often connections are looked at; idle and age limits are kept to within it. Only while there are any.
+/// Interval of the sweep, and so the precision of idle and age limits. It runs only while there are connections.
 const SWEEP: Duration = Duration::from_millis(500);
-/// Part of the age limit by which each connection's own may differ, so that those opened together do not all close
-/// together: ± 10 %.
+/// Part of the age limit by which connections vary (± 10 %), so that those opened together do not all close together.
 const AGE_JITTER: f64 = 0.1;
 
 /// All pools of one worker.
@@ -43,8 +42,8 @@ pub struct Pools {
     clock: Rc<Clock>,
 }
 
-/// What makes connections interchangeable. The identity stands for TLS, protocol and socket options; the name
-/// that TLS verifies may differ by endpoint.
+/// What makes connections interchangeable. The identity covers TLS, protocol and socket options; the name that TLS
+/// verifies may differ by endpoint.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     upstream: Arc<str>,
@@ -53,7 +52,7 @@ struct PoolKey {
     server_name: Option<ServerName<'static>>,
 }
 
-/// What every pool of a worker reads: the time as of the last sweep, which spares a request the system's clock.
+/// State that all pools of a worker read: the time of the last sweep, so that requests need not read the clock.
 struct Clock {
     now: Cell<Instant>,
     open: Cell<u32>,
@@ -69,10 +68,10 @@ pub(super) struct EndpointPool {
     pub(super) http3: Sessions<http3::Shared>,
     pub(super) quic: Sessions<quic::Shared>,
     limits: Cell<Limits>,
-    /// Endpoints of living generations that use it; none: nothing comes back to it.
+    /// Endpoints of living generations that use the pool; if there are none, no connection comes back to it.
     attached: Cell<u32>,
     pub(super) connecting: Connecting,
-    /// What was sent early came to nothing: the next connection is waited for.
+    /// Early data was rejected: the next connection waits for its handshake.
     pub(super) waits_for_handshake: Cell<bool>,
     clock: Rc<Clock>,
 }
@@ -84,22 +83,22 @@ struct Limits {
     max_age: Duration,
 }
 
-/// Connections being made, and the requests that wait for one of them rather than make their own.
+/// Connections being made, and the requests that wait for one of them instead of making their own.
 #[derive(Default)]
 pub(super) struct Connecting {
     under_way: Cell<usize>,
     waiting: Cell<usize>,
     changed: Notify,
-    /// The last failure, and how many there were.
+    /// The last failure, and the number of failures.
     failure: RefCell<Option<Error>>,
     failures: Cell<u64>,
 }
 
-/// Counts a connection as being made; the waiting look again when it is dropped, however it ended.
+/// Counts a connection as being made. Dropping it, with any result, wakes the waiting requests.
 pub(super) struct Attempt<'a>(&'a Connecting);
 
 impl Pools {
-    /// The pools of worker `worker` of `workers`. To be used inside the worker's runtime only.
+    /// The pools of worker `worker` of `workers`. Must be created inside the worker's runtime.
     pub fn new(worker: usize, workers: usize, telemetry: Arc<WorkerTelemetry>) -> Rc<Self> {
         let clock = Clock {
             now: Cell::new(Instant::now()),
@@ -119,14 +118,14 @@ impl Pools {
         pools
     }
 
-    /// This worker's side of an upstream; to be called once for each upstream of a generation. Idle connections of the
-    /// generation before are found again where upstream, identity and address are the same.
+    /// An upstream for this worker; called once for each upstream of a generation. Idle connections of the previous
+    /// generation are kept if upstream, identity and address are the same.
     pub fn attach(self: &Rc<Self>, upstream: &Arc<Upstream>) -> Rc<WorkerUpstream> {
         WorkerUpstream::new(Rc::clone(self), Arc::clone(upstream))
     }
 
-    /// Closes what no living generation uses any more. To be called after a generation was replaced; connections still
-    /// in use by an older one are closed when they come back.
+    /// Closes connections that no living generation uses. Called after a generation was replaced; connections still in
+    /// use by an older one are closed when they are returned.
     pub fn retire_unused(&self) {
         self.pools.borrow_mut().retain(|_, pool| {
             let used = pool.attached.get() > 0;
@@ -137,13 +136,13 @@ impl Pools {
         });
     }
 
-    /// Closes every idle connection, and every other as soon as its exchange is over: the worker drains.
+    /// Closes every idle connection, and the others as soon as their exchanges end: the worker drains.
     pub fn close_idle(&self) {
         self.clock.draining.set(true);
         self.pools.borrow().values().for_each(|pool| pool.close_idle());
     }
 
-    /// Idle HTTP/1 connections and open shared ones at this moment.
+    /// Current number of idle HTTP/1 connections and open shared ones.
     pub fn resting(&self) -> (usize, usize) {
         let pools = self.pools.borrow();
         pools.values().fold((0, 0), |(idle, sessions), pool| {
@@ -151,7 +150,7 @@ impl Pools {
         })
     }
 
-    /// Endpoints that something is kept of.
+    /// Number of endpoints that have a pool.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.pools.borrow().len()
@@ -165,17 +164,17 @@ impl Pools {
         &self.telemetry.counters
     }
 
-    /// What this worker measures of an upstream.
+    /// The metrics of an upstream on this worker.
     pub(super) fn measured(&self, upstream: &Arc<str>) -> Rc<Measured> {
         Measured::new(&self.telemetry, Scope::Upstream, upstream)
     }
 
-    /// What this worker measures of the sessions of an upstream.
+    /// The metrics of an upstream's sessions on this worker.
     pub(super) fn sessions_measured(&self, upstream: &Arc<str>) -> Rc<Measured> {
         Measured::new(&self.telemetry, Scope::UpstreamSessions, upstream)
     }
 
-    /// The pool of an endpoint, with the limits of the upstream that asks: they may change without a new identity.
+    /// The pool of an endpoint, with the current limits of the upstream, which may change without a new identity.
     pub(super) fn pool(&self, upstream: &Upstream, endpoint: &Endpoint) -> Rc<EndpointPool> {
         let key = PoolKey {
             upstream: Arc::clone(upstream.origin.as_ref().map_or(&upstream.name, |origin| &origin.name)),
@@ -213,7 +212,7 @@ impl Pools {
 }
 
 impl Clock {
-    /// Begins to sweep, unless it does already; ends by itself when no connection is open.
+    /// Starts the sweep if it is not running; it ends by itself when no connection is open.
     fn start_sweeping(&self) {
         if self.sweeping.replace(true) {
             return;
@@ -237,7 +236,7 @@ impl Clock {
 impl Limits {
     fn shared_out(limits: &PoolLimits, workers: usize) -> Self {
         Self {
-            // At least one, or a worker would connect for each request.
+            // At least one, or a worker would connect for every request.
             max_idle: (limits.max_idle_per_endpoint as usize / workers).max(1),
             idle_timeout: limits.idle_timeout,
             max_age: limits.max_age,
@@ -246,7 +245,7 @@ impl Limits {
 }
 
 impl EndpointPool {
-    /// The time, as of the last sweep.
+    /// The time of the last sweep.
     pub(super) fn now(&self) -> Instant {
         self.clock.now.get()
     }
@@ -255,15 +254,15 @@ impl EndpointPool {
         self.limits.get().idle_timeout
     }
 
-    /// When a connection made now is too old.
+    /// When a connection made now becomes too old.
     pub(super) fn expiry(&self) -> Instant {
         let jitter = 1.0 + AGE_JITTER * (2.0 * fastrand::f64() - 1.0);
-        // As good as never, where the sum would overflow.
+        // Practically never, if the sum would overflow.
         let never = Duration::from_secs(u64::from(u32::MAX));
         Instant::now() + self.limits.get().max_age.min(never).mul_f64(jitter)
     }
 
-    /// Whether a connection that expires then may come back.
+    /// Whether a connection that expires at this time may be returned.
     pub(super) fn keeps(&self, expires: Instant) -> bool {
         self.attached.get() > 0 && !self.clock.draining.get() && self.now() < expires
     }
@@ -285,7 +284,7 @@ impl EndpointPool {
         self.attached.set(self.attached.get() - 1);
     }
 
-    /// Lays an idle connection on the stack; the one that is idle for longest makes room.
+    /// Puts an idle connection on the stack; if the stack is full, the one idle for longest is closed.
     pub(super) fn rest(&self, slot: Rc<Slot>) {
         let mut idle = self.idle.borrow_mut();
         idle.push_back(slot);
@@ -296,8 +295,8 @@ impl EndpointPool {
         }
     }
 
-    /// Takes the connection that became idle last: the one least likely to be closed by the endpoint meanwhile, and the
-    /// others grow old enough to be closed.
+    /// Takes the connection that became idle last: it is the least likely to have been closed by the endpoint, and
+    /// surplus connections age and are closed.
     pub(super) fn take_idle(&self) -> Option<Http1> {
         loop {
             let slot = self.idle.borrow_mut().pop_back()?;
@@ -307,7 +306,7 @@ impl EndpointPool {
         }
     }
 
-    /// Forgets an idle connection that has ended.
+    /// Removes an idle connection that has ended.
     pub(super) fn forget(&self, slot: &Rc<Slot>) {
         let mut idle = self.idle.borrow_mut();
         if let Some(place) = idle.iter().rposition(|other| Rc::ptr_eq(other, slot)) {
@@ -337,7 +336,7 @@ impl EndpointPool {
 }
 
 impl Connecting {
-    /// Begins a connection.
+    /// Starts a connection attempt.
     pub(super) fn attempt(&self) -> Attempt<'_> {
         self.under_way.set(self.under_way.get() + 1);
         Attempt(self)
@@ -351,17 +350,17 @@ impl Connecting {
         self.waiting.get()
     }
 
-    /// Notes that an attempt failed, for those who wait: each making its own would add up their timeouts.
+    /// Notes a failed attempt for the waiting requests; if each made its own, their timeouts would add up.
     pub(super) fn failed(&self, error: &Error) {
         self.failures.set(self.failures.get() + 1);
         self.failure.replace(Some(error.restated()));
     }
 
-    /// Waits until a connection that is being made is there or was given up. Others may always be quicker to use it up: who
-    /// waits for one after the other gives up at `until`.
+    /// Waits until a connection that is being made is ready or has failed. Other requests may be faster to use it, so
+    /// repeated waiting ends at `until`.
     ///
     /// # Errors
-    /// It failed: as it told whoever made it. Or the time is up.
+    /// The attempt failed, with its error; or the time is up.
     pub(super) async fn wait(&self, until: Instant) -> Result<(), Error> {
         struct Waiting<'a>(&'a Cell<usize>);
         impl Drop for Waiting<'_> {

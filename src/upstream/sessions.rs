@@ -1,5 +1,5 @@
-//! Connections that many requests share: HTTP/2's, HTTP/3's and those of raw QUIC. How long one takes streams, stays in its pool
-//! and when it closes is told here; what only its protocol knows it says itself, see [`Multiplexed`].
+//! Connections that many requests share: HTTP/2, HTTP/3 and raw QUIC. This module decides how long one takes streams,
+//! stays in its pool, and when it closes; protocol-specific parts implement [`Multiplexed`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,27 +10,27 @@ use super::pool::EndpointPool;
 
 /// A connection that many requests share.
 pub(super) trait Multiplexed: Sized {
-    /// A stream in the hands of one request.
+    /// A stream used by one request.
     type Stream: From<Place<Self>>;
 
-    /// How far it is with its life.
+    /// The state of its life.
     fn life(&self) -> &Life;
 
-    /// Where a pool has those of its kind.
+    /// Where a pool keeps connections of this kind.
     fn among(pool: &EndpointPool) -> &Sessions<Self>;
 
-    /// How many more streams may be opened.
+    /// Number of further streams that may be opened.
     fn free(&self) -> usize;
 
-    /// Whether the endpoint still serves on it. Asked whenever its pool is swept.
+    /// Whether the endpoint still accepts streams on it. Checked at each sweep of its pool.
     fn serves(&self) -> bool {
         true
     }
 
-    /// Closes it. Called once no stream is open and none will be; more than once where it ends by itself.
+    /// Closes it. Called when no stream is open and none will be; more than once if it ends by itself.
     fn close(&self);
 
-    /// A new connection is counted, and others may share it unless it serves one alone.
+    /// Counts a new connection, and shares it unless it serves only one request.
     fn begin(self: &Rc<Self>) {
         let life = self.life();
         life.pool.connection_opened();
@@ -39,12 +39,12 @@ pub(super) trait Multiplexed: Sized {
         }
     }
 
-    /// Opens a stream; the caller has made sure that there is one.
+    /// Opens a stream; the caller has checked that one is available.
     fn stream(self: &Rc<Self>) -> Self::Stream {
         Place::take(self).into()
     }
 
-    /// Takes no more streams; open ones finish, then the connection closes. Takes itself out of the pool.
+    /// Takes no further streams. Open ones finish, then the connection closes. Removes it from the pool.
     fn retire(self: &Rc<Self>) {
         let life = self.life();
         if !life.retired.replace(true) {
@@ -62,7 +62,7 @@ pub(super) trait Multiplexed: Sized {
     }
 }
 
-/// How far a connection is with its life: the streams on it, and whether it takes more.
+/// The life of a connection: the streams on it, and whether it takes more.
 pub(super) struct Life {
     pool: Rc<EndpointPool>,
     open: Cell<usize>,
@@ -74,7 +74,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Of a new connection; `alone`: it serves one request and no other.
+    /// For a new connection; `alone`: it serves only one request.
     pub(super) fn new(pool: &Rc<EndpointPool>, alone: bool) -> Self {
         Self {
             open: Cell::new(0),
@@ -90,7 +90,7 @@ impl Life {
         &self.pool
     }
 
-    /// Streams that are open.
+    /// Number of open streams.
     pub(super) fn open(&self) -> usize {
         self.open.get()
     }
@@ -103,21 +103,21 @@ impl Life {
         self.retired.get()
     }
 
-    /// Whether it may stay in the pool: used, or idle for not too long, and not too old.
+    /// Whether it may stay in the pool: in use, or not idle for too long, and not too old.
     fn stays(&self, now: Instant) -> bool {
         let idle_for_too_long = self.is_idle() && now >= self.idle_since.get() + self.pool.idle_timeout();
         !self.is_retired() && !idle_for_too_long && now < self.expires
     }
 }
 
-/// A stream's place on its connection, from before the request is sent until the answer's body ends.
+/// The place of a stream on its connection, from before the request is sent until the response body ends.
 pub(super) struct Place<S: Multiplexed> {
     session: Rc<S>,
     reused: bool,
 }
 
 impl<S: Multiplexed> Place<S> {
-    /// The next; the caller has made sure that there is one.
+    /// The next place; the caller has checked that one is available.
     pub(super) fn take(session: &Rc<S>) -> Self {
         let life = session.life();
         life.open.set(life.open.get() + 1);
@@ -128,7 +128,7 @@ impl<S: Multiplexed> Place<S> {
         &self.session
     }
 
-    /// Whether the connection had served others before.
+    /// Whether the connection has served other requests before.
     pub(super) fn is_reused(&self) -> bool {
         self.reused
     }
@@ -148,7 +148,7 @@ impl<S: Multiplexed> Drop for Place<S> {
     }
 }
 
-/// Those of one endpoint that take streams.
+/// The connections to one endpoint that take streams.
 pub(super) struct Sessions<S>(RefCell<Vec<Rc<S>>>);
 
 impl<S> Default for Sessions<S> {
@@ -162,7 +162,8 @@ impl<S: Multiplexed> Sessions<S> {
         self.0.borrow().len()
     }
 
-    /// A stream on the session with the most room; the first of equals, so that surplus sessions become idle and close.
+    /// A stream on the connection with the most capacity; of equals, the first, so that surplus connections become idle
+    /// and close.
     pub(super) fn take_stream(&self) -> Option<S::Stream> {
         let sessions = self.0.borrow();
         let mut best: Option<(&Rc<S>, usize)> = None;
@@ -175,7 +176,7 @@ impl<S: Multiplexed> Sessions<S> {
         best.map(|(session, _)| session.stream())
     }
 
-    /// What `ask` gives for the first that it gives anything for. It may do what it likes with them, retire them too.
+    /// The first result of `ask` that is not `None`. `ask` may change the list, and even retire connections.
     pub(super) fn find<T>(&self, ask: impl Fn(&Rc<S>) -> Option<T>) -> Option<T> {
         let mut place = 0;
         loop {
@@ -183,19 +184,19 @@ impl<S: Multiplexed> Sessions<S> {
             if let Some(found) = ask(&session) {
                 return Some(found);
             }
-            // Where it is gone another stands in its place.
+            // If it was removed, another one is now at its place.
             let stands = self.0.borrow().get(place).is_some_and(|other| Rc::ptr_eq(other, &session));
             place += usize::from(stands);
         }
     }
 
-    /// Gives all of them up.
+    /// Retires all of them.
     pub(super) fn retire(&self) {
         let sessions = self.0.borrow().clone();
         sessions.iter().for_each(Multiplexed::retire);
     }
 
-    /// Gives up those that may not stay.
+    /// Retires those that may not stay.
     pub(super) fn sweep(&self, now: Instant) {
         let sessions = self.0.borrow().clone();
         sessions

@@ -150,7 +150,7 @@ class Process:
             status, kind, reason, seconds = random.choice([
                 (502, "connection_refused", "the endpoint refused the connection", 0.001),
                 (504, "http_response_timeout", "the endpoint did not begin its answer in time", 10.0),
-                (500, None, None, seconds), (0, "client_gone", "the client went away before the answer was complete", seconds),
+                (500, None, None, seconds), (0, "client_gone", "the client disconnected before the response was complete", seconds),
             ])
             if kind:
                 endpoint = f"10.0.0.{1 + len(route.upstream) % 4}:8080"
