@@ -16,21 +16,21 @@ pub enum Kind {
     DestinationNotFound,
     /// The upstream has no endpoint that can take the request.
     DestinationUnavailable,
-    /// The address of the destination is one that clients may not be led to.
+    /// Clients may not connect to the address of the destination.
     DestinationIpProhibited,
     /// The endpoint refused the connection.
     ConnectionRefused,
-    /// The connection to the endpoint was closed or reset before the answer was complete.
+    /// The connection to the endpoint was closed or reset before the response was complete.
     ConnectionTerminated,
     /// The connection to the endpoint was not established in time.
     ConnectionTimeout,
-    /// The endpoint took no bytes of the request in time.
+    /// The endpoint read no bytes of the request in time.
     ConnectionWriteTimeout,
     /// No port of ours, no stream of the endpoint, or no place in the line of passwords is free.
     ConnectionLimitReached,
     /// The TLS handshake with the endpoint failed.
     TlsProtocolError,
-    /// The endpoint's certificate was not acceptable.
+    /// The endpoint's certificate was not accepted.
     TlsCertificateError,
     /// The endpoint answered the handshake with a TLS alert.
     TlsAlertReceived,
@@ -38,7 +38,7 @@ pub enum Kind {
     HttpRequestError,
     /// The request is refused by policy.
     HttpRequestDenied,
-    /// The client did not say who it is, or not rightly (RFC 9110 §15.5.8).
+    /// The client sent no credentials, or wrong ones (RFC 9110 §15.5.8).
     ProxyAuthenticationRequired,
     /// The authority of the request does not belong to this connection (RFC 9110 §15.5.20).
     Misdirected,
@@ -48,27 +48,27 @@ pub enum Kind {
     RequestBodyTooLarge,
     /// The request uses something that is not implemented (RFC 9110 §15.6.2).
     RequestNotImplemented,
-    /// The client did not send its head in time.
+    /// The client did not send a request head in time.
     RequestHeaderTimeout,
-    /// The client sent or took no bytes of a body in time.
+    /// The client sent or read no bytes of a body in time.
     ClientStall,
-    /// The client went away before the exchange was complete.
+    /// The client disconnected before the exchange was complete.
     ClientGone,
-    /// The answer ended before it was complete.
+    /// The response ended before it was complete.
     HttpResponseIncomplete,
-    /// The head of the answer is larger than allowed.
+    /// The head of the response is larger than allowed.
     HttpResponseHeaderSectionSize,
-    /// The answer did not begin in time.
+    /// The response did not begin in time.
     HttpResponseTimeout,
-    /// The answer fell silent inside its body.
+    /// The endpoint stopped sending within the response body.
     HttpResponseStalled,
     /// The whole exchange took longer than allowed.
     ExchangeTimeout,
     /// The endpoint did not switch protocols as asked.
     HttpUpgradeFailed,
-    /// The answer is malformed.
+    /// The response is malformed.
     HttpProtocolError,
-    /// A fault of the proxy's own.
+    /// An internal error of the proxy.
     ProxyInternalError,
     /// The request came back to the proxy that sent it.
     ProxyLoopDetected,

@@ -196,7 +196,7 @@ impl Exchange {
         self.tunnelled.set(true);
     }
 
-    /// Notes bytes of the request's body.
+    /// Notes bytes of the request body.
     pub fn note_received(&self, bytes: u64) {
         self.received.set(self.received.get() + bytes);
     }

@@ -134,7 +134,7 @@ impl Workers {
         self.telemetry.iter().for_each(|telemetry| telemetry.series.retain(|key| names.contains(key)));
     }
 
-    /// Connections of clients that are open.
+    /// Open connections of clients.
     pub fn open_connections(&self) -> u64 {
         self.telemetry.iter().map(|telemetry| telemetry.counters.connections_open.value()).sum()
     }

@@ -229,7 +229,7 @@ pub struct Endpoint {
     pub can_be_picked: bool,
     /// `ready`, `drained`, `unhealthy`, `ejected`; `unresolved` for a name without addresses. Without `--live`, `configured`.
     pub state: String,
-    /// Requests under way, where the policy counts them.
+    /// Requests in progress, where the policy counts them.
     pub in_flight: Option<u32>,
 }
 

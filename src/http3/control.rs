@@ -53,7 +53,7 @@ impl Control {
         })
     }
 
-    /// Requests under way, from the first byte of their stream to the last byte handed to the transport.
+    /// Requests in progress, from the first byte of their stream to the last byte handed to the transport.
     pub fn open(&self) -> usize {
         self.open.get()
     }

@@ -216,7 +216,7 @@ impl Acceptor {
 
     fn back_off(&mut self, error: &io::Error, now: Instant) {
         if self.pause.is_zero() {
-            error!(%error, "cannot accept connections; clients wait in the backlog");
+            error!(%error, "cannot accept connections; clients wait in the backlog in the backlog");
         }
         self.pause = (self.pause * 2).clamp(RETRY, LONGEST_PAUSE);
         self.state = State::Until(now + self.pause);

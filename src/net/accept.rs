@@ -203,7 +203,7 @@ impl Pause {
         let now = Instant::now();
         if self.logged.is_none_or(|at| now - at >= Duration::from_secs(1)) {
             self.logged = Some(now);
-            tracing::error!(%error, "cannot accept connections; clients wait in the backlog");
+            tracing::error!(%error, "cannot accept connections; clients wait in the backlog in the backlog");
         }
         self.next = (self.next * 2).clamp(Self::SHORTEST, Self::LONGEST);
         timer::sleep(self.next).await;

@@ -96,15 +96,15 @@ cells! {
     bytes_upstream_in,
     /// Bytes written to endpoints, before TLS.
     bytes_upstream_out,
-    /// Connections to endpoints that were begun.
+    /// Attempts to connect to endpoints.
     upstream_connects,
-    /// Of these, the ones that came to nothing: refused, in no time, or without a handshake.
+    /// Of these, the ones that failed: refused, in no time, or without a handshake.
     upstream_connect_failures,
-    /// Requests that met a pooled connection.
+    /// Requests that used a pooled connection.
     upstream_reuses,
     /// Requests that waited for a connection which another request was making.
     upstream_waits,
-    /// How long they waited, all together, in nanoseconds.
+    /// Total time that they waited, in nanoseconds.
     upstream_wait_nanos,
     /// Requests sent again.
     retries,
@@ -114,11 +114,11 @@ cells! {
     tunnels_open,
     /// Connections accepted from clients.
     connections_accepted,
-    /// Connections of clients that are open (a gauge).
+    /// Open connections of clients (a gauge).
     connections_open,
-    /// Connections given to another worker at accept.
+    /// Connections handed to another worker at accept.
     connections_handed_over,
-    /// Connections closed at accept because their address had too many.
+    /// Connections closed at accept because of max_connections_per_ip.
     connections_refused,
     /// TLS 1.2 handshakes with clients that succeeded, the resumed ones not counted in.
     handshakes_tls12,
@@ -140,7 +140,7 @@ cells! {
     sessions_open,
     /// Layer 4 sessions of which bytes were moved inside the kernel (splice).
     sessions_spliced,
-    /// Flows that began: client addresses whose datagrams are relayed.
+    /// Flows started: client addresses whose datagrams are relayed.
     flows,
     /// Flows that are open (a gauge).
     flows_open,
@@ -148,11 +148,11 @@ cells! {
     datagrams_in,
     /// Datagrams to clients.
     datagrams_out,
-    /// Datagrams of either direction that were not passed on: no room, no flow, no endpoint.
+    /// Datagrams dropped in either direction: full buffer, no flow allowed, or no endpoint.
     datagrams_dropped,
     /// QUIC connections from clients whose handshake succeeded, or whose early data was taken.
     quic_connections,
-    /// Of these, the ones whose client had another address at their end than at their beginning, counted then.
+    /// Of these, the ones whose client had changed address, counted when they end.
     quic_moved,
     /// QUIC handshakes with clients that failed or took too long.
     quic_handshakes_failed,
@@ -166,7 +166,7 @@ cells! {
     quic_steered,
     /// QUIC connections that were used before their handshake was over (0-RTT).
     early_data_accepted,
-    /// Connections closed since they did not begin with a ClientHello that leads somewhere.
+    /// Connections closed because they did not begin with a ClientHello that matches an upstream.
     hellos_refused,
     /// Connections closed, and datagrams dropped, since a PROXY protocol header was missing, broken or from somebody not trusted.
     proxy_headers_refused,

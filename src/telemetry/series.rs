@@ -78,7 +78,7 @@ pub struct Series {
 /// What series counted together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeriesTotals {
-    /// Answers that were sent, by class; the first is for 1xx (an answer 101, which ends an exchange).
+    /// Responses sent, by class; the first is for 1xx (an answer 101, which ends an exchange).
     pub answers: [u64; CLASSES],
     /// Exchanges that ended well.
     pub ok: u64,

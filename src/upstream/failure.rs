@@ -43,7 +43,7 @@ pub(super) fn http1(error: hyper::Error, progress: Progress) -> Error {
         return own.because(error);
     }
     let (kind, retry, reason) = if error.is_parse_too_large() {
-        let reason = "the head of the answer is larger than allowed";
+        let reason = "the head of the response is larger than allowed";
         (Kind::HttpResponseHeaderSectionSize, Retry::Never, reason)
     } else if error.is_parse() {
         (Kind::HttpProtocolError, Retry::Never, "the answer is not valid HTTP/1")
@@ -116,7 +116,7 @@ pub(super) fn http3(error: http3::Error, progress: Progress) -> Error {
                 return Error::downstream(Kind::ClientGone, reason).because(error);
             }
             Code::EXCESSIVE_LOAD => {
-                let reason = "the head of the answer is larger than allowed";
+                let reason = "the head of the response is larger than allowed";
                 (Kind::HttpResponseHeaderSectionSize, Retry::Never, reason)
             }
             _ => (Kind::HttpProtocolError, Retry::Never, "the answer is not valid HTTP/3"),

@@ -359,7 +359,11 @@ impl Check<'_> {
             let name = written.value.to_ascii_lowercase();
             // RFC 9113 §3.1 took h2c out; through a proxy it only serves to smuggle requests past the routes.
             if name == "h2c" {
-                self.fault(written.spot, format!("bad protocol `{name}`"), "requests inside h2c would bypass the routes");
+                self.fault(
+                    written.spot,
+                    format!("bad protocol `{name}`"),
+                    "requests inside h2c would bypass the routes",
+                );
             } else {
                 self.protocol_name(written);
             }

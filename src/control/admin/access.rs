@@ -98,7 +98,7 @@ impl Token {
             .map_err(|error| (format!("cannot read {}: {error}", file.path.display()), help.to_owned()))?;
         let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
         if line.is_empty() {
-            return Err((format!("{} holds no token", file.path.display()), help.to_owned()));
+            return Err((format!("{} contains no token", file.path.display()), help.to_owned()));
         }
         if !line.iter().all(u8::is_ascii_graphic) {
             let message = format!("the token of {} cannot be sent in a header", file.path.display());

@@ -154,13 +154,13 @@ pub struct Quic {
 pub struct Layer4 {
     /// Connections of clients that are relayed, now.
     pub sessions_open: u64,
-    /// Connections accepted to be relayed.
+    /// Sessions started.
     pub sessions: u64,
-    /// Of these, the ones of which bytes were moved inside the kernel.
+    /// Of these, the ones with bytes moved inside the kernel (splice).
     pub sessions_spliced: u64,
-    /// Client addresses whose datagrams are relayed, now.
+    /// Open flows: client addresses whose datagrams are relayed.
     pub flows_open: u64,
-    /// Flows that began.
+    /// Flows started.
     pub flows: u64,
     /// From clients.
     pub datagrams_in: u64,
@@ -263,7 +263,7 @@ pub struct EndpointStatus {
     pub outlier: Option<EndpointOutlier>,
     /// Its smoothed latency, as `p2c-ewma` last took it; `None` with other policies, or before the first answer.
     pub latency_seconds: Option<f64>,
-    /// Requests under way; `None` where the policy does not count them.
+    /// Requests in progress; `None` where the policy does not count them.
     pub in_flight: Option<u32>,
     /// Connections that came to nothing, since it was first configured.
     pub connect_failures: u64,

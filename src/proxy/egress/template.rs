@@ -68,7 +68,7 @@ fn destination(path: &str) -> Result<(Host, u16), Error> {
     let port = decoded(port).filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
     // RFC 9298 §3: from 1 to 65535.
     let port = port.and_then(|port| port.parse().ok()).filter(|port| *port != 0).ok_or_else(|| bad("no such port"))?;
-    let host = decoded(host).ok_or_else(|| bad("a host that is no name"))?;
+    let host = decoded(host).ok_or_else(|| bad("a host that is not a name"))?;
     if host.contains(':') {
         // RFC 9298 §3: an IPv6 address stands without brackets, and has no zone.
         let address = host.parse::<Ipv6Addr>().map_err(|_| bad("an invalid IPv6 address"))?;

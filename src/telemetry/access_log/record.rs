@@ -40,7 +40,7 @@ pub struct Record {
     pub endpoint: Option<Arc<str>>,
     /// How often the request was sent, or tried to be.
     pub attempts: u32,
-    /// `x-request-id`, passed on or made; empty: there is none.
+    /// `x-request-id`, received or generated; empty: there is none.
     pub request_id: Box<str>,
     /// `traceparent`, passed on or begun.
     pub trace: Option<TraceContext>,

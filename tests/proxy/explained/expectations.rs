@@ -100,7 +100,7 @@ async fn every_expectation_can_fail_at_its_place() {
             "request = \"https://a.test/\"\nlistener = \"out\"\n",
             "outcome = \"ok\"",
             11,
-            "403 http_request_denied: no entry of the listener's `allow` has the destination",
+            "403 http_request_denied: the destination is not in the listener's `allow`",
         ),
         (
             "request = \"ws://a.test:8080/talk\"\nprotocol = \"http2\"\n",

@@ -153,7 +153,7 @@ impl Facts {
     }
 }
 
-/// Requests under way on one worker. Those of layer 4 have none: what ends there is in `ended` alone.
+/// Requests in progress on one worker. Those of layer 4 have none: what ends there is in `ended` alone.
 fn requests_in_flight(counters: &Counters) -> u64 {
     let totals = Counters::sum([counters]);
     totals.requests.saturating_sub(totals.ended())

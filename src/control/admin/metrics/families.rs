@@ -105,7 +105,7 @@ macro_rules! scoped {
                 kind: Kind::Counter,
                 unit: "",
                 labels: &[$label, "class"],
-                help: concat!("Answers that were sent, by ", $label, " and class of status"),
+                help: concat!("Responses sent, by ", $label, " and class of status"),
             },
             outcomes: Family {
                 name: concat!($prefix, "_outcomes"),
@@ -119,28 +119,28 @@ macro_rules! scoped {
                 kind: Kind::Histogram,
                 unit: "seconds",
                 labels: &[$label],
-                help: concat!("From the head of a request to the end of its answer, by ", $label),
+                help: concat!("Time from the request head to the end of the response, by ", $label),
             },
             first_byte: Family {
                 name: concat!($prefix, "_first_byte"),
                 kind: Kind::Histogram,
                 unit: "seconds",
                 labels: &[$label],
-                help: concat!("What endpoints took to begin their answer once a connection was there, by ", $label),
+                help: concat!("Time from having a connection to the response head, by ", $label),
             },
             request_bytes: Family {
                 name: concat!($prefix, "_request_body"),
                 kind: Kind::Counter,
                 unit: "bytes",
                 labels: &[$label],
-                help: concat!("Bodies of requests, by ", $label),
+                help: concat!("Size of request bodies, by ", $label),
             },
             response_bytes: Family {
                 name: concat!($prefix, "_response_body"),
                 kind: Kind::Counter,
                 unit: "bytes",
                 labels: &[$label],
-                help: concat!("Bodies of answers, by ", $label),
+                help: concat!("Size of response bodies, by ", $label),
             },
         }
     };
@@ -213,75 +213,75 @@ pub(super) static SESSIONS_BY_UPSTREAM: Relayed = relayed!("tidegate_upstream", 
 
 families! {
     REQUESTS_STARTED = Counter "tidegate_requests_started" "" ["protocol"] "Requests whose head was read and accepted";
-    REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests under way";
-    HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "HTTP/1 heads refused as malformed, ambiguous or late; each is a request of its listener too";
+    REQUESTS_IN_FLIGHT = Gauge "tidegate_requests_in_flight" "" [] "Requests in progress";
+    HEADS_REFUSED = Counter "tidegate_heads_refused" "" [] "HTTP/1 heads refused as malformed, ambiguous or late; each also counts as a request of its listener";
     RETRIES = Counter "tidegate_retries" "" [] "Requests sent again";
-    TUNNELS = Gauge "tidegate_tunnels" "" [] "Requests that switched protocols or were answered with a tunnel, open now";
+    TUNNELS = Gauge "tidegate_tunnels" "" [] "Open tunnels: requests that switched protocols, and CONNECT";
     TUNNELS_STARTED = Counter "tidegate_tunnels_started" "" [] "Requests that became tunnels";
     TIMEOUTS = Counter "tidegate_timeouts" "" ["kind"] "Requests, sessions and flows that ended because a deadline passed";
-    SESSIONS = Gauge "tidegate_sessions" "" [] "Connections of clients that are relayed on layer 4, now";
-    SESSIONS_STARTED = Counter "tidegate_sessions_started" "" [] "Connections accepted to be relayed";
-    SESSIONS_SPLICED = Counter "tidegate_sessions_spliced" "" [] "Of these, the ones of which bytes were moved inside the kernel";
-    FLOWS = Gauge "tidegate_flows" "" [] "Client addresses whose datagrams are relayed, now";
-    FLOWS_STARTED = Counter "tidegate_flows_started" "" [] "Flows that began";
+    SESSIONS = Gauge "tidegate_sessions" "" [] "Open sessions: connections of clients that are relayed on layer 4";
+    SESSIONS_STARTED = Counter "tidegate_sessions_started" "" [] "Sessions started";
+    SESSIONS_SPLICED = Counter "tidegate_sessions_spliced" "" [] "Of these, the ones with bytes moved inside the kernel (splice)";
+    FLOWS = Gauge "tidegate_flows" "" [] "Open flows: client addresses whose datagrams are relayed";
+    FLOWS_STARTED = Counter "tidegate_flows_started" "" [] "Flows started";
     DATAGRAMS = Counter "tidegate_datagrams" "" ["direction"] "Datagrams from clients (received) and to them (sent)";
-    DATAGRAMS_DROPPED = Counter "tidegate_datagrams_dropped" "" [] "Datagrams of either direction that were not passed on: no room, no flow, no endpoint";
-    HELLOS_REFUSED = Counter "tidegate_hellos_refused" "" [] "Connections closed since they did not begin with a ClientHello that leads somewhere";
-    PROXY_HEADERS_REFUSED = Counter "tidegate_proxy_headers_refused" "" [] "Connections closed, and datagrams dropped, for a PROXY protocol header that was missing, broken or not to be believed";
-    QUIC_CONNECTIONS = Counter "tidegate_quic_connections" "" [] "QUIC connections of clients that could be used";
-    QUIC_MOVED = Counter "tidegate_quic_moved" "" [] "Of these, the ones whose client had another address at their end than at their beginning, counted then";
+    DATAGRAMS_DROPPED = Counter "tidegate_datagrams_dropped" "" [] "Datagrams dropped in either direction: full buffer, no flow allowed, or no endpoint";
+    HELLOS_REFUSED = Counter "tidegate_hellos_refused" "" [] "Connections closed because they did not begin with a ClientHello that matches an upstream";
+    PROXY_HEADERS_REFUSED = Counter "tidegate_proxy_headers_refused" "" [] "Connections closed, and datagrams dropped, because of a PROXY protocol header that was missing, malformed or from an untrusted sender";
+    QUIC_CONNECTIONS = Counter "tidegate_quic_connections" "" [] "QUIC connections of clients that were established";
+    QUIC_MOVED = Counter "tidegate_quic_moved" "" [] "Of these, the ones whose client had changed address, counted when they end";
     QUIC_HANDSHAKE_FAILURES = Counter "tidegate_quic_handshake_failures" "" [] "QUIC handshakes with clients that failed or took too long";
-    QUIC_RETRIES_SENT = Counter "tidegate_quic_retries_sent" "" [] "Clients that were asked to prove their address before a QUIC handshake (Retry)";
-    QUIC_REFUSED = Counter "tidegate_quic_refused" "" [] "QUIC connections refused: a limit was reached, or the listener closed";
-    QUIC_DATAGRAMS_DROPPED = Counter "tidegate_quic_datagrams_dropped" "" [] "Datagrams of QUIC lost here: no room in the buffer of a socket, or at the worker that has the connection";
-    QUIC_DATAGRAMS_STEERED = Counter "tidegate_quic_datagrams_steered" "" [] "Datagrams of QUIC passed on to the worker that has the connection, since the kernel did not";
-    EARLY_DATA_ACCEPTED = Counter "tidegate_early_data_accepted" "" [] "QUIC connections used before their handshake was over (0-RTT)";
-    CONNECTIONS = Gauge "tidegate_connections" "" [] "Connections of clients that are open";
-    CONNECTIONS_PARKED = Gauge "tidegate_connections_parked" "" [] "Of these, the idle ones that hold little more than their socket";
+    QUIC_RETRIES_SENT = Counter "tidegate_quic_retries_sent" "" [] "Retry packets sent: clients asked to prove their address before a QUIC handshake";
+    QUIC_REFUSED = Counter "tidegate_quic_refused" "" [] "QUIC connections refused because a limit was reached or the listener was draining";
+    QUIC_DATAGRAMS_DROPPED = Counter "tidegate_quic_datagrams_dropped" "" [] "QUIC packets lost because a socket buffer, or the mailbox of a worker, was full";
+    QUIC_DATAGRAMS_STEERED = Counter "tidegate_quic_datagrams_steered" "" [] "QUIC packets passed between workers because the kernel delivered them to the wrong one";
+    EARLY_DATA_ACCEPTED = Counter "tidegate_early_data_accepted" "" [] "QUIC connections with accepted early data (0-RTT)";
+    CONNECTIONS = Gauge "tidegate_connections" "" [] "Open connections of clients";
+    CONNECTIONS_PARKED = Gauge "tidegate_connections_parked" "" [] "Of these, the idle ones that are parked, without buffers";
     CONNECTIONS_ACCEPTED = Counter "tidegate_connections_accepted" "" [] "Connections accepted from clients";
-    CONNECTIONS_REFUSED = Counter "tidegate_connections_refused" "" [] "Connections closed at accept because their address had too many";
-    CONNECTIONS_HANDED_OVER = Counter "tidegate_connections_handed_over" "" [] "Connections given to another worker at accept";
+    CONNECTIONS_REFUSED = Counter "tidegate_connections_refused" "" [] "Connections closed at accept because of max_connections_per_ip";
+    CONNECTIONS_HANDED_OVER = Counter "tidegate_connections_handed_over" "" [] "Connections handed to another worker at accept";
     BODY_BYTES_BUFFERED = Gauge "tidegate_body_bytes_buffered" "" [] "Bytes of bodies held by routes with `buffer`: read ahead of an endpoint or of a client";
     PROCESS_PERMITS = Gauge "tidegate_process_permits" "" [] "Connections that hold a permit of the process";
-    PROCESS_PERMITS_MAX = Gauge "tidegate_process_permits_max" "" [] "Permits of the process, from the limit on descriptors";
-    LISTENER_PERMITS = Gauge "tidegate_listener_permits" "" ["listener"] "Connections that hold a permit of their listener, where it has max_connections";
+    PROCESS_PERMITS_MAX = Gauge "tidegate_process_permits_max" "" [] "Permits of the process, derived from the file descriptor limit";
+    LISTENER_PERMITS = Gauge "tidegate_listener_permits" "" ["listener"] "Connections that hold a permit of their listener, if it has max_connections";
     LISTENER_PERMITS_MAX = Gauge "tidegate_listener_permits_max" "" ["listener"] "The listener's max_connections";
     TLS_HANDSHAKES = Counter "tidegate_tls_handshakes" "" ["version", "resumed"] "TLS handshakes with clients that succeeded";
     TLS_HANDSHAKE_FAILURES = Counter "tidegate_tls_handshake_failures" "" [] "TLS handshakes with clients that failed or took too long";
-    CERTIFICATE_NOT_AFTER = Gauge "tidegate_certificate_not_after" "seconds" ["listener", "name"] "When the certificate ends, in Unix time";
-    NETWORK = Counter "tidegate_network" "bytes" ["side", "direction"] "Bytes on connections of clients (downstream) and endpoints (upstream), heads counted in, TLS not";
-    POOL_CONNECTS = Counter "tidegate_pool_connects" "" [] "Connections to endpoints that were begun";
-    POOL_CONNECT_FAILURES = Counter "tidegate_pool_connect_failures" "" [] "Of these, the ones that came to nothing";
-    POOL_REUSES = Counter "tidegate_pool_reuses" "" [] "Requests that met a pooled connection";
+    CERTIFICATE_NOT_AFTER = Gauge "tidegate_certificate_not_after" "seconds" ["listener", "name"] "When the certificate expires, in Unix time";
+    NETWORK = Counter "tidegate_network" "bytes" ["side", "direction"] "Bytes on connections of clients (downstream) and endpoints (upstream), including heads, excluding TLS";
+    POOL_CONNECTS = Counter "tidegate_pool_connects" "" [] "Attempts to connect to endpoints";
+    POOL_CONNECT_FAILURES = Counter "tidegate_pool_connect_failures" "" [] "Of these, the ones that failed";
+    POOL_REUSES = Counter "tidegate_pool_reuses" "" [] "Requests that used a pooled connection";
     POOL_WAITS = Counter "tidegate_pool_waits" "" [] "Requests that waited for a connection which another request was making";
-    POOL_WAIT = Counter "tidegate_pool_wait" "seconds" [] "How long they waited, all together";
-    ENDPOINT_READY = Gauge "tidegate_endpoint_ready" "" ["upstream", "endpoint"] "1 where the endpoint takes requests, 0 where it was taken out";
-    ENDPOINT_STATE = Gauge "tidegate_endpoint_state" "" ["upstream", "endpoint", "state"] "1 for the state that the endpoint is in, 0 for the others: ready, drained, unhealthy, ejected";
-    ENDPOINT_CHECKS = Counter "tidegate_endpoint_checks" "" ["upstream", "endpoint", "result"] "Active checks of the endpoint: passed, or failed, where it is asked";
-    ENDPOINT_EJECTIONS = Counter "tidegate_endpoint_ejections" "" ["upstream", "endpoint"] "How often the endpoint was ejected for failures in a row, where real traffic is judged";
-    ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests under way at the endpoint, where the balancing policy counts them";
-    ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Connections to the endpoint that came to nothing";
-    ENDPOINT_ALTERNATIVE = Gauge "tidegate_endpoint_alternative" "" ["upstream", "endpoint", "stage"] "1 for what the HTTP/3 is at that the endpoint offers by Alt-Svc, where that is listened to: offered, used, resting; 0 for the others, for all where none is offered";
-    ENDPOINT_ALTERNATIVE_FAILURES = Counter "tidegate_endpoint_alternative_failures" "" ["upstream", "endpoint"] "How often the HTTP/3 that the endpoint offers could not be reached or fell silent, which costs no request";
+    POOL_WAIT = Counter "tidegate_pool_wait" "seconds" [] "Total time that they waited";
+    ENDPOINT_READY = Gauge "tidegate_endpoint_ready" "" ["upstream", "endpoint"] "1 if the endpoint gets new requests, otherwise 0";
+    ENDPOINT_STATE = Gauge "tidegate_endpoint_state" "" ["upstream", "endpoint", "state"] "1 for the current state of the endpoint, 0 for the others: ready, drained, unhealthy, ejected";
+    ENDPOINT_CHECKS = Counter "tidegate_endpoint_checks" "" ["upstream", "endpoint", "result"] "Active checks of the endpoint, if configured: passed or failed";
+    ENDPOINT_EJECTIONS = Counter "tidegate_endpoint_ejections" "" ["upstream", "endpoint"] "Ejections of the endpoint after failures in a row, if [outlier] is configured";
+    ENDPOINT_IN_FLIGHT = Gauge "tidegate_endpoint_in_flight" "" ["upstream", "endpoint"] "Requests in progress at the endpoint, if the balancing policy counts them";
+    ENDPOINT_CONNECT_FAILURES = Counter "tidegate_endpoint_connect_failures" "" ["upstream", "endpoint"] "Failed attempts to connect to the endpoint";
+    ENDPOINT_ALTERNATIVE = Gauge "tidegate_endpoint_alternative" "" ["upstream", "endpoint", "stage"] "1 for the stage of the HTTP/3 that the endpoint offers by Alt-Svc, if alt_svc is on: offered, used, resting; 0 for the other stages";
+    ENDPOINT_ALTERNATIVE_FAILURES = Counter "tidegate_endpoint_alternative_failures" "" ["upstream", "endpoint"] "How often the HTTP/3 offered by the endpoint could not be reached or stopped responding; no request fails because of it";
     WORKER_REQUESTS = Counter "tidegate_worker_requests" "" ["worker", "plane"] "Requests whose head was read, by worker";
-    WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker", "plane"] "Connections of clients that are open, by worker";
+    WORKER_CONNECTIONS = Gauge "tidegate_worker_connections" "" ["worker", "plane"] "Open connections of clients, by worker";
     WORKER_LOOP_LAG = Histogram "tidegate_worker_loop_lag" "seconds" ["worker", "plane"] "How late the worker's timers fire, measured once a second";
-    WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker", "plane"] "Since the worker last showed that it runs; it does so once a second";
-    RELOADS = Counter "tidegate_reloads" "" ["result"] "Reloads: ok, or failed, which changes nothing";
-    CERTIFICATE_SWAPS = Counter "tidegate_certificate_swaps" "" ["result"] "Changed certificates and authorities put in use without a reload: ok, or failed, where those before stay; a failure counts once";
-    LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 where the last reload was put in force or there was none, 0 where it was refused";
-    LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; not there before the first";
+    WORKER_HEARTBEAT_AGE = Gauge "tidegate_worker_heartbeat_age" "seconds" ["worker", "plane"] "Time since the worker's last heartbeat, which is due once a second";
+    RELOADS = Counter "tidegate_reloads" "" ["result"] "Reloads: ok, or failed (nothing changed)";
+    CERTIFICATE_SWAPS = Counter "tidegate_certificate_swaps" "" ["result"] "Changed certificates and CAs put in use without a reload: ok, or failed (the old ones stay in use; counted once per fault)";
+    LAST_RELOAD_SUCCESSFUL = Gauge "tidegate_last_reload_successful" "" [] "1 if the last reload succeeded or there was none, 0 if it failed";
+    LAST_RELOAD = Gauge "tidegate_last_reload_timestamp" "seconds" [] "When the last reload ended, in Unix time; absent before the first";
     GENERATION = Gauge "tidegate_generation" "" [] "The number of the configuration in force";
-    DRAINING = Gauge "tidegate_draining" "" [] "1 while the process takes no new work and leaves";
-    ACCESS_LOG_DROPPED = Counter "tidegate_access_log_dropped" "" [] "Lines of the access log that found no room and were dropped; not there while it is off";
-    ACCESS_LOG_WRITE_ERRORS = Counter "tidegate_access_log_write_errors" "" [] "Writes of the access log that failed; not there while it is off";
-    BUILD = Info "tidegate_build" "" ["version"] "The version that runs";
-    PROCESS_START = Gauge "process_start_time" "seconds" [] "When the process began to serve, in Unix time";
+    DRAINING = Gauge "tidegate_draining" "" [] "1 while the process drains";
+    ACCESS_LOG_DROPPED = Counter "tidegate_access_log_dropped" "" [] "Access log lines dropped because the queue was full; absent while the log is off";
+    ACCESS_LOG_WRITE_ERRORS = Counter "tidegate_access_log_write_errors" "" [] "Failed writes of the access log; absent while the log is off";
+    BUILD = Info "tidegate_build" "" ["version"] "The running version";
+    PROCESS_START = Gauge "process_start_time" "seconds" [] "When the process started to serve, in Unix time";
     PROCESS_CPU = Counter "process_cpu" "seconds" [] "Processor time of user and system";
-    PROCESS_RESIDENT = Gauge "process_resident_memory" "bytes" [] "Memory that is resident";
+    PROCESS_RESIDENT = Gauge "process_resident_memory" "bytes" [] "Resident memory";
     PROCESS_THREADS = Gauge "process_threads" "" [] "Threads";
-    PROCESS_FDS = Gauge "process_open_fds" "" [] "Descriptors that are open";
-    PROCESS_MAX_FDS = Gauge "process_max_fds" "" [] "Descriptors that may be open";
+    PROCESS_FDS = Gauge "process_open_fds" "" [] "Open file descriptors";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" "" [] "Limit on open file descriptors";
 }
 
 /// Every family, in the order they are written.
