@@ -3,16 +3,15 @@
 //! and only the socket waits for the next request.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -23,10 +22,10 @@ use super::farewell::{close, farewell, linger};
 use super::gather::Gather;
 use super::h2_frames::H2Frames;
 use super::link::{Deadlines, Link, LinkIo, Track, Verdict};
+use super::supervisor::Supervisor;
 use super::wire::{Fed, Limits, Refusal, Wire};
 use crate::base::error::Kind;
 use crate::body::Body;
-use crate::body::exchange::Exchange;
 use crate::transport::Channel;
 
 /// The protocols and limits of a listener's connections. Made once per listener and generation.
@@ -247,38 +246,31 @@ where
         tunnel(Rc::clone(link), channel, Bytes::from(ahead)).await;
         return Ended::Closed;
     }
+    if verdict == Some(Verdict::Park) {
+        // Copied: a conversion would keep hyper's whole buffer alive.
+        return Ended::Parked(channel, parts.read_buf.to_vec());
+    }
+    if is_unread {
+        // hyper has sent a 400 itself; this only counts and logs the head.
+        refuse(NO_URI);
+    }
+    end_http1(channel, verdict, link, refuse).await;
+    Ended::Closed
+}
+
+/// Closes an HTTP/1 connection; `None`: hyper has ended it, or a head was refused.
+async fn end_http1(mut channel: Channel, verdict: Option<Verdict>, link: &Link, refuse: &Refuse) {
     match verdict {
-        Some(Verdict::Park) => {
-            // Copied: a conversion would keep hyper's whole buffer alive.
-            Ended::Parked(channel, parts.read_buf.to_vec())
-        }
-        Some(Verdict::HeaderLate) if link.load().open() == 0 => {
-            farewell(channel, refuse(HEADER_LATE)).await;
-            Ended::Closed
-        }
+        Some(Verdict::HeaderLate) if link.load().open() == 0 => farewell(channel, refuse(HEADER_LATE)).await,
         // RFC 9112 §8: a truncated response must not look complete.
-        Some(Verdict::Broken | Verdict::Stalled | Verdict::Cut) => {
-            channel.reset();
-            Ended::Closed
-        }
-        Some(_) => {
-            // Over TLS, close_notify tells the client that nothing was truncated.
-            let mut channel = channel;
-            close(&mut channel).await;
-            Ended::Closed
-        }
-        None => {
-            if is_unread {
-                // hyper has sent a 400 itself; this only counts and logs the head.
-                refuse(NO_URI);
-            }
-            if let Some(refusal) = link.due_refusal() {
-                farewell(channel, refuse(refusal)).await;
-            } else if !link.is_at_boundary() {
-                linger(channel).await;
-            }
-            Ended::Closed
-        }
+        Some(Verdict::Broken | Verdict::Stalled | Verdict::Cut) => channel.reset(),
+        // Over TLS, close_notify tells the client that nothing was truncated.
+        Some(_) => close(&mut channel).await,
+        None => match link.due_refusal() {
+            Some(refusal) => farewell(channel, refuse(refusal)).await,
+            None if !link.is_at_boundary() => linger(channel).await,
+            None => {}
+        },
     }
 }
 
@@ -339,48 +331,4 @@ where
     })
     .await;
     Ended::Closed
-}
-
-/// Spawns the tasks of HTTP/2 streams on this thread, each under the deadlines of its exchange.
-#[derive(Clone)]
-struct Supervisor(Rc<Link>);
-
-impl<F> Executor<F> for Supervisor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, stream: F) {
-        let exchange = self.0.take_supervised();
-        // Every stream has an exchange. A future without one is hyper's pump for a CONNECT tunnel.
-        match exchange.is_none().then(|| self.0.take_pump_place()).flatten() {
-            Some(place) => place.put(stream),
-            None => drop(tokio::task::spawn_local(Supervised { stream: Some(stream), exchange })),
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// The task of a stream. It is dropped, which resets the stream (RFC 9113 §5.4.2), if the client reads nothing for too
-    /// long. The body cannot detect that, because hyper does not poll it while the window is closed.
-    struct Supervised<F> {
-        #[pin]
-        stream: Option<F>,
-        exchange: Option<Rc<Exchange>>,
-    }
-}
-
-impl<F: Future<Output = ()>> Future for Supervised<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if let Some(stream) = this.stream.as_mut().as_pin_mut()
-            && stream.poll(cx).is_pending()
-        {
-            let Some(exchange) = this.exchange else { return Poll::Pending };
-            ready!(exchange.poll_client_overdue(cx));
-        }
-        this.stream.set(None);
-        Poll::Ready(())
-    }
 }

@@ -7,4 +7,5 @@ pub mod http;
 pub mod http3;
 pub mod link;
 pub mod quic_stream;
+mod supervisor;
 pub mod wire;
