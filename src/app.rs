@@ -1,6 +1,6 @@
-//! The composition root: the control thread, the order in which things start, and the order in which they leave.
-//! Start: compile, bind everything, workers, then ready. Leave: stop accepting, ask every connection to go, wait for
-//! them at most `drain_timeout`. Nothing is global: several proxies may run in one process.
+//! The composition root: the control thread, and the order of start and shutdown. Start: compile, bind everything,
+//! start the workers, then report readiness. Shutdown: stop accepting, close connections gracefully, and wait for them
+//! at most `drain_timeout`. There is no global state: several proxies may run in one process.
 
 mod exit;
 mod plane;

@@ -1,6 +1,6 @@
-//! One generation of the configuration, compiled: listeners, routes, upstreams. `control::compile` makes it whole or
-//! not at all; workers are sent it in an `Arc` and wrap it in an `Rc` of their own. Nothing in it changes but the
-//! endpoint sets of `dns:` names, which discovery swaps.
+//! One compiled generation of the configuration: listeners, routes, upstreams. `control::compile` makes it completely
+//! or not at all; workers receive it in an `Arc` and wrap it in an `Rc` of their own. It is immutable, except for the
+//! endpoint sets of `dns:` names, which discovery replaces.
 
 use std::cell::OnceCell;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! How a proxy left, and what the process says of it.
+//! How a proxy ended, and the exit code of the process.
 
 use std::process::ExitCode;
 

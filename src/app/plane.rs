@@ -1,4 +1,4 @@
-//! The control thread's loop: starts everything in order, carries out what is asked, and leaves in order.
+//! The control thread's loop: starts everything in order, executes requests, and shuts down in order.
 
 use std::path::PathBuf;
 use std::rc::Rc;

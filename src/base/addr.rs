@@ -1,4 +1,4 @@
-//! Where an endpoint is reached, as sockets need it: names are resolved before one of these is made.
+//! The address of an endpoint, after names were resolved.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! Exponential back-off with jitter (sans-io): how long to wait before the next try. The caller brings the chance, so
-//! that a test can replay it.
+//! Exponential back-off with jitter (sans-io): how long to wait before the next try. The caller supplies the random
+//! number, so that tests are reproducible.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Draining: take no new work, finish what is under way. A `Tally` counts what is under way on one worker and wakes
-//! who waits for its end; a `Flag` says that the end was asked for. Both belong to one thread.
+//! Draining: take no new work, finish what is in progress. A `Tally` counts work in progress on one worker and wakes
+//! whoever waits for its end; a `Flag` requests the end. Both belong to one thread.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -1,5 +1,5 @@
-//! The one error of the data plane: what happened in the words of RFC 9209 §2.3, whose fault it is, and whether the
-//! request may be sent again. It names no room. Status codes live in `proxy/rescue.rs` alone.
+//! The error type of the data plane: what happened (the words of RFC 9209 §2.3), whose fault it is, and whether a retry
+//! is safe. It does not depend on any room. Status codes are assigned only in `proxy/rescue.rs`.
 
 use std::error::Error as StdError;
 use std::fmt;

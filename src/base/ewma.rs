@@ -1,5 +1,5 @@
-//! A moving average of latencies that believes a peak at once and forgets it slowly (sans-io: the caller brings the time).
-//! One atomic, shared by every worker: a reader sees a value with its moment, never a mixture.
+//! A moving average of latencies that adopts a peak at once and decays slowly (sans-io: the caller supplies the time).
+//! It is one atomic, shared by all workers, so that a reader never sees a value with the time of another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Permits that give back what they took when dropped: how many of something may be open, over all workers together.
-//! A worker takes one before it accepts, so a full listener leaves new clients in the kernel's queue instead of
-//! accepting and closing them. `PerAddress` can only judge once the client is known, so it refuses after accept.
+//! Permits that limit how many of something are open, over all workers; dropping a permit returns it. A worker takes
+//! one before it accepts, so that clients of a full listener wait in the kernel's backlog instead of being accepted and
+//! closed. `PerAddress` needs the client's address, so it refuses after accept.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

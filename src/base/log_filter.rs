@@ -1,4 +1,4 @@
-//! Which events of the process's own log become lines (sans-io): `[server.log] level`, `--log-level`, `PUT /log-level`.
+//! The filter of the process's own log (sans-io): `[server.log] level`, `--log-level`, `PUT /log-level`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Words every room shares; no I/O.
+//! Types that every room uses; no I/O.
 pub mod addr;
 pub mod backoff;
 pub mod drain;

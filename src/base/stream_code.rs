@@ -1,5 +1,5 @@
-//! Application error codes of raw QUIC streams that are Tidegate's own: what RESET_STREAM, STOP_SENDING and
-//! CONNECTION_CLOSE say where no peer said anything itself. `docs/quic-streams.md` is what people read of them.
+//! Tidegate's own application error codes for raw QUIC streams: used in RESET_STREAM, STOP_SENDING and CONNECTION_CLOSE
+//! if no peer supplied a code. `docs/quic-streams.md` documents them.
 
 use super::error::Kind;
 

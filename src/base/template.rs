@@ -1,5 +1,5 @@
-//! Text with `{placeholders}`, parsed once when the configuration is read and rendered per request (sans-io).
-//! `{{` is a literal `{`.
+//! Text with `{placeholders}`, parsed once when the configuration is read and rendered for each request (sans-io). `{{`
+//! is a literal `{`.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Durations (`"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`) and sizes (`"512B"`, `"64KiB"`, `"1MiB"`): one whole number
-//! and one unit, read and written.
+//! Durations (`"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`) and sizes (`"512B"`, `"64KiB"`, `"1MiB"`): parsing and
+//! formatting of one whole number and one unit.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Base64 (RFC 4648 §4) as a stream of pieces, for gRPC-Web in its text form (sans-io). What is written is padded at the end
-//! of each piece, so that nothing waits for a byte that has yet to come; what is read may be padded anywhere.
+//! Streaming base64 (RFC 4648 §4), for the text form of gRPC-Web (sans-io). Output is padded at the end of each chunk,
+//! so that no byte has to wait for the next chunk; input may be padded anywhere.
 
 use bytes::Bytes;
 

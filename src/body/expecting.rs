@@ -1,5 +1,5 @@
-//! A client that waits for a word before it sends its body (RFC 9110 §10.1.1): it gets the endpoint's own, or ours when
-//! the endpoint says nothing. Until then nobody reads the body, so that nothing of it is sent early.
+//! A client that waits for 100 (Continue) before it sends its body (RFC 9110 §10.1.1): it gets the endpoint's, or the
+//! proxy's if the endpoint sends nothing. Until then the body is not read, so that it is not sent early.
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};

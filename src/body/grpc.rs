@@ -1,6 +1,6 @@
-//! How the answer to a gRPC call ends (sans-io): with a status in its trailers. A fault inside it becomes such a status, so that
-//! the client learns what happened and not only that the stream was reset. For gRPC-Web the trailers stand in the body,
-//! behind a byte of 0x80 (PROTOCOL-WEB of gRPC), as browsers show trailers to nobody.
+//! The end of the response to a gRPC call (sans-io): a status in its trailers. An error within the body becomes such a
+//! status, so that the client learns more than that the stream was reset. For gRPC-Web the trailers are part of the
+//! body, after a byte of 0x80 (gRPC's PROTOCOL-WEB), because browsers do not expose trailers.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -1,4 +1,4 @@
-//! What a body holds of bytes that were read ahead, as an operator sees it: a gauge of the worker.
+//! Counts the buffered bytes of bodies in a gauge of the worker.
 
 use std::cell::Cell;
 use std::rc::Rc;

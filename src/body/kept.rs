@@ -1,4 +1,4 @@
-//! What was read of a request's body and is not done with: kept for another attempt, or read ahead of the endpoint.
+//! Request body data that was read and is still needed: for a retry, or read ahead of the endpoint.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;

@@ -1,6 +1,6 @@
-//! The one body type of the data plane, and the exchange that watches its bodies: bytes are counted, limits and stall
-//! deadlines are kept where the bytes pass, so they hold alike whatever protocol is on either side. Nothing is buffered
-//! here but what a retry may need or a route asks for, and that is bounded.
+//! The body type of the data plane, and the exchange that monitors it: bytes are counted, and limits and stall timeouts
+//! enforced, where the bytes pass, so they apply to every protocol alike. Only what a retry may need or a route buffers
+//! is stored, and that is bounded.
 
 pub mod ahead;
 pub(crate) mod base64;

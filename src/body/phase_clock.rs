@@ -1,5 +1,5 @@
-//! How long the phases of an exchange take (sans-io). One phase runs at a time, so that together they are the whole: what
-//! was waited for is in exactly one of them, over all attempts.
+//! Measures the phases of an exchange (sans-io). Exactly one phase runs at a time, so that they add up to the total,
+//! over all attempts.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Streams of HTTP/2 and HTTP/3 that carry bytes of another protocol (RFC 9113 §8.5, RFC 8441, RFC 9114 §4.4, RFC 9220), as
-//! what `net::relay` relays: alike for the client's side and the endpoint's.
+//! Streams of HTTP/2 and HTTP/3 that carry another protocol (RFC 9113 §8.5, RFC 8441, RFC 9114 §4.4, RFC 9220), in the
+//! form that `net::relay` needs, for both the client's and the endpoint's side.
 
 mod http2;
 mod http3;

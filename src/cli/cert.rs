@@ -1,5 +1,5 @@
-//! `tidegate cert HOST… --out DIR`: a development authority and a certificate for the hosts, as PEM files. An authority
-//! that is in the directory already signs again, so that who trusts it need not trust another.
+//! `tidegate cert HOST… --out DIR`: creates a development CA and a certificate for the hosts, as PEM files. A CA that
+//! is already in the directory is used again, so that clients need not trust another one.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

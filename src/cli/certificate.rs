@@ -1,5 +1,5 @@
-//! Development certificates as files: an authority's pair, and a pair it signed for some hosts. Used by `cert`, `demo`
-//! and `proxy --tls`; nothing else in the program makes or writes a key.
+//! Development certificates as files: a CA's pair, and a pair signed by it for some hosts. Used by `cert`, `demo` and
+//! `proxy --tls`; nothing else in the program creates or writes keys.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! `tidegate check`: read, validate and compile a configuration as `run` would, and stop there.
+//! `tidegate check`: reads, validates and compiles a configuration like `run`, without starting it.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `tidegate completions SHELL`: a completion script on stdout, made from the command line's own definition.
+//! `tidegate completions SHELL`: prints a completion script, generated from the definition of the command line.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;

@@ -1,4 +1,4 @@
-//! `tidegate drain`: have the running process take no new work, or send nothing new to one endpoint.
+//! `tidegate drain`: drains the running process, or one endpoint.
 
 use std::str::FromStr;
 

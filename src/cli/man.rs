@@ -1,5 +1,5 @@
-//! `tidegate man`: the manual, made from the command line's own definition. To stdout, or one page for each command
-//! into a directory, as packagers want it.
+//! `tidegate man`: manual pages, generated from the definition of the command line. To stdout, or one page for each
+//! command into a directory, for packages.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `tidegate reload`: have the running process read its configuration again.
+//! `tidegate reload`: makes the running process reload its configuration.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `tidegate run`: serve what a file says.
+//! `tidegate run`: serves a configuration file.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

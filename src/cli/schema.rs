@@ -1,4 +1,4 @@
-//! `tidegate schema`: the JSON Schema of the configuration on stdout.
+//! `tidegate schema`: prints the JSON Schema of the configuration.
 
 use clap::Args;
 

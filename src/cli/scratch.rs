@@ -1,5 +1,5 @@
-//! A directory for what must be a file but should not outlive the process: development certificates of `demo` and
-//! `proxy --tls`.
+//! A temporary directory that is removed with the process, for the development certificates of `demo` and `proxy
+//! --tls`.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,4 @@
-//! From a checked configuration to a running proxy and back to an exit code: what `run`, `proxy`, `demo` and `check`
-//! share.
+//! From a validated configuration to a running proxy and to an exit code; used by `run`, `proxy`, `demo` and `check`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What a person sees: colours only on a terminal, text that survives a closed pipe, errors in one shape.
+//! Terminal output: colours only on a terminal, no failure on a closed pipe, errors in one format.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

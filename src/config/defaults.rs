@@ -1,5 +1,5 @@
-//! Every default with its unit and its reason. They are meant for a proxy on the open internet: bounded where a client
-//! decides how long or how much, generous where the operator's own origin decides.
+//! All defaults, with units and reasons. They suit a proxy on the open internet: tight where a client controls time or
+//! size, generous where the operator's own origin does.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Faults of a configuration, collected and printed in the shape of a compiler's: line, column, caret, label, help.
-//! The reader and `validate` collect them; `control::compile` adds those that only files on disk can show.
+//! Faults of a configuration, collected and printed like a compiler's: line, column, marker, label, help. The reader
+//! and `validate` collect them; `control::compile` adds those found in the files that a configuration refers to.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! The configuration in force as TOML, for whoever asks the running process: what was written, in one text however many
-//! files it came from, with every default filled in. Secrets are not shown: what came from the environment stands as the
-//! variable it was, and values under names such as `authorization` are masked.
+//! The configuration in force as TOML, for the admin listener: one text, even if it came from several files, with all
+//! defaults filled in. Secrets are not shown: values from the environment appear as the variable, and values of names
+//! such as `authorization` are masked.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! Faults while they are collected: by byte ranges, in the order they are found. Sorted and given lines at the end.
+//! Faults while they are collected: with byte ranges, in the order of discovery. Sorted and converted to lines at the
+//! end.
 
 use super::diagnostic::{Fault, Faults};
 use super::source::{Sources, Spot};

@@ -1,4 +1,4 @@
-//! `include`: patterns to files, in byte order of their paths.
+//! `include`: expands patterns to files, in byte order of their paths.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! `config/schema.json`, made from the same descriptor: what editors complete and check a configuration with. It knows
-//! the form of a file; what its parts mean together is left to `tidegate check`.
+//! `config/schema.json`, generated from the schema, for completion and validation in editors. It describes the form of
+//! a file; relations between keys are left to `tidegate check`.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! From a file to the checked model; builds no runtime object.
-//! `load` reads a file and what it includes, `parse` reads a text; both report every fault at once.
+//! From a file to the validated model; builds no runtime objects. `load` reads a file and its includes, `parse` reads a
+//! text; both report all faults at once.
 
 mod condition;
 pub mod defaults;

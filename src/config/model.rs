@@ -1,5 +1,5 @@
-//! The checked model of a configuration: no `Option` where a default exists, no bare numbers, names resolved.
-//! `validate` makes it; `control::compile` and the printers read it; nothing on the request path does.
+//! The validated model of a configuration: no `Option` if there is a default, no bare numbers, names resolved.
+//! `validate` creates it; `control::compile` and the printers read it; nothing on the request path does.
 
 mod access_log;
 mod condition;

@@ -1,5 +1,6 @@
-//! Syntax faults of TOML, all of them (sans-io). The parser goes on after most faults; where it stops or swallows what
-//! follows, the statement is blanked and the text parsed again, so that one missing bracket hides nothing behind it.
+//! Finds all TOML syntax faults (sans-io). The parser continues after most faults. If it stops, or swallows what
+//! follows, the statement is blanked out and the text parsed again, so that one missing bracket does not hide further
+//! faults.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

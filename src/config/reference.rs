@@ -1,4 +1,4 @@
-//! `config/reference.toml`, made from the schema: every key with its default, unit and cost.
+//! `config/reference.toml`, generated from the schema: every key with its default, unit and cost.
 
 use super::schema::{Fallback, Key, ROOT, Shape, Since};
 use crate::base::units;

@@ -1,5 +1,5 @@
-//! What the reader hands to `validate`: a file's tree in the schema's terms. Values of the wrong shape are `Bad`, their
-//! fault is reported already, so that `validate` passes over them in silence.
+//! The result of the reader, and the input of `validate`: a file's tree in the form of the schema. Values of the wrong
+//! type are `Bad`; their fault is already reported, so `validate` skips them.
 
 use std::ops::Range;
 use std::time::Duration;

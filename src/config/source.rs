@@ -1,4 +1,5 @@
-//! The texts that were read, and places in them. The loader adds files; findings are turned into lines and columns here.
+//! The texts that were read, and places in them. The loader adds files; findings are converted to lines and columns
+//! here.
 
 use std::cell::Cell;
 use std::ops::Range;

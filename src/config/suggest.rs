@@ -1,4 +1,4 @@
-//! "did you mean": the known word nearest to a written one, by edits of single characters.
+//! "did you mean": the known word with the smallest edit distance.
 
 /// The nearest of the known words, where one is near enough to be meant.
 pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,5 +1,5 @@
-//! What a configuration would serve, for `tidegate check`: listeners, routes and upstreams in aligned columns, with what
-//! differs from the defaults.
+//! What a configuration would serve, for `tidegate check`: listeners, routes and upstreams in aligned columns, with the
+//! values that differ from the defaults.
 
 mod listener;
 mod logs;

@@ -1,5 +1,5 @@
-//! Certificates, keys and authorities that change while they are in use: read again, checked, and swapped in without a
-//! reload. What does not do is told once and stays as it was until its files say something else.
+//! Certificates, keys and CAs that change while in use: read again, validated, and swapped in without a reload. An
+//! invalid one is reported once, and the previous one stays in use until the files change again.
 
 use std::collections::HashSet;
 use std::path::Path;

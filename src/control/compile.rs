@@ -1,6 +1,6 @@
-//! From the checked model to a snapshot: reads certificates, builds the route table, and takes over from the previous
-//! generation what outlives a reload (ticket keys, counts of limits, the state of endpoints). All or nothing: nothing
-//! that is in force changes in here.
+//! From the validated model to a snapshot: reads certificates, builds the route table, and takes over from the previous
+//! generation what outlives a reload (ticket keys, counts of limits, endpoint states). All or nothing: it does not
+//! change what is in force.
 
 use std::sync::Arc;
 

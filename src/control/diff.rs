@@ -1,6 +1,6 @@
-//! What changes from one configuration to the next, in words for the log and for whoever asked (sans-io). By what things
-//! are, not by where they stand in the file: listeners, routes and upstreams by name, addresses by themselves. A test of
-//! the configuration holds that no key is left out.
+//! The changes between two configurations, as text for the log and the requester (sans-io). Things are compared by
+//! identity, not by position: listeners, routes and upstreams by name, addresses by value. A test ensures that every
+//! key is covered.
 
 mod keys;
 mod listeners;

@@ -1,6 +1,6 @@
-//! Resolves the `dns:` names of upstreams on the control thread: at the start and again as their TTL runs out. Each address
-//! of a name becomes an endpoint. The last good answer stays in force while a name fails; failures back off. When to ask
-//! is decided by [`Schedule`] (sans-io), whom to ask by [`Resolve`], what it means by `upstream::registry`.
+//! Resolves the `dns:` names of upstreams on the control thread: at start, and again when their TTL expires. Each
+//! address of a name becomes an endpoint. The last good answer stays in use while a name fails to resolve; failures
+//! back off. [`Schedule`] (sans-io) decides when, [`Resolve`] asks, and `upstream::registry` applies the result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! `mode = "forward"` from the checked model: reads the password file, makes the resolver, and takes over from the previous
-//! generation what it remembers.
+//! Compiles `mode = "forward"`: reads the password file, creates the resolver, and takes over the state of the previous
+//! generation.
 
 use std::path::Path;
 use std::sync::Arc;

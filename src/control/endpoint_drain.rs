@@ -1,5 +1,5 @@
-//! Takes endpoints out of the picks by an operator's word, and puts them back. The word is kept with the endpoint's state,
-//! so that it outlives reloads, and comes into force as names that resolve anew do: by a new endpoint set for every worker.
+//! Drains and resumes endpoints for an operator. The drain is part of the endpoint's state, so it outlives reloads, and
+//! takes effect by a new endpoint set for every worker.
 
 use std::sync::Arc;
 

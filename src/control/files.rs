@@ -1,5 +1,5 @@
-//! The files behind the generation in force: which are watched, what is due when they change, and whether what they say
-//! is news.
+//! The files of the generation in force: which are watched, what to do when they change, and whether their content
+//! differs.
 
 use std::hash::{Hash, Hasher};
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! Keeps the endpoints of every upstream true to their health, on the control thread: asks those that are to be asked, ejects
-//! those that fail real traffic, lets both in again, and says which upstreams have other endpoints to pick for it. What a
-//! check or a failure means is decided by `upstream::health`, when to ask by [`Schedule`] (sans-io), how to ask by [`Ask`].
+//! Health of endpoints, on the control thread: runs active checks, ejects endpoints that fail real traffic, readmits
+//! both, and reports the upstreams whose endpoints changed. `upstream::health` decides what a result means,
+//! [`Schedule`] (sans-io) when to check, [`Ask`] how.
 
 mod ejection;
 mod schedule;

@@ -1,5 +1,5 @@
-//! The threads of layer 4 as the control thread holds them. They begin when a generation first has a listener for them,
-//! and then stay.
+//! The layer 4 threads as seen by the control thread. They start when a generation first has a listener for them, and
+//! then stay.
 
 use std::io;
 use std::sync::Arc;

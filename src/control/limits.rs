@@ -1,4 +1,4 @@
-//! How many connections the process can hold: the descriptor limit, raised as far as it goes, shared out.
+//! The maximum number of connections of the process: the file descriptor limit, raised as far as possible, and divided.
 
 use std::io;
 

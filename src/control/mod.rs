@@ -1,4 +1,4 @@
-//! What changes over time; a thread and a runtime of its own.
+//! Everything that changes over time; on a thread with its own runtime.
 pub mod access_log;
 pub mod admin;
 pub mod capacity;

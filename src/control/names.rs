@@ -1,5 +1,5 @@
-//! The resolver that clients' destinations are asked of: each family on its own, so that none waits for the other (RFC 8305
-//! §3). What it does it does on the worker that asks, without making it wait, and remembers for all of them.
+//! The resolver for the destinations of clients (forward mode): each address family separately, so that neither waits
+//! for the other (RFC 8305 §3). Lookups run on the requesting worker without blocking it; the cache is shared by all.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! `server.user` and `server.group`: who they are, asked of the system when a configuration is compiled, and becoming them
-//! once everything that only root may do is done. There is no way back: a reload runs as who the process is by then.
+//! `server.user` and `server.group`: looked up when a configuration is compiled, and applied once everything that needs
+//! root is done. There is no way back: reloads run as the new user.
 
 use std::ffi::CString;
 use std::io;

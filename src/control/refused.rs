@@ -1,4 +1,4 @@
-//! Why a configuration was not put in force, for the log and for whoever asked.
+//! Why a configuration was rejected, for the log and the requester.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! The life of generations: the first one at start and every later one by a reload. Compile, bind, and only then
-//! change anything: a fault leaves the generation in force as it is. What the new generation wants too (sockets,
-//! pools, tickets, counts, endpoint state) lives on.
+//! The life of generations: the first at start, later ones by reloads. Compile and bind first, and only then change
+//! anything: a fault leaves the current generation unchanged. What the new generation also uses (sockets, pools,
+//! tickets, counts, endpoint states) is kept.
 
 use std::sync::Arc;
 use std::time::Duration;

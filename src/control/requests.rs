@@ -1,5 +1,4 @@
-//! What the control thread is asked, and by whom: signals, the admin listener, a watch on the files, and programs that
-//! embed the proxy all speak to it in these words.
+//! Requests to the control thread: from signals, the admin listener, file changes, and programs that embed the proxy.
 
 use std::sync::Arc;
 

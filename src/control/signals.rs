@@ -1,4 +1,4 @@
-//! Signals as words. What they mean depends on how far the process is on its way out, which `app` knows.
+//! Receives signals. `app` decides what they mean, depending on the state of the shutdown.
 
 use std::future::poll_fn;
 use std::io;

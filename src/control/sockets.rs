@@ -1,7 +1,6 @@
-//! The listening sockets of the process, by what they are bound to. The control thread keeps one descriptor of each, so
-//! that a socket outlives the listener that asked for it as long as the next generation wants it too: closing one
-//! member of a SO_REUSEPORT group resets what waits in its queue. A reload plans first, which may fail, and commits
-//! then, which may not.
+//! The listening sockets of the process, by their address. The control thread keeps a descriptor of each, so that a
+//! socket outlives its listener if the next generation uses it too: closing one member of a SO_REUSEPORT group resets
+//! the connections in its backlog. A reload first plans, which may fail, and then commits, which cannot.
 
 mod bound;
 mod file;

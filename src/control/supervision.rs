@@ -1,6 +1,5 @@
-//! What a service manager (systemd) and the process tell each other: sockets it hands over (sd_listen_fds(3)), how the
-//! process fares (sd_notify(3)), and that it still does (the watchdog). Without the manager's variables in the
-//! environment nothing in here does anything.
+//! Communication with a service manager (systemd): inherited sockets (sd_listen_fds(3)), notifications (sd_notify(3))
+//! and the watchdog. Without the manager's environment variables, this does nothing.
 
 use std::cell::Cell;
 use std::ffi::OsStr;

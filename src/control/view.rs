@@ -1,5 +1,5 @@
-//! What the control thread shows of itself: the admin and observe listeners, the embedder and the log look at it, and
-//! nobody waits for anybody.
+//! The state that the control thread publishes for the admin and observe listeners, the embedder and the log. Readers
+//! and writer never wait for each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

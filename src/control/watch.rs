@@ -1,6 +1,6 @@
-//! Watches the folders of files and says when they have come to rest after a change: the configuration's, to reload it,
-//! and those of certificates, to look at them again. It only says that something may have changed; whoever is told
-//! reads and compares. Where the system has no watch left, that is told once, and the files are read once a minute.
+//! Watches the directories of files and reports changes once they settle: for the configuration, to reload it, and for
+//! certificates, to read them again. It only reports that something may have changed; the receiver reads and compares.
+//! If the system refuses a watch, this is logged once, and the files are checked once a minute.
 
 mod places;
 

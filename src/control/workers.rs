@@ -1,4 +1,4 @@
-//! The worker threads as the control thread holds them: start, command, wait, leave.
+//! The worker threads as seen by the control thread: start, command, wait, stop.
 
 use std::collections::HashSet;
 use std::io;

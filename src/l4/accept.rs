@@ -1,5 +1,6 @@
-//! The listening TCP and Unix sockets of one worker: connections are accepted in batches, a permit first, so that a full
-//! listener leaves clients in the kernel's queue. What accepts nothing for want of room is asked again a little later.
+//! The listening TCP and Unix sockets of one worker. Connections are accepted in batches, each after taking a permit,
+//! so that clients of a full listener wait in the kernel's backlog. Sockets without permits are tried again a little
+//! later.
 
 use std::io;
 use std::net::SocketAddr;

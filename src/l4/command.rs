@@ -1,4 +1,4 @@
-//! What the control thread asks of a worker of layer 4, and the way it reaches it: a queue, and a wake-up of the event loop.
+//! Commands of the control thread to a layer 4 worker: a queue, and a wake-up of its event loop.
 
 use std::io;
 use std::sync::Arc;

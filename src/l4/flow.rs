@@ -1,5 +1,6 @@
-//! Flows (sans-io): who has one, and when each ends. A flow is what one client address sends to one address of ours; it
-//! ends when nothing came either way for a while, or at its age. Time is passed in; a datagram costs a look-up and a store.
+//! The table of flows (sans-io): lookup, and expiry. A flow consists of the datagrams between one client address and
+//! one address of ours; it ends after silence in both directions, or at its maximum age. The caller supplies the time;
+//! a datagram costs a lookup and a store.
 
 use std::collections::HashMap;
 use std::hash::RandomState;

@@ -1,5 +1,5 @@
-//! What is known of a session beside its sockets, from accept to its end, and the telling of that end: series, counters,
-//! the recent errors, the access log. Nothing is kept for the telling that could be found out then.
+//! The facts about a session besides its sockets, from accept to its end, and the recording of the end: series,
+//! counters, recent errors, access log. Values that can be determined at the end are not stored.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,5 +1,4 @@
-//! A listener of layer 4 as one worker has it in one generation. Sessions and flows keep the one that they began with:
-//! a reload changes nothing for those that are open.
+//! A layer 4 listener of one generation on one worker. Open sessions and flows keep the generation they started with.
 
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! The layer 4 plane: raw TCP, TLS by its ClientHello, and UDP, relayed on mio, on threads of its own and without tokio.
-//! Nothing is allocated, and no lock taken, for a byte that passes.
+//! The layer 4 plane: TCP, TLS routed by the ClientHello, and UDP, relayed by mio event loops on separate threads,
+//! without tokio. Relaying a byte allocates nothing and takes no lock.
 
 mod accept;
 pub mod command;

@@ -1,6 +1,6 @@
-//! A session before its two connections stand: the PROXY header and the ClientHello are read where they are asked for, an
-//! endpoint is picked and connected to, and another one where that fails. No byte of the client was relayed until then, so
-//! that a failed attempt costs nothing but time.
+//! A session before both connections are established: reads the PROXY header and the ClientHello if needed, picks an
+//! endpoint and connects to it, and tries another one on failure. Until then no byte of the client was relayed, so a
+//! retry is safe.
 
 pub mod preface;
 

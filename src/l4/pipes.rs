@@ -1,5 +1,5 @@
-//! Pipes that bytes are spliced through. One is taken when a session has much to move and given back when it waits with
-//! nothing in it, so that a few serve any number of sessions.
+//! Pipes for splice. A session takes one when it has much to move, and returns it when it waits with an empty pipe, so
+//! that a few pipes serve any number of sessions.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! What the first datagrams of a QUIC connection ask for (sans-io): the ClientHello in the CRYPTO frames of a client's Initial
-//! packets (RFC 9001 §4.3), over as many datagrams and in whatever order it comes. Versions 1 and 2; of others nothing is known.
+//! Extracts the ClientHello from the first packets of a QUIC connection (sans-io): from the CRYPTO frames of a client's
+//! Initial packets (RFC 9001 §4.3), across any number of datagrams in any order. Supports QUIC versions 1 and 2.
 
 use smallvec::SmallVec;
 

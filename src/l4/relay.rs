@@ -1,5 +1,6 @@
-//! Carries out the steps of a session on its two sockets: receives, sends, splices, shuts down, registers. A small message
-//! goes through the worker's one buffer; what the other side does not take at once is kept, in a piece of its own size.
+//! Executes the steps of a session on its two sockets: receive, send, splice, shut down, register. Small messages pass
+//! through the worker's shared buffer; data that the other side does not accept at once is kept in a buffer of its
+//! size.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -1,6 +1,6 @@
-//! § What a relayed connection may do next (sans-io), given what its two sockets are ready for and what became of the last
-//! step. It holds no socket, no buffer and no pipe: `relay` carries out its steps and tells what came of them. Readiness is
-//! edge-triggered: what is not known to be exhausted is tried again before anybody waits, and nobody waits unwatched.
+//! § The state machine of a relayed connection (sans-io): the next step, given the readiness of its two sockets and the
+//! result of the last step. It owns no socket, buffer or pipe; `relay` executes the steps. Readiness is edge-triggered:
+//! whatever may still be ready is tried again before waiting, and every wait is registered.
 
 mod step;
 

@@ -1,6 +1,6 @@
-//! What a TLS ClientHello asks for (sans-io): the server name (RFC 6066 §3) and the ALPN list (RFC 7301), from the first
-//! bytes of a connection, in whatever pieces they come and however they are cut into records, or from the bare message
-//! that QUIC carries in CRYPTO frames. Nothing is answered, verified or changed. With ECH the outer name is what is read.
+//! Parses a TLS ClientHello (sans-io) for the server name (RFC 6066 §3) and the ALPN list (RFC 7301): from the first
+//! bytes of a connection, across records and reads, or from the bare message in QUIC's CRYPTO frames. Nothing is
+//! answered, verified or changed. With ECH, the outer name is read.
 
 use smallvec::SmallVec;
 

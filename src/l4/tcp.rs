@@ -1,5 +1,5 @@
-//! The sessions of one worker: opened from accepted connections, woken by events, given turns, timed out, told of and
-//! closed. An idle one holds its entry and two sockets, and nothing else.
+//! The sessions of one worker: opened from accepted connections, driven by events, scheduled in turns, timed out,
+//! recorded and closed. An idle one holds only its entry and two sockets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

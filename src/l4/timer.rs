@@ -1,6 +1,6 @@
-//! § The timing wheel of a worker: six levels of 64 slots, a tick is 16.8 ms. Sans-io: time is an argument. What waits is
-//! named by a number of the caller's (its place in a slab), and costs 16 bytes here and nothing there. Setting, moving and
-//! clearing are a few stores, so that a million sessions with an hour each cost nothing while nothing is due.
+//! § The timer wheel of a worker (sans-io: time is an argument): six levels of 64 slots, with a tick of 16.8 ms.
+//! Entries are named by the caller's number (a place in a slab) and cost 16 bytes. Setting, moving and clearing are a
+//! few stores, so a million idle sessions cost nothing until a deadline is due.
 
 use std::time::{Duration, Instant};
 

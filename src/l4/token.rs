@@ -1,5 +1,5 @@
-//! § What a token of the event loop stands for: a kind and the number of an entry, packed into one word. Sans-io. A token
-//! may outlive its entry by the rest of one batch of events; what it wakes then is woken for nothing, which is harmless.
+//! § A token of the event loop (sans-io): a kind and the number of an entry, packed into one word. A token may outlive
+//! its entry within one batch of events; the resulting spurious wake-up is harmless.
 
 use mio::Token;
 

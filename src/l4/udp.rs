@@ -1,6 +1,6 @@
-//! `mode = "udp"`, one worker's share: sockets that take datagrams from clients, and a socket to an endpoint for each flow.
-//! Datagrams are received and sent in batches, and never kept: what a socket does not take at once is dropped and counted.
-//! Driven by the event loop, which says what is ready and what time it is.
+//! `mode = "udp"` on one worker: sockets that receive datagrams from clients, and a socket to an endpoint for each
+//! flow. Datagrams are received and sent in batches and never queued: what a socket does not accept at once is dropped
+//! and counted. Driven by the event loop, which supplies readiness and time.
 
 mod arrival;
 mod forward;

@@ -1,5 +1,5 @@
-//! One worker's side of an upstream, for sessions and flows: the endpoint set it picks from, its cursor into it, the next
-//! local address to connect from, and what it measures. Plain cells: nothing here is another thread's.
+//! An upstream on one worker, for sessions and flows: the endpoint set and a cursor into it, the next source address,
+//! and its metrics. Plain cells, owned by the worker's thread.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,5 +1,5 @@
-//! A worker of layer 4: an OS thread with an event loop of its own, its share of the listening sockets, its sessions and
-//! flows. Everything in here is this thread's alone; the control thread speaks to it through `command`.
+//! A layer 4 worker: an OS thread with its own event loop, listening sockets, sessions and flows. Everything in here
+//! belongs to this thread; the control thread sends it commands (`command`).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! Listening sockets. Runtime-free: who accepts turns a [`BoundSocket`] into a [`Listener`] or a std socket on its own
-//! thread, who watches over reloads keeps a clone, so that a socket is not closed while it is wanted.
+//! Listening sockets, independent of a runtime. The accepting thread turns a [`BoundSocket`] into a [`Listener`] or a
+//! std socket; the control thread keeps a clone, so that reloads do not close a socket that is still configured.
 
 mod datagram;
 

@@ -1,4 +1,4 @@
-//! The buffers that bytes of relays pass through: kept by the thread, lent for as long as bytes are on their way.
+//! The relay buffers of a thread, lent for as long as bytes are in transit.
 
 use std::cell::RefCell;
 

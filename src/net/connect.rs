@@ -1,4 +1,4 @@
-//! A connection to the first of several addresses that takes one. The deadline is the caller's.
+//! Connects to the first of several addresses that accepts. The caller enforces the deadline.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Connections for an event loop of its own: begun, asked about, never waited for. Runtime-free.
+//! Non-blocking connects for an event loop. Independent of a runtime.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

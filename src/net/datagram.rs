@@ -1,5 +1,5 @@
-//! Datagrams in batches: memory that many are received into at once, as the kernel put them together (recvmmsg, GRO),
-//! what becomes of those that are sent, sockets connected to one endpoint. Runtime-free.
+//! Datagrams in batches: memory to receive many at once, as combined by the kernel (recvmmsg, GRO), the results of
+//! sending, and sockets connected to one endpoint. Independent of a runtime.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};

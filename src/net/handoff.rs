@@ -1,6 +1,6 @@
-//! Which worker a new connection should live on. A long-lived connection stays with its worker, and the kernel spreads
-//! by hash, not by load: a worker that holds clearly more than the least loaded one gives new connections away, before
-//! TLS, as raw sockets in the other worker's command queue.
+//! Chooses the worker of a new connection. A long-lived connection stays with its worker, and the kernel distributes by
+//! hash, not by load; so a worker that has clearly more connections than the least loaded one hands new ones over,
+//! before TLS, as raw sockets in the other worker's command queue.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};

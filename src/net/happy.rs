@@ -1,6 +1,6 @@
-//! Happy eyeballs (RFC 8305): both families of a name are asked at once, and its addresses are tried one after the other with
-//! a head start each, until one takes the connection. What an address must be to be tried is the caller's to say, of each
-//! one, right before it would be connected to.
+//! Happy eyeballs (RFC 8305): both address families of a name are resolved at once, and its addresses are tried one
+//! after the other, each with a head start, until one accepts. The caller checks each address immediately before it is
+//! connected to.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};

@@ -1,5 +1,5 @@
-//! What the network says of datagrams that did not arrive (ICMP), for a socket that sends to many: without asking for it
-//! (IP_RECVERR) nobody would know that a port is closed until a deadline ran out.
+//! Receives ICMP errors for a UDP socket that sends to many destinations. Without requesting them (IP_RECVERR), a
+//! closed port would only be noticed by a timeout.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};

@@ -1,6 +1,6 @@
-//! Listening sockets that whoever started the process had bound already (systemd's socket activation): which address one
-//! stands for, and how the workers share it. Nothing in here closes the last descriptor of one while the process lives, so
-//! that clients in its queue never meet a reset.
+//! Listening sockets inherited from the parent process (systemd's socket activation): their addresses, and how the
+//! workers share them. The last descriptor of one is never closed while the process lives, so that clients in its
+//! backlog are not reset.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Connected sockets as one type, and the replay of bytes that were read too early.
+//! Connected sockets as one type, and a stream that first replays bytes that were already read.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Options of sockets that no crate offers and that take a number.
+//! Numeric socket options that no crate offers.
 
 use std::io;
 use std::os::fd::AsFd;

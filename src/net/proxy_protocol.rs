@@ -1,6 +1,6 @@
-//! The PROXY protocol, versions 1 and 2 (sans-io): who the client of a connection is, told by the proxy in front of us, and
-//! told by us to the endpoint behind. Forms are read and written by `ppp`; the bounds, the checksum and what `ppp` takes
-//! too easily are looked after here. <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
+//! The PROXY protocol, versions 1 and 2 (sans-io): reads the client's address from a proxy in front, and writes it for
+//! endpoints. `ppp` parses and formats; this module adds bounds, the checksum, and checks that `ppp` lacks.
+//! <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>
 
 pub mod receive;
 

@@ -1,5 +1,5 @@
-//! Names to addresses, each family on its own, for whoever connects to names as requests bring them. Who answers is made
-//! in `control`, where the resolver lives.
+//! Resolves names to addresses, each family separately, for connections to names from requests. The resolver is
+//! implemented in `control`.
 
 use std::future::Future;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
-//! A program for the kernel that gives each QUIC datagram to the worker whose number stands in its connection ID, however
-//! the client's address changes (classic BPF, seven instructions). The members of the group must have been bound in the
-//! order of the workers. What it cannot find goes to where hashing leads, and those who get it pass it on.
+//! A classic BPF program (seven instructions) that delivers each QUIC packet to the worker named in its connection ID,
+//! even if the client's address changes. The members of the group must have been bound in the order of the workers.
+//! Other packets go where hashing leads, and the receiving worker passes them on.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -1,6 +1,6 @@
-//! The socket options of the configuration, set with socket2 on listeners and on connections to endpoints, and what
-//! the kernel made of them. Runtime-free. An accepted connection inherits all of them from its listener (Linux copies
-//! the socket), so the accept path spends no system call on options; a test holds that.
+//! The configured socket options, set with socket2 on listeners and on connections to endpoints, and the values granted
+//! by the kernel. Independent of a runtime. Accepted connections inherit all of them from their listener (Linux copies
+//! the socket), so accepting needs no further system call; a test verifies that.
 
 use std::cell::Cell;
 use std::fmt;

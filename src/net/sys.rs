@@ -1,5 +1,5 @@
-//! The only unsafe of the program: socket options that no crate offers, datagrams sent in batches, reading into hyper's
-//! buffer with a look at the bytes, who the process is, what a service manager handed over, memory for the kernel.
+//! The only unsafe code of the program: socket options that no crate offers, sending datagrams in batches, reading into
+//! hyper's buffer while inspecting the bytes, user ids, inherited descriptors, and memory shared with the kernel.
 #![allow(unsafe_code, reason = "the one place for it; the house denies it everywhere else")]
 
 use std::ffi::{CStr, CString, OsString};

@@ -1,6 +1,6 @@
-//! One coarse timer wheel per worker thread. A deadline costs two stores when it only moves later, and never fires early;
-//! it fires up to one tick (16.8 ms) late. Everything here is `!Send` and belongs to the thread that made it.
-//! `start` spawns the driver inside the worker's `LocalRuntime`; it sleeps until the next deadline, or for ever.
+//! A coarse timer wheel for each worker thread. Moving a deadline to a later time costs two stores. A timer never fires
+//! early, and up to one tick (16.8 ms) late. Everything here is `!Send` and belongs to its thread. `start` spawns the
+//! driver inside the worker's `LocalRuntime`; it sleeps until the next deadline.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

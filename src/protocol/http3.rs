@@ -1,6 +1,6 @@
-//! Serves HTTP/3 on one downstream connection of QUIC: gives the requests that `http3` reads to the proxy's stack, and
-//! drives the connection under the same deadlines as the others have. What came in early data and could do harm a
-//! second time waits for the end of the handshake (RFC 8470).
+//! Serves HTTP/3 on one downstream QUIC connection: passes the requests that `http3` reads to the proxy's stack, and
+//! enforces the same deadlines as for other protocols. Early data that could do harm if replayed waits for the end of
+//! the handshake (RFC 8470).
 
 use std::cell::OnceCell;
 use std::convert::Infallible;

@@ -1,6 +1,6 @@
-//! Bytes both ways between two ends of which one at least is a QUIC stream: with back-pressure by stream, endings passed on
-//! as what they are, an idle deadline, and a buffer only while bytes are on their way. Called by `serve` for each session.
-//! `docs/quic-streams.md` is what people read of it.
+//! Relays bytes between two ends, at least one of which is a QUIC stream: with back-pressure for each stream,
+//! equivalent endings on both sides, an idle timeout, and a buffer only while bytes are in transit. Called by `serve`
+//! for each session. `docs/quic-streams.md` documents it.
 
 mod direction;
 pub mod end;

@@ -1,7 +1,7 @@
-//! Reads along with one client's HTTP/1 byte stream so that every request head is judged raw, at a known boundary,
-//! before hyper sees it (sans-io, RFC 9112). The I/O wrapper under hyper feeds what arrived and passes on what is
-//! released; heads come out whole and unambiguous or not at all, bodies are skipped by their framing.
-//! Nothing is copied or allocated: the caller keeps an unfinished head and feeds it again with more behind it.
+//! Scans a client's HTTP/1 byte stream, so that every request head is checked as raw bytes, at a known boundary, before
+//! hyper sees it (sans-io, RFC 9112). The I/O wrapper below hyper feeds it with received bytes and passes on what it
+//! releases. Heads are released complete and unambiguous or not at all; bodies are skipped by their framing. Nothing is
+//! copied or allocated: the caller keeps an unfinished head and feeds it again with more bytes.
 
 mod chunk;
 mod scan;

@@ -1,5 +1,5 @@
-//! What a request has to have in common with another for both to go to one endpoint: the hash of what `hash_on` names. Asked for
-//! by `stack` where the upstream's policy hashes, before any field is edited.
+//! The hash key of a request, from `hash_on`: requests with equal keys go to the same endpoint. Computed if the
+//! upstream's policy hashes, before any field is edited.
 
 use std::net::IpAddr;
 

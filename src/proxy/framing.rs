@@ -1,5 +1,5 @@
-//! How an answer says where it ends (sans-io, RFC 9112 §6.3, RFC 9110 §8.6). hyper judges it only where it has a body
-//! to read, so that of HEAD, 204 and 304 whatever an endpoint says would go on: what can be read in two ways does not.
+//! Checks the framing of responses (sans-io, RFC 9112 §6.3, RFC 9110 §8.6). hyper checks it only if it reads a body, so
+//! for HEAD, 204 and 304 anything an endpoint sends would be forwarded; ambiguous framing is rejected here.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::response::Parts;

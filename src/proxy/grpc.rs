@@ -1,5 +1,5 @@
-//! gRPC as a proxy meets it (sans-io): what tells that a request is one, how long its client waits, and what a fault of ours
-//! is told as: an answer that consists of trailers alone, with status 200 and one of gRPC's own codes. Called by `stack`.
+//! gRPC in a proxy (sans-io): recognises requests, reads the client's timeout, and turns errors of the proxy into
+//! trailers-only responses with status 200 and a gRPC status. Called by `stack`.
 
 use std::time::Duration;
 

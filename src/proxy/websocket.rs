@@ -1,5 +1,5 @@
-//! The two fields of a WebSocket handshake that HTTP/1.1 has and HTTP/2 and HTTP/3 do without (sans-io, RFC 6455 §4.1, §4.2.2,
-//! RFC 8441 §5.1). Whoever translates between them makes and checks them.
+//! The two fields of a WebSocket handshake that exist on HTTP/1.1 but not on HTTP/2 and HTTP/3 (sans-io, RFC 6455 §4.1,
+//! §4.2.2, RFC 8441 §5.1). A proxy that translates between them creates and checks them.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use http::{HeaderName, HeaderValue};

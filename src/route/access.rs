@@ -1,4 +1,4 @@
-//! Sets of client networks, searched in logarithmic time (sans-io). An IPv4 address inside IPv6 (`::ffff:0:0/96`) is
+//! Sets of client networks with logarithmic lookup (sans-io). An IPv4-mapped IPv6 address (`::ffff:0:0/96`) counts as
 //! the IPv4 address.
 
 use std::net::{IpAddr, Ipv6Addr};

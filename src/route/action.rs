@@ -1,4 +1,4 @@
-//! A compiled route: what happens to a request that it takes (sans-io).
+//! A compiled route: what to do with the requests that it matches (sans-io).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
-//! Which endpoint gave which QUIC connection ID, over all workers of a listener: a client whose address changes is another
-//! client to a relay of datagrams, and on another worker, but it names the connection that it belongs to (RFC 9000 §5.1).
-//! Asked about clients that have no flow, told of the first packets of endpoints; bounded, the oldest is forgotten.
+//! Which endpoint issued which QUIC connection ID, over all workers of a listener. For a datagram relay, a client that
+//! changed its address is a new client, possibly on another worker, but its packets name the connection they belong to
+//! (RFC 9000 §5.1). Looked up for clients without a flow, filled from the first packets of endpoints; bounded, the
+//! oldest entry is removed.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};

@@ -1,6 +1,6 @@
-//! Where clients may go that are pointed at a proxy (sans-io): what host they mean, whether the listener's `allow` and
-//! `deny` let them, and which of the addresses that a name resolved to may be connected to. Asked twice: before a name is
-//! resolved, and of every address before it is connected to, so that a name gains nothing by resolving to something else.
+//! Destinations in forward mode (sans-io): parses the host, applies the listener's `allow` and `deny`, and checks which
+//! resolved addresses may be connected to. Called before a name is resolved, and again for every address before
+//! connecting to it, so that a name that resolves differently gains nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

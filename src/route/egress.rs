@@ -1,5 +1,5 @@
-//! `mode = "forward"`, compiled: where clients may go that are pointed at a listener, who may, and what all their requests
-//! have in common. `control::compile` makes it, `proxy::egress` asks it.
+//! `mode = "forward"`, compiled: the destinations and users of a listener, and the settings common to all its requests.
+//! `control::compile` makes it, `proxy::egress` uses it.
 
 use std::sync::Arc;
 

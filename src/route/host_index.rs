@@ -1,5 +1,5 @@
-//! The routes of one listener by their hosts: an exact name, then wildcards from the longest to the shortest, then the
-//! routes for every host (sans-io). Each step falls through to the next where no path or predicate matches.
+//! The routes of one listener by host: the exact name, then wildcards from the longest to the shortest, then routes for
+//! every host (sans-io). If no path or predicate matches, the next step is tried.
 
 use rustc_hash::FxHashMap;
 

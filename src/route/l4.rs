@@ -1,5 +1,5 @@
-//! Where connections and datagrams go that are not read as HTTP (sans-io): to one upstream, or by what a ClientHello
-//! asks for. Compiled from `listener.{upstream, sni, alpn}`; asked once per session or flow.
+//! Routes of connections and datagrams that are not parsed as HTTP (sans-io): to one upstream, or by the ClientHello.
+//! Compiled from `listener.{upstream, sni, alpn}`; looked up once for each session or flow.
 
 use rustc_hash::FxHashMap;
 

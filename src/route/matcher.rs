@@ -1,4 +1,4 @@
-//! What a route asks of a request beyond host and path: methods, header fields, query parameters (sans-io).
+//! The predicates of a route besides host and path: methods, header fields, query parameters (sans-io).
 
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;

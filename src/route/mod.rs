@@ -1,4 +1,4 @@
-//! Which upstream, and what to change.
+//! Which upstream a request goes to, and what is changed in it.
 pub mod access;
 pub mod action;
 pub mod connection_ids;

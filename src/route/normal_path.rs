@@ -1,7 +1,7 @@
-//! The one form of a path that routes are matched by, so that no other spelling slips past a route (sans-io, RFC 3986
-//! §6.2.2): `%41` is `A`, `%c3` is `%C3`, repeated slashes are one; reserved characters stay encoded, `%2F` is data.
-//! A path with dot segments has no such form: clients resolve them before they send (RFC 3986 §5.2.4), and two readers
-//! that disagree about them are how routes are evaded.
+//! The normalized path that routes are matched against, so that no other spelling bypasses a route (sans-io, RFC 3986
+//! §6.2.2): `%41` is `A`, `%c3` is `%C3`, repeated slashes are one; reserved characters stay encoded, `%2F` is data. A
+//! path with dot segments is rejected: clients resolve them before sending (RFC 3986 §5.2.4), and servers that
+//! interpret them differently allow routes to be bypassed.
 
 use smallvec::SmallVec;
 

@@ -1,6 +1,6 @@
-//! The routes of one host pattern by their paths: exact paths and prefixes by hash, regular expressions and routes
-//! without a path as lists (sans-io). Prefixes longer than the longest that was configured are never looked up, so a
-//! path of thousands of segments costs no more than a short one.
+//! The routes of one host pattern by path: exact paths and prefixes by hash, regular expressions and routes without a
+//! path as lists (sans-io). Prefixes longer than the longest configured one are never looked up, so a path with
+//! thousands of segments costs no more than a short one.
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;

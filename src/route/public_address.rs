@@ -1,5 +1,5 @@
-//! Which addresses are public (sans-io): the registries of RFC 6890 with what came after, and IPv6 that has an IPv4 address
-//! inside. Asked by `destination` of every address before it is connected to.
+//! Which addresses are public (sans-io): the registries of RFC 6890 and later additions, and IPv6 addresses that embed
+//! an IPv4 address. Used by `destination` for every address before it is connected to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,5 +1,5 @@
-//! Why a route did not take a request (sans-io). The table decides; this only asks it again, about one route at a time, so
-//! that what is told can be nothing else than what traffic met. Called by `explain` alone: it compiles a table for each route.
+//! Why a route did not match a request (sans-io). The table decides; this asks it again, with one route at a time, so
+//! that the explanation agrees with traffic. Used only by `explain`, since it compiles a table for each route.
 
 use std::cmp::Ordering;
 

@@ -1,5 +1,5 @@
-//! What becomes of the path on its way to the upstream (sans-io). What comes out is always a valid origin-form target
-//! that begins with one `/`, or `*` as it came.
+//! Rewrites the path for the upstream (sans-io). The result is always a valid origin-form target that begins with
+//! exactly one `/`, or an unchanged `*`.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Every route of a snapshot, compiled: one index per listener, shared where listeners have the same routes (sans-io).
-//! `proxy::forward` asks it for each request; whoever explains a decision asks the same function with a witness.
+//! All routes of a snapshot, compiled: one index for each listener, shared by listeners with the same routes (sans-io).
+//! The same lookup function serves traffic and, with a witness, `explain`.
 
 use std::sync::Arc;
 

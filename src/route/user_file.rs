@@ -1,5 +1,5 @@
-//! A password file that is in use: read at start, and again when it changes. A file that does not do leaves what was in
-//! use. `control` asks for both; requests look at [`UserFile::users`].
+//! A password file in use: read at start, and again when it changes. If the new contents are invalid, the old ones stay
+//! in use. `control` does the reading; requests use [`UserFile::users`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! The users of a password file (`name:hash` lines, bcrypt or Argon2id), and what was found of their passwords before (no
-//! I/O; time is passed in). A verdict is remembered under a keyed digest, for a while and in bounded number; reaching one
-//! costs a hash that is meant to be slow, so that the caller has it done on another thread.
+//! The users of a password file (`name:hash` lines, bcrypt or Argon2id), and verdicts about passwords (no I/O; time is
+//! passed in). A verdict is remembered under a keyed digest, for a limited time and number. Reaching one requires a
+//! hash that is slow by design, so callers compute it on another thread.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! HTTP/3 on one accepted QUIC connection, through the proxy's stack: what `connection` is for TCP.
+//! HTTP/3 on one accepted QUIC connection, through the proxy's stack; the counterpart of `connection` for TCP.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Joins the rooms per listener: a worker thread, its listening sockets, and the life of a connection.
+//! Combines the rooms for each listener: a worker thread, its listening sockets, and the life of a connection.
 pub mod connection;
 mod http3;
 mod introduction;

@@ -1,6 +1,6 @@
-//! A worker's share of the QUIC connections: an accept loop for each UDP address, which never waits for a client. Limits
-//! and proof of the client's address come first, then the handshake under its deadline, in a task of its own; then
-//! HTTP/3 or raw streams, by what the listener is for.
+//! The QUIC connections of a worker: an accept loop for each UDP address, which never waits for a client. Limits and
+//! address validation come first, then the handshake within its deadline, in a task of its own; then HTTP/3 or raw
+//! streams, depending on the listener.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! A session of the workers of requests: a stream of a raw QUIC connection, or a TCP connection that becomes one. From the
-//! choice of an endpoint over its relay to the telling of its end, as sessions of layer 4 are told of.
+//! A session on an HTTP worker: a stream of a raw QUIC connection, or a TCP connection that becomes one. Chooses an
+//! endpoint, connects, relays, and records the end like layer 4 does.
 
 mod ending;
 

@@ -1,6 +1,6 @@
-//! Raw streams of one accepted QUIC connection, `mode = "quic"`: each bidirectional stream is a session of its own. What has
-//! no answer of its own (unidirectional streams, datagrams) goes to QUIC endpoints over a connection that the client has
-//! alone, and what the endpoint sends there comes back to it. `docs/quic-streams.md` is what people read of it.
+//! The raw streams of one accepted QUIC connection, `mode = "quic"`: each bidirectional stream is a session.
+//! Unidirectional streams and datagrams go to QUIC endpoints over a connection used only for this client, and what the
+//! endpoint sends on it is relayed back. `docs/quic-streams.md` documents it.
 
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};

@@ -1,5 +1,5 @@
-//! A TCP or Unix connection that becomes a stream of a QUIC connection: `mode = "tcp"` with an upstream of `protocol = "quic"`.
-//! QUIC lives on the workers of requests, and so does this.
+//! A TCP or Unix connection that becomes a stream of a QUIC connection: `mode = "tcp"` with an upstream of `protocol =
+//! "quic"`. Runs on the HTTP workers, as QUIC does.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;

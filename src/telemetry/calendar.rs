@@ -1,4 +1,4 @@
-//! Points in time as text, in UTC, without formatting machinery (sans-io): RFC 3339 and the form of web server logs.
+//! Fast formatting of times in UTC (sans-io): RFC 3339 and the format of web server logs.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

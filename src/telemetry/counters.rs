@@ -1,5 +1,5 @@
-//! What a worker counts. Every cell has one writer, its worker's thread, and any number of readers, so that counting
-//! is a plain load and store; whoever reads sums the workers. A cell never goes back, except the gauges.
+//! The counters of a worker. Every cell has one writer, its worker's thread, and any number of readers, so counting is
+//! a plain load and store; readers sum the workers. Only gauges decrease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Text of others inside lines of ours: whatever it holds, it cannot end its value or its line, nor speak to a terminal.
-//! What leaves here is printable ASCII, and no more of it than `limit` bytes; `...` says that something was cut.
+//! Escapes untrusted text in log lines: whatever it contains, it cannot end its value or its line, or control a
+//! terminal. The result is printable ASCII of at most `limit` bytes; `...` marks a cut.
 
 /// Appends the inside of a JSON string. What is not ASCII becomes `\u` escapes, what is not UTF-8 U+FFFD.
 pub(super) fn json(out: &mut Vec<u8>, text: &[u8], limit: usize) {

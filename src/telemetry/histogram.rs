@@ -1,5 +1,5 @@
-//! How long things took, counted into buckets whose bounds are the same everywhere, so that the buckets of workers and
-//! of routes can be added up. One thread observes; any number read.
+//! Histograms of durations with fixed bucket bounds, so that those of several workers and routes can be added. One
+//! thread observes; any number read.
 
 use std::ops::AddAssign;
 use std::time::Duration;

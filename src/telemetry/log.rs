@@ -1,5 +1,5 @@
-//! The process's own log: `tracing` events as lines on stderr, for people or as JSON. `cli` calls [`init`] once, before
-//! any thread starts; what the configuration and the admin listener say about it is put in force while it runs.
+//! The process's own log: `tracing` events as lines on stderr, as text or JSON. `cli` calls [`init`] once, before any
+//! thread starts; the configuration and the admin listener can change it at run time.
 
 mod json;
 

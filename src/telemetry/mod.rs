@@ -1,4 +1,4 @@
-//! Logs, counters, and what a worker tells of itself.
+//! Logs, counters, and the telemetry of workers.
 pub mod access_log;
 pub mod calendar;
 pub mod counters;

@@ -1,5 +1,5 @@
-//! The last errors of a worker with their reasons, for people: the same error at the same place is one line with a
-//! count. Taken down only where an exchange failed.
+//! The recent errors of a worker with their reasons. Equal errors at the same place are counted as one. Written only
+//! when an exchange fails.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;

@@ -1,5 +1,5 @@
-//! What is counted by listener, route and upstream: rate, errors, duration and bytes of the exchanges and sessions that ended. A
-//! series is made when it is first used, so that a thousand routes without requests cost nothing.
+//! The metrics of a listener, route or upstream: rate, errors, duration and bytes of ended exchanges and sessions. A
+//! series is created on first use, so that unused routes cost nothing.
 
 use std::collections::HashMap;
 use std::ops::AddAssign;

@@ -1,5 +1,5 @@
-//! `traceparent` of W3C Trace Context: read, judged, begun anew (sans-io but for the random ids). A valid one passes as it
-//! came; anything else is replaced, and the `tracestate` that belonged to it goes.
+//! `traceparent` of W3C Trace Context: parsing, validation, and generation (sans-io, except for random ids). A valid
+//! one is passed on unchanged; otherwise it is replaced, and its `tracestate` removed.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 

@@ -1,4 +1,4 @@
-//! What one worker tells of itself: made by the control thread, written by the worker, read by whoever asks.
+//! The telemetry of one worker: created by the control thread, written by the worker, readable by all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

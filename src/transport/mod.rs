@@ -1,4 +1,4 @@
-//! Channels: a connected socket, with or without TLS around it, as one type for the rooms above.
+//! Channels: a connected socket, with or without TLS, as one type for the rooms above.
 pub mod quic;
 pub mod quic_initial;
 pub mod tls;

@@ -1,5 +1,5 @@
-//! What protects the first packets of a QUIC connection (RFC 9001 §5.2): keys that everybody knows who sees the first of
-//! them, so that it can be read on the way. It is no secret, and nothing is changed.
+//! The protection of a QUIC connection's first packets (RFC 9001 §5.2). Its keys can be derived by anyone who sees the
+//! first packet, so the packets can be read without being changed.
 
 use rustls::Side;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;

@@ -1,5 +1,5 @@
-//! What an origin says of itself by Alt-Svc (RFC 7838), where an upstream listens to that: that it is reached over HTTP/3 at another
-//! port of the same host. Reading it is sans-io; what is known is kept by endpoint, for all workers and generations.
+//! An origin's Alt-Svc (RFC 7838): that HTTP/3 is available on another port of the same host. Parsing is sans-io; the
+//! state is kept for each endpoint, for all workers and generations.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;

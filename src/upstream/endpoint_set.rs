@@ -1,5 +1,5 @@
-//! The endpoints of an upstream at one moment with the selector computed from them: immutable, and swapped as one value,
-//! so that a pick never sees half of a change.
+//! The endpoints of an upstream at one moment, with the selector computed from them: immutable, and replaced as one
+//! value, so that a pick never sees a partial change.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What an error of hyper's means for a request that was being sent: whose fault, and whether it may be sent again.
-//! Judged by types and states, never by texts.
+//! Maps hyper's errors while sending a request to `base::Error`: whose fault, and whether a retry is safe. Judged by
+//! types and states, never by message texts.
 
 use std::error::Error as StdError;
 

@@ -1,4 +1,4 @@
-//! What the tests of this room share: configurations, and origins that speak raw bytes so that they can misbehave.
+//! Test support: configurations, and origins that send raw bytes so that they can misbehave.
 
 use std::cell::Cell;
 use std::future::Future;

@@ -1,5 +1,5 @@
 //! HTTP/2 connections to an endpoint. Each is shared by as many requests as the endpoint allows streams; the pool opens
-//! another when they run out. hyper queues past the limit without a bound, so streams are counted here.
+//! another one when they are used up. hyper would queue further requests without a bound, so streams are counted here.
 
 mod tasks;
 

@@ -1,5 +1,5 @@
-//! HTTP/3 connections to an endpoint. Each is shared by as many requests as its windows bear and the endpoint allows; the pool
-//! opens another when they run out. What `http2` is for HTTP/2, on QUIC.
+//! HTTP/3 connections to an endpoint. Each is shared by as many requests as its windows and the endpoint allow; the
+//! pool opens another one when they are used up. The counterpart of `http2` over QUIC.
 
 mod handshake;
 

@@ -1,5 +1,5 @@
-//! Upstreams: named sets of endpoints and how to reach them. `registry` makes an [`Upstream`] from its configuration on
-//! the control thread; each worker attaches to it through its own pools, picks an endpoint, takes a session with it and
+//! Upstreams: named sets of endpoints and connections to them. `registry` makes an [`Upstream`] from its configuration
+//! on the control thread; each worker uses it through its own pools: it picks an endpoint, takes a session with it, and
 //! sends one request on that.
 
 pub mod alternative;

@@ -1,5 +1,5 @@
-//! Origins that clients name (forward mode): each is an upstream of one endpoint, so that requests to it go the way of all
-//! others, through pools of its own. A worker knows a bounded number of them; whoever was not asked for longest goes.
+//! Origins named by clients (forward mode): each is an upstream with one endpoint, so that requests to it are sent like
+//! all others, through its own pools. A worker keeps a bounded number of them; the least recently used one is removed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

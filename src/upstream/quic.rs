@@ -1,5 +1,6 @@
-//! Raw QUIC to an endpoint: connections that the streams of many clients share, connections that one client has alone, and
-//! for endpoints of other kinds the socket of one stream. The pool opens another shared connection when streams run out.
+//! Raw QUIC to an endpoint: connections shared by the streams of many clients, connections for one client alone, and,
+//! for endpoints of other kinds, the socket of one stream. The pool opens another shared connection when streams are
+//! used up.
 
 use std::cell::Cell;
 use std::future::Future;

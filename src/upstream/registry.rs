@@ -1,6 +1,6 @@
-//! Makes upstreams from the configuration, on the control thread, and keeps across generations what is not
-//! configuration: the state of each endpoint, by the name of its upstream and its address, and the last good answer for
-//! each name. Keyed by both, since two upstreams may judge one address differently.
+//! Makes upstreams from the configuration, on the control thread, and keeps across generations the state of each
+//! endpoint, by the name of its upstream and its address, and the last good DNS answer for each name. Keyed by both,
+//! because two upstreams may judge one address differently.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Sessions for requests that want to switch protocols: which way there is with an endpoint, and what to do where it is not known.
+//! Sessions for requests that switch protocols: which kinds the endpoint supports, and what to do if that is not known.
 
 use std::rc::Rc;
 

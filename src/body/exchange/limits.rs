@@ -1,4 +1,4 @@
-//! What an exchange is held to.
+//! The limits of an exchange.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A tunnel on a stream of HTTP/2 as hyper gives it. Two things hyper does not do are done here: a stream that its other
-//! side resets (CANCEL, NO_ERROR) is not taken for one that ended, and one that is to be broken off is reset.
+//! A tunnel on an HTTP/2 stream of hyper. It adds two things that hyper lacks: a stream reset by its peer (CANCEL,
+//! NO_ERROR) is not reported as a clean end, and a failed tunnel resets its stream.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

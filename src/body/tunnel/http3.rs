@@ -1,4 +1,4 @@
-//! A tunnel on a stream of HTTP/3: what came is a body, and what is written becomes one, which `http3` sends.
+//! A tunnel on an HTTP/3 stream: received bytes are a body, and written bytes become a body that `http3` sends.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

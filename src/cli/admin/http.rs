@@ -1,5 +1,5 @@
-//! One request to the admin listener and its answer, over a connection of its own: blocking, and with a deadline on each
-//! wait. The listener is ours and gives every answer a length.
+//! One request to the admin listener over a new connection: blocking, with a timeout on each wait. The listener always
+//! sends a Content-Length.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
-//! What `status`, `reload` and `drain` share: finding the admin listener of a running process, and asking it.
+//! Common parts of `status`, `reload` and `drain`: finding the admin listener of a running process, and sending it a
+//! request.
 
 mod http;
 

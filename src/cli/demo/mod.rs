@@ -1,5 +1,5 @@
-//! `tidegate demo`: everything there is to see, with nothing to prepare. An embedded configuration, an origin and a
-//! certificate made on the spot, one real request through every way in, and the commands to try next.
+//! `tidegate demo`: an embedded configuration, a built-in origin, a temporary certificate, one real request through
+//! every kind of listener, and commands to try next.
 
 mod origin;
 mod payload;

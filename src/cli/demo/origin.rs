@@ -1,5 +1,5 @@
-//! The demo's own origin: a small HTTP/1.1 and HTTP/2 (prior knowledge) program on a loopback port and a thread of its
-//! own. It answers with what it received, so that whoever looks sees what the proxy sent.
+//! The demo's origin: a small HTTP/1.1 and HTTP/2 (prior knowledge) server on a loopback port and a thread of its own.
+//! It answers with what it received, to show what the proxy sent.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
-//! One real request through the running proxy, as a client would send it: connect, handshake, ask, read to the end,
-//! and look whether the answer is what it should be.
+//! One real request through the running proxy, like a client's: connects, sends, reads the response to its end, and
+//! verifies it.
 
 use std::error::Error as _;
 use std::net::SocketAddr;

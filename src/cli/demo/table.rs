@@ -1,4 +1,4 @@
-//! The demo's table: one aligned line for each request that was sent, made for people and still easy to grep.
+//! The demo's table: one aligned line for each request, readable and easy to grep.
 
 use std::time::Duration;
 

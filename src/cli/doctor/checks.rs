@@ -1,5 +1,5 @@
-//! What `tidegate doctor` looks at besides the limits of the system: the clock, certificates, the proxy's own listeners. Pure:
-//! facts and time come as arguments.
+//! The checks of `tidegate doctor` besides system limits: clock, certificates, admin and observe listeners. Pure
+//! functions of facts and time.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! `tidegate doctor`: what this system grants beside what a configuration asks of it, and what to set where that is less.
-//! `control::capacity` reads and judges the system, [`checks`] the rest, this file prints.
+//! `tidegate doctor`: compares the limits of the system with what a configuration needs, and suggests settings.
+//! `control::capacity` reads and judges the system, [`checks`] the rest; this file prints.
 
 mod checks;
 

@@ -1,4 +1,4 @@
-//! What `--to` may say, turned into what the configuration calls an endpoint.
+//! Turns the values of `--to` into endpoints of the configuration.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

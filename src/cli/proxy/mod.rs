@@ -1,5 +1,5 @@
-//! `tidegate proxy --from ADDRESS --to ADDRESS`: serve without a file. The options become the text of a configuration,
-//! which is read like any other: same defaults, same faults, and `--print-config` hands it over to grow.
+//! `tidegate proxy --from ADDRESS --to ADDRESS`: serves without a file. The options become the text of a configuration,
+//! which is read like any other, with the same defaults and faults; `--print-config` prints it.
 
 mod destination;
 

@@ -1,4 +1,4 @@
-//! `tidegate status`: what the running process is doing, for people or, with `--json`, for programs.
+//! `tidegate status`: shows the state of the running process, as text or, with `--json`, as JSON.
 
 mod text;
 

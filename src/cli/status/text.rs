@@ -1,4 +1,4 @@
-//! The state of a process as aligned text (sans-io): what an operator looks for first stands first.
+//! The state of a process as aligned text (sans-io), the most important facts first.
 
 use std::time::Duration;
 

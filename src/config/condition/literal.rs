@@ -1,4 +1,4 @@
-//! One comparison: what a field can be compared with, by its kind.
+//! One comparison: the values a field can be compared with, by its kind.
 
 use std::net::IpAddr;
 use std::ops::Range;

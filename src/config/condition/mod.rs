@@ -1,5 +1,5 @@
-//! `only = "status >= 400 or duration > 500ms"`: from text to a condition on exchanges that ended (sans-io). Comparisons
-//! of fields with literals, `and`, `or`, `not`, parentheses. Faults carry ranges of bytes inside the text.
+//! Parses conditions such as `only = "status >= 400 or duration > 500ms"` (sans-io): comparisons of fields with
+//! literals, `and`, `or`, `not`, parentheses. Faults carry byte ranges within the text.
 
 mod literal;
 mod token;

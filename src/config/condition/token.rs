@@ -1,4 +1,4 @@
-//! The words of a condition, one after the other, with their places.
+//! The tokens of a condition, with their places.
 
 use std::ops::Range;
 

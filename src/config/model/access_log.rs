@@ -1,4 +1,4 @@
-//! `[server.access_log]` and what listeners and routes say about it.
+//! `[server.access_log]`, and the keys of listeners and routes about it.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `only`: which exchanges are logged, parsed. `config::condition` reads the text, `telemetry` evaluates.
+//! `only`, the condition on logged exchanges, parsed. `config::condition` parses the text, `telemetry` evaluates it.
 
 use std::time::Duration;
 

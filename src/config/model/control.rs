@@ -1,4 +1,4 @@
-//! `[server.admin]` and `[server.observe]`: the proxy's own listeners.
+//! `[server.admin]` and `[server.observe]`, the listeners for operators.
 
 use std::path::PathBuf;
 

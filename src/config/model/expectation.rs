@@ -1,4 +1,4 @@
-//! `[[expect]]`: a request and what is to become of it, and the request itself, which `tidegate explain` asks about as well.
+//! `[[expect]]`: a test request with its expected result. The request type is also used by `tidegate explain`.
 
 use std::net::IpAddr;
 use std::sync::Arc;

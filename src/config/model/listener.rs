@@ -1,4 +1,4 @@
-//! `[[listener]]`: addresses that Tidegate accepts on, and what it speaks there.
+//! `[[listener]]`: addresses to accept on, and the protocols spoken there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

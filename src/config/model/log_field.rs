@@ -1,4 +1,4 @@
-//! The closed set of fields of the access log, with what the documentation says of each.
+//! The fields of the access log, with their documentation.
 
 /// A field of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! `listener.forward`: where clients may go that are pointed at a listener with `mode = "forward"`, and who may.
+//! `listener.forward`: the allowed destinations and users of a listener with `mode = "forward"`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

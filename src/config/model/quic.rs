@@ -1,4 +1,4 @@
-//! `[listener.quic]`, `[upstream.*.quic]` and `listener.alt_svc`: how QUIC is spoken.
+//! `[listener.quic]`, `[upstream.*.quic]` and `listener.alt_svc`: QUIC settings.
 
 use std::path::PathBuf;
 use std::time::Duration;

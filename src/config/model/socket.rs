@@ -1,4 +1,4 @@
-//! `[listener.socket]` and `[upstream.*.socket]`: options of sockets.
+//! `[listener.socket]` and `[upstream.*.socket]`: socket options.
 
 use std::time::Duration;
 

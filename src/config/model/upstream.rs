@@ -1,4 +1,4 @@
-//! `[upstream.*]`: a named set of endpoints and how to reach them.
+//! `[upstream.*]`: a named set of endpoints and how to connect to them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

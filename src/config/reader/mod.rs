@@ -1,5 +1,5 @@
-//! The collecting reader: one pass over a file's spanned TOML tree that reports every unknown key, every wrong shape and
-//! every value that is out of range, and gives what is left in the schema's terms.
+//! The first pass over a file's TOML tree. It reports every unknown key, wrong type and value out of range, and returns
+//! the rest in the form of the schema.
 
 mod wording;
 

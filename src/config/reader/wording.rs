@@ -1,4 +1,4 @@
-//! What the collecting reader says about unknown keys, wrong kinds and values out of range.
+//! The messages about unknown keys, wrong types and values out of range.
 
 use toml::Spanned;
 use toml::de::DeValue;

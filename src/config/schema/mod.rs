@@ -1,5 +1,5 @@
-//! The one descriptor of every key: shape, default, unit, text, cost. The collecting reader checks a file against it,
-//! `reference` makes `config/reference.toml` of it, and `json_schema` makes `config/schema.json`.
+//! The description of every key: type, default, unit, text, cost. The reader validates files against it, `reference`
+//! generates `config/reference.toml` from it, and `json_schema` generates `config/schema.json`.
 
 mod control;
 mod expectation;

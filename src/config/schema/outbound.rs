@@ -1,4 +1,4 @@
-//! `listener.forward`: for clients that are pointed at a proxy.
+//! `listener.forward`: settings of forward mode.
 
 use super::{DEADLINE, Fallback, Key, Shape};
 use crate::config::defaults;

@@ -1,4 +1,4 @@
-//! What `tidegate check` says of a listener.
+//! The summary of a listener.
 
 use super::{Block, bind_text, durations, joined, list, logs, quic, socket};
 use crate::base::units::{format_duration, format_size};

@@ -1,4 +1,4 @@
-//! What `tidegate check` says of logs.
+//! The summary of the logs.
 
 use std::fmt::Write as _;
 

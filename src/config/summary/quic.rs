@@ -1,4 +1,4 @@
-//! What `tidegate check` says of QUIC.
+//! The summary of QUIC settings.
 
 use crate::base::units::{format_duration, format_size};
 use crate::config::model::{Congestion, Quic, QuicTransport, RetryPolicy, UpstreamQuic};

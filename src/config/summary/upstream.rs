@@ -1,4 +1,4 @@
-//! What `tidegate check` says of an upstream.
+//! The summary of an upstream.
 
 use super::{Block, durations, endpoint_text, joined, list, quic, socket};
 use crate::base::units::format_duration;

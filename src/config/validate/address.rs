@@ -1,4 +1,4 @@
-//! Addresses: of listeners, of endpoints, and the names of hosts.
+//! Addresses of listeners and endpoints, and host names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `[[expect]]`: whether it can be tried. Whether it holds is for who compiles.
+//! Whether `[[expect]]` is well-formed. `control::compile` runs it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `server.user` and `server.group`: that they belong together. Whether the system knows them is for `control`.
+//! `server.user` and `server.group`. `control` checks that they exist on the system.
 
 use super::Check;
 use crate::config::model::Identity;

@@ -1,4 +1,4 @@
-//! `listener.mode` and what belongs to layer 4: `upstream`, `sni`, `alpn`, `proxy_protocol`.
+//! `listener.mode` and the keys of layer 4: `upstream`, `sni`, `alpn`, `proxy_protocol`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

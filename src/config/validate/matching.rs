@@ -1,4 +1,4 @@
-//! What a route matches: hosts, path, methods, headers, query.
+//! The matches of a route: hosts, path, methods, headers, query.
 
 use http::{HeaderName, Method};
 use std::net::{Ipv4Addr, Ipv6Addr};

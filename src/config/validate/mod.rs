@@ -1,5 +1,5 @@
-//! From sections to the model: what values mean, and what must hold between them. Every fault is collected with its
-//! place; a value that is at fault gets any stand-in, as a model with faults is never handed out.
+//! From sections to the model: checks values and the relations between them. All faults are collected with their
+//! places; a faulty value gets an arbitrary substitute, because a model with faults is never returned.
 
 mod address;
 mod control;

@@ -1,4 +1,4 @@
-//! Routes that can never match, because an earlier one has the same match; and the names of routes without one.
+//! Routes that can never match because an earlier one has the same match; and the default names of routes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! `[listener.quic]`, `[upstream.NAME.quic]`, `alt_svc`, and what HTTP/3 and QUIC need of the keys beside them.
+//! `[listener.quic]`, `[upstream.NAME.quic]`, `alt_svc`, and the requirements of HTTP/3 and QUIC on other keys.
 
 use super::Check;
 use super::relayed::Terms;

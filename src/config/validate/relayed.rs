@@ -1,4 +1,4 @@
-//! What upstreams must be for the layer 4 listeners that relay to them, and that none relays to itself.
+//! The requirements on upstreams of layer 4 listeners, and the check that no listener relays to itself.
 
 use std::collections::HashSet;
 

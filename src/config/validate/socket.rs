@@ -1,4 +1,4 @@
-//! Socket options, of listeners and of connections to upstreams.
+//! Socket options of listeners and of connections to upstreams.
 
 use std::time::Duration;
 

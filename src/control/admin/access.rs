@@ -1,5 +1,5 @@
-//! Who may ask (sans-io): the token, and the guards against pages on the web that would have a browser ask for them.
-//! A browser that was tricked by DNS rebinding still sends the name it believes to speak to, in `Host`.
+//! Access control of the admin and observe listeners (sans-io): the token, and the protection against requests that
+//! other web pages make through a browser. After DNS rebinding, a browser still sends the attacker's name in `Host`.
 
 use std::hint::black_box;
 use std::io;

@@ -1,4 +1,4 @@
-//! Answers of the proxy's own listeners: the headers that every one of them has, and errors as JSON.
+//! Responses of the admin and observe listeners: common headers, and errors as JSON.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE};

@@ -1,5 +1,5 @@
-//! Accepts on one of the proxy's own listeners and serves each connection: HTTP/1.1, a few connections at a time, and
-//! none that stays silent. Whoever comes when all seats are taken gets the one that was silent for longest.
+//! Accepts on an admin or observe listener and serves HTTP/1.1 on a few connections at a time. If all places are taken,
+//! a new connection replaces the one that was silent for the longest time.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;

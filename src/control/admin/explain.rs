@@ -1,4 +1,4 @@
-//! `POST /explain`: what would become of a request in the generation in force, with its endpoints as they are now.
+//! `POST /explain`: explains a request with the generation in force and the current state of its endpoints.
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;

@@ -1,5 +1,5 @@
-//! `/metrics`: what is counted, as OpenMetrics 1.0 text. Facts are read first and written then; a scrape locks each
-//! worker's book of series once and changes nothing.
+//! `/metrics` as OpenMetrics 1.0 text. The facts are read first and written afterwards; a scrape locks the series of
+//! each worker once and changes nothing.
 
 mod facts;
 pub mod families;

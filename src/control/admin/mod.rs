@@ -1,6 +1,6 @@
-//! The proxy's own two listeners, `[server.admin]` and `[server.observe]`: they run on the control thread and answer
-//! from the [`View`], so that they answer while the workers are busy and while a reload waits for names.
-//! `docs/admin.md` tells what is where.
+//! The listeners for operators, `[server.admin]` and `[server.observe]`. They run on the control thread and answer from
+//! the [`View`], so that they respond while the workers are busy and while a reload resolves names. `docs/admin.md`
+//! documents them.
 
 pub mod access;
 pub mod answer;

@@ -1,5 +1,5 @@
-//! What admin is told to do: reload, drain, the level of the log. Bodies are read here, small and in time, and passed on
-//! to the control loop in its own words.
+//! The commands of the admin listener: reload, drain, log level. Reads their bodies, limited in size and time, and
+//! passes them to the control loop.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The paths of the proxy's own listeners, with what may be done there; `docs/openapi.json` describes the same.
+//! The paths of the admin and observe listeners, with their methods; `docs/openapi.json` describes them.
 
 use http::Method;
 

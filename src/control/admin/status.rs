@@ -1,5 +1,5 @@
-//! `/status`: everything that the status page and `tidegate status` show, as JSON. Typed, so that the command reads what
-//! the process wrote; `docs/openapi.json` describes it.
+//! `/status`: the data of the status page and of `tidegate status`, as JSON. Typed, so that the command reads the same
+//! structure; `docs/openapi.json` describes it.
 
 mod read;
 mod traffic;

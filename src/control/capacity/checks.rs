@@ -1,4 +1,4 @@
-//! Each thing that may be short. Pure: what the system says comes as an argument.
+//! The checks of system limits. Pure functions of the facts about the system.
 
 use super::demand::{Demand, Spread, endpoints_of, spreads};
 use super::{Facts, Finding, Verdict};

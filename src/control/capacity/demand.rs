@@ -1,4 +1,4 @@
-//! What a configuration may come to at a time: connections, sessions and flows with the descriptors and ports they take.
+//! The maximum demand of a configuration: connections, sessions and flows, with their file descriptors and ports.
 
 use super::Facts;
 use crate::config::model::{

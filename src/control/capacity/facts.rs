@@ -1,5 +1,5 @@
-//! What the system says of itself: `/proc`, `/sys` and the cgroups, read below a root that tests can make up. What cannot
-//! be read is `None`, and nothing is said of it.
+//! Facts about the system: `/proc`, `/sys` and the cgroups, read below a root that tests can replace. What cannot be
+//! read is `None`, and is not judged.
 
 use std::fs;
 use std::path::{Path, PathBuf};

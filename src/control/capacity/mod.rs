@@ -1,5 +1,6 @@
-//! What a configuration asks of the system, beside what the system grants: descriptors, ports, queues, buffers. Told by
-//! `tidegate doctor` as a whole; by `tidegate check` and once at start where it is less. Nothing is refused for it.
+//! Compares the demand of a configuration with the limits of the system: file descriptors, ports, queues, buffers.
+//! `tidegate doctor` shows everything; `tidegate check` and the log at start show limits that are too low. Nothing is
+//! refused.
 
 mod checks;
 mod demand;

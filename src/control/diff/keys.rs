@@ -1,4 +1,4 @@
-//! The keys of one table that changed, each with what it was and what it is where that is short.
+//! The changed keys of one table, with old and new values if they are short.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Listeners: which come, which go, and what changes in those that stay.
+//! Added, removed and changed listeners.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What changes in how QUIC is spoken.
+//! Changes of QUIC settings.
 
 use super::keys::{Keys, NEW_CONNECTIONS};
 use crate::base::units::format_duration;

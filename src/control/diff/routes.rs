@@ -1,4 +1,4 @@
-//! Routes: how many come and go, and which keys change in those that stay.
+//! Added and removed routes, and the changed keys of the others.
 
 use super::keys::Keys;
 use super::{Matched, some};

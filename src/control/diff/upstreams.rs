@@ -1,4 +1,4 @@
-//! Upstreams: which come, which go, and what changes in those that stay, endpoint by endpoint.
+//! Added, removed and changed upstreams, endpoint by endpoint.
 
 use std::collections::HashMap;
 

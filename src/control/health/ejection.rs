@@ -1,4 +1,4 @@
-//! Ejects endpoints that failed real traffic, tells when they are to be let in again, and keeps the last one of an upstream in.
+//! Ejects endpoints that failed real traffic, schedules their return, and never ejects the last one of an upstream.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! When to ask which endpoint (sans-io): each once in its interval, a little shifted every time, so that endpoints that began
-//! together, and proxies that started together, do not all ask at one moment.
+//! The schedule of active checks (sans-io): each endpoint once per interval, slightly shifted every time, so that
+//! endpoints, and proxies that started together, are not checked all at once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One bound address: the sockets of all workers, and what is common to them.
+//! One bound address: the sockets of all workers, and their common state.
 
 use std::io;
 use std::sync::{Arc, Weak};

@@ -1,4 +1,4 @@
-//! The file of a Unix socket: who made it removes it, unless it has become another's.
+//! The file of a Unix socket: removed by the process that created it, unless another process has replaced it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! What a bound address is known by, from one generation to the next.
+//! The identity of a bound address across generations.
 
 use std::sync::Arc;
 

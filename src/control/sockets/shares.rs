@@ -1,4 +1,4 @@
-//! Whose workers accept on which socket.
+//! Which workers accept on which socket.
 
 use crate::config::model::Listener;
 use crate::snapshot::Listening;

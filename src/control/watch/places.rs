@@ -1,6 +1,6 @@
-//! Where a change of some files would be seen: folders, and the names in each that count. A file is looked for as the
-//! kernel would: each symbolic link on the way counts, in the folder that holds it, so that a link which is swapped (as
-//! Kubernetes does with `..data`) is seen as well as a file that is written or renamed over.
+//! The directories and names to watch for changes of given files. Symbolic links are followed like the kernel does, and
+//! every link on the path is watched in its directory, so that swapped links (such as Kubernetes' `..data`) are noticed
+//! as well as files that are written or replaced.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! What a client says before it is known where it leads: the PROXY header of a proxy in front of us, the ClientHello.
+//! What a client sends before its upstream is known: the PROXY header of a proxy in front, and the ClientHello.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The words that a session and whoever carries out its steps have in common.
+//! The types shared by a session and the executor of its steps.
 
 #[cfg(doc)]
 use super::Session;

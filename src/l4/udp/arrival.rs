@@ -1,4 +1,4 @@
-//! What clients sent, taken apart: whose each datagram is, and what a PROXY header before it tells.
+//! Received datagrams of clients: splits batches, finds the client of each datagram, and reads its PROXY header.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Clients' datagrams on their way: to the endpoint of their flow, or to a new flow's, which begins here.
+//! Forwards datagrams of clients to the endpoint of their flow, starting new flows.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

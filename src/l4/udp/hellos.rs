@@ -1,5 +1,5 @@
-//! Clients of a listener that goes by the ClientHello, before it is known where theirs leads: their datagrams are held, a few
-//! of each for a moment, until the ClientHello in them is whole. What cannot be read goes to the default.
+//! Clients whose ClientHello is not complete yet, on listeners that route by it: holds a few datagrams of each client
+//! for a moment. Unreadable ones go to the default.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Answers on their way to clients: what several endpoints sent is gathered in the memory it was received into, and leaves
-//! through the clients' socket with one system call.
+//! Answers to clients: collects the datagrams of several endpoints in the memory they were received into, and sends
+//! them through the clients' socket with one system call.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! One flow: a socket that is connected to its endpoint, so that nobody else's datagrams come in and what ICMP tells is an
-//! error of this flow alone.
+//! One flow: a socket connected to its endpoint, so that it receives only the endpoint's datagrams, and ICMP errors
+//! concern only this flow.
 
 use std::io;
 use std::net::SocketAddr;

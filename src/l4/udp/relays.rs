@@ -1,4 +1,4 @@
-//! The flows of a worker and the sockets that their clients send to: what generations, answers, errors and time do to them.
+//! The flows of a worker and the sockets of their clients: handles generations, answers, errors and timeouts.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! Sockets for datagrams: the addresses of `mode = "udp"`. One socket for each worker; the kernel gives every datagram of
-//! a client's address to the same one while the group stays the same.
+//! UDP sockets of `mode = "udp"`. One socket for each worker; the kernel delivers all datagrams of a client address to
+//! the same one, as long as the group does not change.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,5 +1,5 @@
-//! The header at the beginning of a connection, taken off the socket: it is looked at where the kernel holds it
-//! (MSG_PEEK), so that not one byte of the client's own is read too early.
+//! Reads the header at the start of a connection. It is inspected in the kernel's buffer (MSG_PEEK) first, so that no
+//! byte after it is consumed.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The I/O that hyper reads and writes through. Bytes pass a tracker on their way in, so that an incomplete head is held
-//! back until it is whole and a refused one never reaches hyper; the link is told what is under way.
+//! The I/O below hyper. Received bytes pass a tracker first, so that an incomplete head is held back until it is
+//! complete, and a refused one never reaches hyper. Reports progress to the link.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! One direction of a relay: what was read and is still to be written, and how far it has come.
+//! One direction of a relay: the bytes that were read and not written yet, and its state.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};

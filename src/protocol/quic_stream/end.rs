@@ -1,5 +1,5 @@
-//! One end of a relay: a socket, or a stream of a QUIC connection. What the two say of endings differs, and is brought to
-//! one vocabulary here: an end of data, a code that cuts one direction, a fault that takes both.
+//! One end of a relay: a socket, or a stream of a QUIC connection. Their different endings are mapped to common terms
+//! here: the end of data, a code that ends one direction, and a failure of both.
 
 use std::future::Future;
 use std::io;

@@ -1,7 +1,7 @@
-//! Passes over a chunked body (sans-io, RFC 9112 §7.1). The steps are hyper's: where one fails here, hyper fails on the
-//! same byte, which is let through for that; what follows it is not. A line feed alone in the trailers is what hyper
-//! would take: it reads on for CR LF CR LF, where another reader saw the end of the message and a request behind it.
-//! Sizes of extensions and trailers are hyper's to bound, nothing is kept of them here.
+//! Skips a chunked body (sans-io, RFC 9112 §7.1). It follows hyper's parser: on an error, the offending byte is
+//! released so that hyper fails on it too, and nothing after it. A bare line feed in the trailers is an error here:
+//! hyper would continue to CR LF CR LF, where another parser would see the end of the message and a further request.
+//! hyper limits the sizes of extensions and trailers; nothing of them is stored here.
 
 /// Where in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

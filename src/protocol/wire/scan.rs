@@ -1,4 +1,4 @@
-//! Finds where a token, a text or a target ends, eight bytes at a time (sans-io).
+//! Finds the end of a token, a text or a target, eight bytes at a time (sans-io).
 
 /// How many bytes of a token (RFC 9110 §5.6.2) stand at the front. Names are too short for more than one at a time.
 pub(super) fn token_length(bytes: &[u8]) -> usize {

@@ -1,5 +1,5 @@
-//! Connects to where a client may go: finds the addresses of a name, and judges each one right before it would be connected
-//! to, so that no name gains anything by resolving to something else the second time.
+//! Connects to the destination of a client: resolves its name, and checks each address immediately before connecting to
+//! it, so that a name that resolves differently the second time gains nothing.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! Who a client of a forward listener is: Basic authentication (RFC 7617) in Proxy-Authorization. A password that was not seen
-//! lately is tried on a thread of its own, a few at once, and nobody waits in a long line.
+//! Authentication of clients of a forward listener: Basic credentials (RFC 7617) in Proxy-Authorization. A password
+//! that was not verified recently is hashed on another thread, a few at a time, with a bounded queue.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};

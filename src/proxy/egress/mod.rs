@@ -1,6 +1,6 @@
-//! Requests of clients that are pointed at a proxy (`mode = "forward"`): who asks, where they want to go, and whether they
-//! may; then on the way of all requests (`forward`) with an origin in the place of an upstream, or as a tunnel (CONNECT, CONNECT-UDP).
-//! Called by `stack`, since who asks and where a name is have to be waited for.
+//! Requests in forward mode (`mode = "forward"`): authenticates the client and checks the destination. Then the request
+//! is forwarded like any other (`forward`), with an origin in place of an upstream, or becomes a tunnel (CONNECT,
+//! CONNECT-UDP). Called by `stack`, because authentication and name resolution have to wait.
 
 mod datagrams;
 mod dial;

@@ -1,5 +1,5 @@
-//! Where a client wants to go that is pointed at a proxy (sans-io, RFC 9112 §3.2.2 and §3.2.3, RFC 9113 §8.5): the whole URL of
-//! a request, the authority of a tunnel, or the path of one for datagrams.
+//! The destination that a client names in forward mode (sans-io, RFC 9112 §3.2.2 and §3.2.3, RFC 9113 §8.5): the full
+//! URL of a request, the authority of a tunnel, or the path of a tunnel for datagrams.
 
 use http::Method;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};

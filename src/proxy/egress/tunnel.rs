@@ -1,4 +1,4 @@
-//! CONNECT (RFC 9110 §9.3.6) on every HTTP: a connection to the destination, then bytes both ways that nobody reads.
+//! CONNECT (RFC 9110 §9.3.6) on every version of HTTP: connects to the destination and relays bytes in both directions.
 
 use std::rc::Rc;
 use std::sync::Arc;

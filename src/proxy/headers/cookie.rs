@@ -1,4 +1,5 @@
-//! `Cookie`: HTTP/2 and HTTP/3 may split it into fields, HTTP/1.1 knows one (sans-io, RFC 9113 §8.2.3, RFC 9114 §4.2.1).
+//! `Cookie`: HTTP/2 and HTTP/3 may split it into several fields, HTTP/1.1 allows one (sans-io, RFC 9113 §8.2.3, RFC
+//! 9114 §4.2.1).
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};

@@ -1,5 +1,5 @@
-//! Who the client is and what the upstream is told of it: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`
-//! (sans-io, RFC 7239). What came from a trusted proxy is kept and continued; what came from anybody else is replaced.
+//! Headers that tell the upstream about the client: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (sans-io, RFC
+//! 7239). Values from a trusted proxy are kept and appended to; all others are replaced.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Takes away what belongs to one connection only (sans-io, RFC 9110 §7.6.1): the fields that `Connection` names and
-//! those that always do, in either direction.
+//! Removes hop-by-hop fields (sans-io, RFC 9110 §7.6.1): those named by `Connection` and the fixed ones, in both
+//! directions.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};

@@ -1,4 +1,4 @@
-//! `Via`: names us in the chain of intermediaries and sees a message that goes in circles (sans-io, RFC 9110 §7.6.3).
+//! `Via`: adds the proxy to the chain of intermediaries and detects loops (sans-io, RFC 9110 §7.6.3).
 
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue, Version};

@@ -1,4 +1,4 @@
-//! How a session ends: the words of layer 4 for what became of its relay.
+//! Maps the end of a session's relay to the outcomes of layer 4.
 
 use crate::base::error::{Error, Kind, Retry};
 use crate::base::stream_code::StreamCode;

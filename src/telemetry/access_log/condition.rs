@@ -1,4 +1,4 @@
-//! Whether an exchange is one that the log is asked for: `only`, evaluated. Costs no allocation.
+//! Evaluates `only`: whether an exchange is logged. Allocates nothing.
 
 use std::time::Duration;
 

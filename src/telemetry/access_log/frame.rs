@@ -1,4 +1,4 @@
-//! What a sink takes for a line: the line itself, or a datagram around it, which is kept in the buffer behind its length.
+//! The form of a line for a sink: the line itself, or a datagram around it, stored in the buffer with its length.
 
 use super::line::{Layout, plain_or_dash};
 use super::value::{Told, Value};

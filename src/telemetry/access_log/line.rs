@@ -1,4 +1,4 @@
-//! The line of an exchange, a session or a flow in each format, appended to a buffer without an allocation (sans-io).
+//! Formats the line of an exchange, a session or a flow in each format, into a buffer, without allocating (sans-io).
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};

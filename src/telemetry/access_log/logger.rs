@@ -1,4 +1,4 @@
-//! A worker's end of the access log: lines are formatted into a buffer of its own, and handed on by the bufferful.
+//! A worker's end of the access log: formats lines into its own buffer and passes on full buffers.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -1,5 +1,6 @@
-//! The access log: a line for each exchange, session and flow, off their path. A worker's [`Logger`] formats into a buffer of its
-//! own; full buffers go over a bounded queue to the one thread that writes. What does not fit is dropped and counted.
+//! The access log: one line for each exchange, session and flow, written off their path. A worker's [`Logger`] formats
+//! into its own buffer; full buffers go through a bounded queue to the writer thread. Lines that do not fit are dropped
+//! and counted.
 
 mod condition;
 mod frame;

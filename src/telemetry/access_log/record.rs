@@ -1,4 +1,4 @@
-//! What is known of a request, kept from its head until its exchange ends.
+//! The logged facts about a request, kept from its head until its exchange ends.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

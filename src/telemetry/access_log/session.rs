@@ -1,4 +1,4 @@
-//! What is known of a session or a flow of layer 4, and the fields of its line.
+//! The logged facts about a layer 4 session or flow, and the fields of its line.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

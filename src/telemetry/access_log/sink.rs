@@ -1,4 +1,4 @@
-//! Where lines end up: an open file (standard output and error among them), or a daemon's socket.
+//! Destinations of lines: an open file (including stdout and stderr), or a daemon's socket.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

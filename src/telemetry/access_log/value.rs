@@ -1,4 +1,4 @@
-//! What each field of one exchange is, before any format has its say.
+//! The value of each field, independent of the format.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};

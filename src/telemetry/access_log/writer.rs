@@ -1,5 +1,5 @@
-//! The thread that writes. It alone waits for disks, readers and daemons; what cannot be written now is tried again while
-//! the queue fills, and lines are lost only when that is full.
+//! The writer thread. Only it waits for disks, readers and daemons. Failed writes are tried again while the queue
+//! fills, and lines are lost only when that is full.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! An event of the process's own log as one JSON object: time, level, target, message, then its fields by name.
+//! Formats an event of the process's own log as one JSON object: time, level, target, message, then its fields by name.
 
 use std::fmt::{self, Write as _};
 use std::time::SystemTime;

@@ -1,5 +1,5 @@
-//! QUIC connections to endpoints. A worker has one UDP socket for each address family, and one for each local address that an
-//! upstream connects from; they are made on first use and carry all connections of that worker. RFC 9000, RFC 9001.
+//! QUIC connections to endpoints (RFC 9000, RFC 9001). A worker has one UDP socket for each address family and each
+//! source address of an upstream. The sockets are created on first use and carry all connections of that worker.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

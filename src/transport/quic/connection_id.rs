@@ -1,6 +1,7 @@
-//! Connection IDs that say where their connection lives, so that a client that moves to another address still reaches it:
-//! a byte that is the worker's number modulo their count, a byte for this process, random bytes, and a check by which
-//! IDs of strangers are known. Sans-io. RFC 9000 §5.1; the program of `net::reuseport_bpf` reads the first byte.
+//! Connection IDs that identify the worker, so that packets still reach it after a client changed its address
+//! (sans-io). An ID has a byte that is the worker's number modulo the number of workers, a byte for this process,
+//! random bytes, and a check value that identifies IDs of ours. RFC 9000 §5.1; the program of `net::reuseport_bpf`
+//! reads the first byte.
 
 use std::hash::Hasher;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! TLS under QUIC: quinn's session over rustls, and beside it what quinn does not tell of a handshake: whether it
-//! resumed, and whether its early data was taken.
+//! TLS for QUIC: quinn's session over rustls, plus facts that quinn does not expose: whether a handshake resumed a
+//! session, and whether its early data was accepted.
 
 use std::any::Any;
 use std::sync::Arc;

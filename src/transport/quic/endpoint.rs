@@ -1,5 +1,5 @@
-//! One worker's end of a UDP address that takes QUIC connections. A reload changes what new connections are served with
-//! and leaves the socket and those that are open alone.
+//! One worker's endpoint on a UDP address for QUIC. A reload changes the settings of new connections, but neither the
+//! socket nor open connections.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,5 +1,5 @@
-//! Why a QUIC connection was not established, in the words of `base::Error`. TLS speaks by alerts here, which are error codes
-//! of the connection (RFC 9001 §4.8); what was wrong in detail is in the cause.
+//! Maps failures to establish a QUIC connection to `base::Error`. TLS alerts appear as error codes of the connection
+//! (RFC 9001 §4.8); the details are in the cause.
 
 use quinn::{Connection, ConnectionError, TransportErrorCode};
 

@@ -1,5 +1,5 @@
-//! The handshake of one accepted connection under its deadline, and what it told. With early data the connection can be
-//! used before the handshake is over; what came early says so itself (`quinn::RecvStream::is_0rtt`).
+//! The handshake of one accepted connection, within its deadline, and its results. With early data the connection can
+//! be used before the handshake is complete; streams that arrived early are marked (`quinn::RecvStream::is_0rtt`).
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The keys of QUIC that one process has for all its listeners: stateless resets (RFC 9000 §10.3) and address tokens
-//! (§8.1). Random at start, or derived of a file, so that they outlive the process.
+//! The QUIC keys of the process, for all listeners: stateless resets (RFC 9000 §10.3) and address tokens (§8.1). Random
+//! at start, or derived from a file, so that they survive a restart.
 
 use std::fmt;
 use std::path::Path;

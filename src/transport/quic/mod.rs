@@ -1,5 +1,5 @@
-//! QUIC with quinn, in both roles: connections whose streams HTTP/3 and raw bytes travel on. From clients: one endpoint for
-//! each worker and UDP address of a listener; whose a datagram is stands in its connection ID. To endpoints: [`client`].
+//! QUIC with quinn, in both roles, for HTTP/3 and raw streams. From clients: one endpoint for each worker and UDP
+//! address of a listener; the connection ID identifies the worker of a packet. To endpoints: [`client`].
 pub mod client;
 mod congestion;
 pub mod connection_id;

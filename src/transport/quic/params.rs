@@ -1,5 +1,5 @@
-//! What a QUIC connection is like, from the configuration: crypto and transport together in one place, so that no renewal
-//! of the one forgets the other. Everything that a peer can make us keep is bounded.
+//! The parameters of QUIC connections, from the configuration: crypto and transport together, so that neither is
+//! forgotten on a reload. All state that a peer can cause is bounded.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A qlog file for each connection, where a folder for them is configured: for looking at what happened, not for traffic.
+//! Writes a qlog file for each connection, if a directory is configured. For debugging, not for production traffic.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};

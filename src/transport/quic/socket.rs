@@ -1,5 +1,5 @@
-//! UDP sockets as quinn wants them: datagrams in batches both ways, and, on those that clients send to, those of other workers'
-//! connections handed over before quinn sees them.
+//! UDP sockets for quinn: datagrams in batches in both directions. On the sockets of listeners, packets for other
+//! workers are handed over before quinn sees them.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};

@@ -1,6 +1,6 @@
-//! How the workers of one UDP address pass on to each other what is not theirs: every worker has a mailbox, and whoever
-//! receives a datagram of another's connection puts it there. Where the kernel steers by connection IDs nothing comes this
-//! way but what it mistook; where it does not, what clients send whose address has changed.
+//! Passes packets between the workers of one UDP address: every worker has a mailbox, and a worker that receives a
+//! packet of another's connection puts it there. If the kernel steers by connection ID, this is rare; otherwise it
+//! carries the packets of all clients that changed their address.
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;

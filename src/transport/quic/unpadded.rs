@@ -1,5 +1,5 @@
-//! Packets without the padding behind their frames (RFC 9000 §19.1). quinn looks at each byte of it as at a frame of its own,
-//! which took a fifth of a handshake's time: first packets, and those that try the path's size, are hardly anything else.
+//! Removes the padding after the frames of a packet (RFC 9000 §19.1). quinn parses each padding byte as a frame, which
+//! took a fifth of a handshake's time, because first packets and path MTU probes consist mostly of padding.
 
 use bytes::{Buf, BytesMut};
 use quinn::crypto::{CryptoError, KeyPair, Keys, PacketKey};

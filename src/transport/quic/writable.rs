@@ -1,4 +1,5 @@
-//! How connections wait until a UDP socket takes datagrams again: each by itself, since all of a worker's share the socket.
+//! Waiting for a UDP socket to become writable: each connection waits separately, because all connections of a worker
+//! share the socket.
 
 use std::fmt;
 use std::future::Future;

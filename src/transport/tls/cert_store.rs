@@ -1,5 +1,5 @@
-//! The certificates of one listener, chosen by the name the client asks for (SNI, RFC 6066 §3): the exact name, then
-//! the wildcard of one label, then the first certificate.
+//! The certificates of one listener, chosen by the server name (SNI, RFC 6066 §3): the exact name, then the wildcard of
+//! one label, then the first certificate.
 
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;

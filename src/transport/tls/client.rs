@@ -1,5 +1,5 @@
-//! TLS towards endpoints: one `ClientTls` per upstream, shared by all workers and kept from one generation to the next
-//! while its settings and files stay. What the files hold is swapped inside it when they change.
+//! TLS towards endpoints: one `ClientTls` for each upstream, shared by all workers and kept across generations while
+//! its settings and files are unchanged. Changed file contents are swapped inside it.
 
 use std::hash::{Hash, Hasher};
 use std::path::Path;

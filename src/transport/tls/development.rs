@@ -1,5 +1,5 @@
-//! Certificates for development: an authority that a developer's machine can be told to trust, and leaves for the hosts
-//! in use. For `tidegate cert`, `demo` and the tests; never for production.
+//! Development certificates: a CA that a developer's machine can trust, and leaf certificates for hosts. For `tidegate
+//! cert`, `demo` and tests; not for production.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

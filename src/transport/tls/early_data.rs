@@ -1,6 +1,6 @@
-//! Sessions of clients that may send early data (0-RTT). rustls takes it only of sessions that are kept here, each good for
-//! one resumption, so that a recorded first flight is not taken twice by this process (RFC 8446 §8.1). Bounded; the oldest
-//! goes, and a restart forgets all of them: such a client does a full handshake.
+//! TLS sessions of clients that may send early data (0-RTT). rustls accepts early data only for sessions stored here,
+//! each of which can be resumed once, so that a recorded first flight is not accepted twice by this process (RFC 8446
+//! §8.1). Bounded: the oldest session is removed; a client without a session does a full handshake.
 
 use std::sync::{Arc, LazyLock};
 

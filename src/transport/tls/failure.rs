@@ -1,5 +1,5 @@
-//! Why a handshake failed, in the words of `base::Error`, by who is to blame: the client on a listener, the endpoint on
-//! an upstream.
+//! Maps TLS handshake failures to `base::Error`, with the side at fault: the client on a listener, the endpoint on an
+//! upstream.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! TLS with rustls and aws-lc-rs, in both roles, and the certificates for it.
+//! TLS with rustls and aws-lc-rs, in both roles, and certificates.
 pub mod cert_store;
 pub mod client;
 pub mod development;

@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM files, and what can be wrong with the files.
+//! Reads certificates and keys from PEM files, and reports faults in them.
 
 use std::fmt;
 use std::path::Path;

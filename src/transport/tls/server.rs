@@ -1,5 +1,5 @@
-//! TLS towards clients: one `ServerTls` per listener and generation, shared by all workers. What its files hold is
-//! swapped inside it when they change: new handshakes use it, connections that are open keep what they agreed on.
+//! TLS towards clients: one `ServerTls` for each listener and generation, shared by all workers. Changed file contents
+//! are swapped inside it: new handshakes use them, open connections keep what they negotiated.
 
 use std::hash::{Hash, Hasher};
 use std::path::Path;

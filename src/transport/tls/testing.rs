@@ -1,4 +1,4 @@
-//! What the tests of this room share: a folder of certificates and an authority for them.
+//! Test support: a directory of certificates and a CA for them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! The hashes of the policies that hash: XXH3, the same on every machine and in every version, so that proxies side by
-//! side send one key to one endpoint. The keys are what clients send: who knows the addresses can find keys that meet, which
-//! gains no more than choosing an endpoint does.
+//! The hash of the hashing policies: XXH3, the same on every machine and in every version, so that several proxies send
+//! a key to the same endpoint. Keys come from clients: a client that knows the addresses can find colliding keys, but
+//! gains no more than choosing an endpoint.
 
 use std::net::IpAddr;
 

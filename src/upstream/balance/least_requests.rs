@@ -1,5 +1,6 @@
-//! The fewest requests in flight for its weight. A small set is looked at whole; of a large one a few are drawn by
-//! weight, which comes close to the least without reading a cache line of every endpoint. Ties go round by weight.
+//! The fewest requests in progress relative to weight. A small set is scanned completely; of a large one a few are
+//! drawn by weight, which approximates the minimum without reading a cache line of every endpoint. Ties rotate by
+//! weight.
 
 use super::EndpointIndex;
 use super::random::Lots;

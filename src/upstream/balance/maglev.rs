@@ -1,6 +1,6 @@
-//! A table of hashes as in Google's Maglev (Eisenbud et al., NSDI 2016, §3.4): each endpoint has a permutation of the places
-//! of a table and takes the next free one in turn, by weight. Shares are exact to a fraction of a percent and a pick is one
-//! division; an endpoint that leaves moves its own keys and a few of the others'.
+//! The lookup table of Google's Maglev (Eisenbud et al., NSDI 2016, §3.4): each endpoint has a permutation of the
+//! table's places and takes the next free one in turn, by weight. Shares are exact to a fraction of a percent, and a
+//! pick is one division; an endpoint that leaves moves its own keys and a few others.
 
 use super::EndpointIndex;
 use super::hash::{key_of, second_of};

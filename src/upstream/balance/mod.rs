@@ -1,5 +1,5 @@
-//! Which endpoint takes a request: pure functions from weights, loads, a cursor and chance to an index. The selector is
-//! computed once per endpoint set; what moves per request is one number that each worker keeps for itself.
+//! Choosing an endpoint: pure functions from weights, loads, a cursor and a random number to an index. The selector is
+//! computed once for each endpoint set; the only state per request is a cursor of each worker.
 
 pub mod hash;
 pub mod least_requests;

@@ -1,5 +1,6 @@
-//! Power of two choices: of two endpoints drawn by weight the one whose next answer is expected sooner, by its smoothed latency
-//! times what is in flight there. A slow endpoint gets less at once and is tried again as its peak is forgotten.
+//! Power of two choices: of two endpoints drawn by weight, the one with the lower expected response time, which is its
+//! smoothed latency times its requests in progress. A slow endpoint gets fewer requests at once, and is tried again as
+//! its peak decays.
 
 use super::EndpointIndex;
 use super::random::Lots;

@@ -1,4 +1,5 @@
-//! Weighted chance by Vose's alias method: one random number and one comparison, whatever the number of endpoints.
+//! Weighted random choice by Vose's alias method: one random number and one comparison, whatever the number of
+//! endpoints.
 
 use super::EndpointIndex;
 

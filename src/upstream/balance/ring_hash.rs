@@ -1,6 +1,6 @@
-//! A ring of hashes: each endpoint stands at many points of it, by weight, and a key belongs to the first point at or after
-//! its own hash. The points come from the address alone, so that proxies with the same list agree in whatever order it stands,
-//! and an endpoint that leaves moves the keys that were its own and no others.
+//! A hash ring: each endpoint has many points on it, by weight, and a key belongs to the first point at or after its
+//! hash. The points depend only on the address, so that proxies with the same endpoints agree, in any order, and an
+//! endpoint that leaves moves only its own keys.
 
 use super::EndpointIndex;
 use super::hash::key_of;

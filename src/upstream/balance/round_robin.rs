@@ -1,5 +1,5 @@
-//! Smooth weighted round robin: a schedule in which each endpoint stands as often as its weight says, spread evenly.
-//! A pick is one load and one addition.
+//! Smooth weighted round robin: a schedule that contains each endpoint as often as its weight, spread evenly. A pick is
+//! one load and one addition.
 
 use super::EndpointIndex;
 

@@ -1,4 +1,4 @@
-//! What checks that an endpoint is asked by say of it (sans-io): a single one moves nothing, a row of them does.
+//! Evaluates active checks (sans-io): only several equal results in a row change the state.
 
 /// How many checks in a row it takes. Both at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

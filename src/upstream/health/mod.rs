@@ -1,5 +1,5 @@
-//! Whether an endpoint may be picked: by an operator's word, by active checks, by real traffic. The states and what moves them
-//! (all sans-io) live here with the one check that asks; `control::health` keeps the times and tells the workers.
+//! Whether an endpoint may be picked, by operators, active checks and real traffic. The states and their transitions
+//! (all sans-io) and the check itself are here; `control::health` schedules the checks and informs the workers.
 
 pub mod active;
 pub mod outlier;

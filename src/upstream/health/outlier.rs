@@ -1,5 +1,5 @@
-//! Ejection: an endpoint that failed real traffic several times in a row is out for a while, longer each time that it fails again
-//! soon after (sans-io). Whether it may be ejected at all depends on who would be left.
+//! Ejection: an endpoint that failed real traffic several times in a row is out for a while, and for longer each time
+//! it fails again soon after (sans-io). Whether it may be ejected depends on the remaining endpoints.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! One active check of one endpoint: a connection, or a GET over the upstream's own transport. The deadline is the caller's.
+//! One active check of one endpoint: a connection, or a GET over the upstream's own transport. The caller enforces the
+//! deadline.
 
 use std::error::Error as _;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What is held of an endpoint beside its state: written by the control thread, read by whoever shows it.
+//! The state of an endpoint's checks and ejections: written by the control thread, read by the status.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

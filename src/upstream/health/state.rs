@@ -1,5 +1,5 @@
-//! What keeps an endpoint out of the picks, and the one word that people are told (sans-io). The bars stand beside each
-//! other: an endpoint is picked once the last of them is lifted, whichever came first.
+//! The reasons for not using an endpoint, and the state shown to people (sans-io). The reasons are independent: an
+//! endpoint is used when none applies.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -1,5 +1,5 @@
-//! Runs what hyper spawns for a connection on the worker that owns it. The pump of a tunnel is not run but left to who carries
-//! the tunnel: hyper hands it over from within what waits for the answer to the CONNECT.
+//! The executor of hyper's HTTP/2 client: runs its tasks on the worker. The pump of a CONNECT tunnel is not spawned but
+//! passed to the tunnel: hyper submits it while the response to the CONNECT is being polled.
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -1,4 +1,5 @@
-//! How far the handshake of a connection is on which requests may be sent before the endpoint has answered (0-RTT, RFC 8470).
+//! The state of the handshake on a connection with early data, on which requests may be sent before the endpoint has
+//! answered (0-RTT, RFC 8470).
 
 use std::cell::Cell;
 

@@ -1,5 +1,5 @@
-//! Everything that a scrape tells, read from the workers and the generation in force before a line is written: what is
-//! one moment there is one moment here, as nearly as it can be without stopping anybody.
+//! All values of a scrape, read from the workers and the generation in force before the first line is written, so that
+//! they are as consistent as possible without stopping anything.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Every metric there is: name, kind, unit, labels and what it tells. `docs/metrics.md` has the same list, which a test
-//! holds. Names follow OpenMetrics: the unit ends the name, and counters end in `_total`.
+//! All metrics: name, kind, unit, labels and help. A test compares them with `docs/metrics.md`. Names follow
+//! OpenMetrics: the unit is the last part of the name, and counters end in `_total`.
 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;

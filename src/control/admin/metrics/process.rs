@@ -1,5 +1,5 @@
-//! What the system knows of the process: memory, processor time, descriptors. Read from `/proc` at a scrape; what cannot
-//! be read is left out.
+//! Metrics of the process: memory, processor time, file descriptors. Read from `/proc` at each scrape; unreadable
+//! values are left out.
 
 use std::fs;
 

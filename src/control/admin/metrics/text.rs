@@ -1,4 +1,4 @@
-//! Facts to OpenMetrics text, family by family.
+//! Formats the facts as OpenMetrics text, family by family.
 
 use std::fmt;
 use std::sync::Arc;

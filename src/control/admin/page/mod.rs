@@ -1,5 +1,5 @@
-//! The status page: one HTML file that holds its style and its script, polls `/status` next to it and draws what changed
-//! between two answers. It asks nobody else for anything; `tests/real_clients/check_page.py` drives it in Chromium.
+//! The status page: one HTML file with its style and script, which polls `/status` and draws the changes. It loads
+//! nothing else; `tests/real_clients/check_page.py` tests it in Chromium.
 
 /// The page, served at `/`.
 pub const HTML: &str = include_str!("status.html");

@@ -1,4 +1,4 @@
-//! Fills a [`Status`] from the view: one pass over the series of all workers, and what is in force.
+//! Fills a [`Status`] from the view, in one pass over the series of all workers.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

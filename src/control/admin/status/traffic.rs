@@ -1,4 +1,4 @@
-//! Series of all workers, summed and in the form of `/status`.
+//! The series of all workers, summed, in the form of `/status`.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
