@@ -252,6 +252,9 @@ pub struct Sent {
     pub authority_by: String,
     /// The line that says so.
     pub authority_at: Option<At>,
+    /// Whether it is another with each endpoint: this one is the first's.
+    #[serde(default)]
+    pub authority_varies: bool,
     /// `http` or `https`.
     pub scheme: String,
     /// Its fields, without Host.

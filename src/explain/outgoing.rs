@@ -105,6 +105,7 @@ pub fn sent(
         authority,
         authority_by: authority_by.to_owned(),
         authority_at,
+        authority_varies: false,
         scheme: if order.upstream.upstream().tls.is_some() { "https" } else { "http" }.to_owned(),
         headers,
         removed,

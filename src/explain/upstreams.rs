@@ -23,7 +23,7 @@ use crate::proxy::stack::Decided;
 use crate::route::action::{ForwardRule, Route};
 use crate::upstream::Upstream;
 use crate::upstream::balance::hash::key_of_connection;
-use crate::upstream::endpoint::Spoken;
+use crate::upstream::endpoint::{self, Spoken};
 use crate::upstream::registry::authority_of;
 
 impl Explainer<'_> {
@@ -51,16 +51,23 @@ impl Explainer<'_> {
             let mut entry = self.told(upstream, share);
             entry.hashed =
                 hashed(upstream, told.matched.as_ref().and_then(|matched| matched.client.as_deref()), cast, parts);
-            entry.picked = self.picked(upstream, order.key);
+            let picked = self.picked(upstream, order.key);
+            entry.picked = picked.as_ref().map(|picked| picked.label.to_string());
             if order.wanted.is_some() {
                 self.tell_switch(upstream, &mut entry, &mut told.notes);
             }
             let multiplexed = entry.protocol.starts_with("http2") || entry.protocol.starts_with("http3");
-            let own = upstream.endpoints.load().all().first().map(|endpoint| endpoint.authority.clone());
+            let set = upstream.endpoints.load();
+            let asked = picked.as_ref().or_else(|| set.all().first());
+            let own = asked.map(|endpoint| endpoint.authority.clone());
+            let varies = picked.is_none() && set.all().iter().any(|other| Some(&other.authority) != own.as_ref());
             let own = own.or_else(|| Some(authority_of(&upstream.config, &upstream.config.endpoints.first()?.address)));
             let Some(own) = own else { continue };
             match sent(order, rule, &mut recorder, &lines, (multiplexed, &own)) {
-                Ok(sent) => entry.sent = Some(sent),
+                Ok(mut sent) => {
+                    sent.authority_varies = varies && sent.authority_by == "endpoint";
+                    entry.sent = Some(sent);
+                }
                 Err(error) => {
                     (told.served, told.action) = (false, "refuse".to_owned());
                     told.refusal = Some(refusal(self.config, (error.kind(), error.reason()), listener, None, None));
@@ -127,7 +134,7 @@ impl Explainer<'_> {
     }
 
     /// Where a policy that hashes leads with this key, if every endpoint is known.
-    fn picked(&self, upstream: &Upstream, key: Option<u64>) -> Option<String> {
+    fn picked(&self, upstream: &Upstream, key: Option<u64>) -> Option<Arc<endpoint::Endpoint>> {
         let set = upstream.endpoints.load();
         let mut addresses = upstream.config.endpoints.iter().map(|endpoint| &endpoint.address);
         let is_name = |address: &EndpointAddress| matches!(address, EndpointAddress::Dns { .. });
@@ -135,7 +142,7 @@ impl Explainer<'_> {
             return None;
         }
         let index = set.pick(Some(key?), &mut 0, &[])?;
-        set.endpoints().get(index.0 as usize).map(|endpoint| endpoint.label.to_string())
+        set.endpoints().get(index.0 as usize).cloned()
     }
 
     fn spoken(&self, upstream: &Upstream) -> &'static str {
@@ -192,7 +199,8 @@ impl Explainer<'_> {
         let mut told = self.told(upstream, 100.0);
         let hash_on = &upstream.config.hash_on;
         if upstream.endpoints.load().asks_for_key() {
-            told.picked = self.picked(upstream, key_of_connection(hash_on, sni, Some(client)));
+            let picked = self.picked(upstream, key_of_connection(hash_on, sni, Some(client)));
+            told.picked = picked.map(|picked| picked.label.to_string());
             told.hashed = Some(match (hash_on, sni) {
                 (HashOn::Sni, Some(sni)) => format!("sni {sni}"),
                 (HashOn::Sni, None) => format!("client-ip {client}, as there is no sni"),

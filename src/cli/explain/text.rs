@@ -258,13 +258,18 @@ impl Page {
         self.title("what an endpoint gets");
         let has_streams = protocol.starts_with("http2") || protocol.starts_with("http3");
         let rewritten = sent.target_by.clone().unwrap_or_else(|| "as it came".to_owned());
-        let (host, authority_by) = (if has_streams { ":authority" } else { "host" }, sent.authority_by.clone());
+        let host = if has_streams { ":authority" } else { "host" };
+        let authority_by =
+            if sent.authority_varies { "the first endpoint's, as each has its own" } else { &sent.authority_by };
         let mut lines = vec![
             (
                 vec![format!("{} {}", sent.method, sent.target), rewritten],
                 decided(sent.target_at.as_ref(), sent.target_by.is_some()),
             ),
-            (vec![format!("{host}: {}", sent.authority), authority_by], decided(sent.authority_at.as_ref(), true)),
+            (
+                vec![format!("{host}: {}", sent.authority), authority_by.to_owned()],
+                decided(sent.authority_at.as_ref(), true),
+            ),
         ];
         if let Some(protocol) = &sent.protocol {
             lines.push((vec![format!(":protocol: {protocol}"), "extended CONNECT".to_owned()], None));
