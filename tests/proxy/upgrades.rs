@@ -246,7 +246,7 @@ async fn a_client_that_leaves_ends_the_handshake(pair: Pair) {
 
 async fn silence_ends_a_tunnel(pair: Pair) {
     let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
-    let plan = |plan: Plan| plan.upstream("timeouts.tunnel_idle = \"60ms\"");
+    let plan = |plan: Plan| plan.upstream("timeouts.tunnel_idle = \"400ms\"");
     let proxy = before(pair, plan, async move |asking: Asking| {
         let mut tunnel = asking.switch(&[]).await;
         told.send(tunnel.rest().await.1).unwrap();
@@ -427,7 +427,7 @@ async fn tunnels_share_a_connection_and_end_apart() {
 }
 
 async fn the_silence_of_the_route_wins() {
-    let plan = |plan: Plan| plan.route("timeouts.tunnel_idle = \"60ms\"").upstream("timeouts.tunnel_idle = \"1h\"");
+    let plan = |plan: Plan| plan.route("timeouts.tunnel_idle = \"400ms\"").upstream("timeouts.tunnel_idle = \"1h\"");
     let proxy = before(Pair::PLAIN, plan, echoes).await;
     let mut tunnel = tunnel::ask(proxy.address(), Downstream::H1, &[]).await.switched(Downstream::H1);
     assert_eq!(tunnel.rest().await, (Vec::new(), End::Broken));
